@@ -1,0 +1,244 @@
+//! The `#[repr(C)]` types that cross the border between kernel and user space, each with its size and lack of
+//! padding asserted. Only shapes live here; what they mean to a packet is in `tables` and `evaluate`.
+
+use crate::evaluate::{Direction, Hook};
+
+/// Bit 15 of a heap entry that leads to a further page, and of an address entry that leads to a node.
+pub const LINK: u32 = 0x8000;
+/// Bit 15 of a decision: set when it allows. The other fifteen bits are the rule slot.
+pub const ALLOW: u16 = 0x8000;
+/// Entries of one heap page.
+pub const PAGE: usize = 256;
+
+/// The L4 key space of one list: 256 pages each for TCP and UDP destination ports and ICMP type (code inside the
+/// page), one page for the other protocols by number, one for non-first fragments by protocol.
+pub mod l4 {
+    /// First page of the TCP destination ports.
+    pub const TCP: u32 = 0;
+    /// First page of the UDP destination ports.
+    pub const UDP: u32 = 256;
+    /// First page of the ICMP types: ICMP in an IPv4 list, ICMPv6 in an IPv6 list.
+    pub const ICMP: u32 = 512;
+    /// The page of all other protocols, by number.
+    pub const PROTOCOL: u32 = 768;
+    /// The page of non-first fragments, by protocol number.
+    pub const FRAGMENT: u32 = 769;
+    /// Number of page numbers in an L4 index.
+    pub const PAGES: u32 = 770;
+}
+
+/// Slots below this number have a fixed meaning; numbered rules start here.
+pub const FIRST_RULE_SLOT: u16 = 16;
+/// "No slot": the verdict belongs to no list (ARP, malformed and so on).
+pub const NO_SLOT: u16 = 0x7fff;
+
+/// The slot of the implied `*` rule of a direction and family (`v6`), which AWS counts as rules 32767 and 32768.
+pub const fn implicit_slot(direction: Direction, v6: bool) -> u16 {
+    (direction as u16) << 1 | v6 as u16
+}
+
+/// The slot of packets between two hosts of one subnet.
+pub const fn same_subnet_slot(direction: Direction, v6: bool) -> u16 {
+    4 | implicit_slot(direction, v6)
+}
+
+/// Where one ordered list (one direction, one family) lies in a generation. All fields are indexes, not bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct List {
+    /// IPv4: heap index of 256 page numbers, by the address's first byte. IPv6: the first entry (class or node link).
+    pub address: u32,
+    /// Word index of the IPv6 nodes, [`NODE_WORDS`] each.
+    pub nodes: u32,
+    /// Heap index of [`l4::PAGES`] page numbers.
+    pub l4: u32,
+    /// [`List::TABLE`] or [`List::ROWS`].
+    pub form: u32,
+    /// `TABLE`: heap index of the decisions. `ROWS`: heap index of the decision of each rule, then of none.
+    pub decisions: u32,
+    /// `TABLE`: L4 classes, so the length of a row. `ROWS`: words of a row of rule bits.
+    pub stride: u32,
+    /// `ROWS`: word index of the address classes' rows.
+    pub address_rows: u32,
+    /// `ROWS`: word index of the L4 classes' rows.
+    pub l4_rows: u32,
+}
+
+impl List {
+    /// Decisions stand in a table, one for each pair of an address class and an L4 class.
+    pub const TABLE: u32 = 0;
+    /// Decisions are the first common bit of two rows of rule bits: for lists whose table would be too large.
+    pub const ROWS: u32 = 1;
+}
+
+/// 64-bit words of one IPv6 address node: value high, value low, mask high, mask low, links, byte selector, 0, 0.
+/// Links: bits 0 to 15 the entry when the masked address differs from the value, 16 to 23 the shift that brings the
+/// selected byte down, 24 to 31 the mask of that byte, 32 to 63 the heap index of the entries when it is equal.
+/// Selector: all ones when the byte lies in the low half of the address. One node is one cache line.
+pub const NODE_WORDS: u32 = 8;
+
+/// What stands first in every generation: the lists by [`list_index`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// The four lists: inbound IPv4, inbound IPv6, outbound IPv4, outbound IPv6.
+    pub lists: [List; 4],
+}
+
+/// Index of a list in a [`Header`].
+pub const fn list_index(direction: Direction, v6: bool) -> usize {
+    (direction as usize) << 1 | v6 as usize
+}
+
+/// One compiled policy, immutable: the one value of the inner map of an array of maps, or boxed in user space.
+/// `WORDS` and `HEAP` are powers of two, so that reads can be masked instead of checked.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Generation<const WORDS: usize, const HEAP: usize> {
+    /// Where everything is.
+    pub header: Header,
+    /// IPv6 nodes and rows of rule bits.
+    pub words: [u64; WORDS],
+    /// Pages, L4 indexes and decision tables.
+    pub heap: [u16; HEAP],
+}
+
+/// The tiers a generation comes in, smallest first; the compiler takes the first that fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Tier {
+    /// 192 KiB: what AWS's quotas allow, with room.
+    Small = 0,
+    /// 2.5 MiB: hundreds of rules. Linux 5.10 takes map values of up to 4 MiB.
+    Medium = 1,
+    /// 10 MiB: a thousand adversarial rules in both directions.
+    Large = 2,
+}
+
+/// A generation of [`Tier::Small`].
+pub type Small = Generation<{ 1 << 13 }, { 1 << 16 }>;
+/// A generation of [`Tier::Medium`].
+pub type Medium = Generation<{ 1 << 16 }, { 1 << 20 }>;
+/// A generation of [`Tier::Large`].
+pub type Large = Generation<{ 1 << 18 }, { 1 << 22 }>;
+
+/// Generations an interface can hold at once (in each tier): the one in force, the next, and a fallback.
+pub const GENERATIONS: u32 = 4;
+
+/// The control word of an interface, read once per packet; storing it switches policy and settings at once.
+///
+/// Bits: 0 to 7 generation slot, 8 to 11 tier, 12 to 15 mode, 16 to 19 layers, 20 to 31 flags, 32 to 63 epoch.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Control(pub u64);
+
+impl Control {
+    /// Flag: verdicts are carried out. Without it packets are judged and counted, and none is dropped.
+    pub const ENFORCE: u64 = 1 << 20;
+    /// Flag: this interface looks into the subnet, so frames it receives are outbound.
+    pub const ROUTER: u64 = 1 << 21;
+    /// Flag: frames that are neither IP nor ARP are dropped.
+    pub const NON_IP_DROP: u64 = 1 << 22;
+    /// Flag: dropped packets are reported as events.
+    pub const EVENTS_DENIED: u64 = 1 << 23;
+    /// Flag: passed packets are reported as events too.
+    pub const EVENTS_ALLOWED: u64 = 1 << 24;
+
+    /// A control word for one generation; `flags` are the constants above, or-ed.
+    pub const fn new(slot: u8, tier: Tier, flags: u64, epoch: u32) -> Self {
+        Self(slot as u64 | (tier as u64) << 8 | flags | (epoch as u64) << 32)
+    }
+
+    /// Which inner map is in force.
+    pub const fn slot(self) -> u32 {
+        (self.0 & 0xff) as u32
+    }
+
+    /// Number of the tier in force.
+    pub const fn tier(self) -> u32 {
+        (self.0 >> 8 & 0xf) as u32
+    }
+
+    /// Number of the policy in force, counted up by every switch.
+    pub const fn epoch(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Whether all the given flags are set.
+    pub const fn has(self, flag: u64) -> bool {
+        self.0 & flag == flag
+    }
+
+    /// What a frame at this hook is to the policy, given the side the interface stands on.
+    pub const fn direction(self, hook: Hook) -> Direction {
+        match (hook, self.has(Self::ROUTER)) {
+            (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Inbound,
+            (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Outbound,
+        }
+    }
+}
+
+/// Packets and bytes (of whole Ethernet frames), per CPU. A GSO packet counts its segments.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, Ethernet header included.
+    pub bytes: u64,
+}
+
+/// One verdict, as the kernel reports it. Samples: the counters are the truth.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// Kernel clock (`CLOCK_MONOTONIC_COARSE`), nanoseconds.
+    pub time: u64,
+    /// Source address, high and low half; an IPv4 address stands in the low half.
+    pub src: [u64; 2],
+    /// Destination address, likewise.
+    pub dst: [u64; 2],
+    /// Epoch of the policy that judged.
+    pub epoch: u32,
+    /// Bytes of the frame.
+    pub length: u32,
+    /// Source port, where the protocol has ports.
+    pub sport: u16,
+    /// Destination port; for ICMP type in the high byte, code in the low.
+    pub dport: u16,
+    /// Rule slot or [`NO_SLOT`].
+    pub slot: u16,
+    /// Number of the [`crate::Reason`].
+    pub reason: u8,
+    /// Number of the [`crate::Action`] the policy asked for.
+    pub action: u8,
+    /// Number of the [`crate::Layer`].
+    pub layer: u8,
+    /// Number of the [`Direction`].
+    pub direction: u8,
+    /// 4 or 6; 0 when the packet was not parsed as IP.
+    pub family: u8,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// TCP flags byte.
+    pub tcp_flags: u8,
+    /// Number of the [`crate::Fragment`] kind.
+    pub fragment: u8,
+    /// 1 when the action was carried out, 0 in monitor mode.
+    pub enforced: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+const _: () = {
+    assert!(size_of::<List>() == 32);
+    assert!(size_of::<Header>() == 128);
+    assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Control>() == 8);
+    assert!(size_of::<Event>() == 64);
+    assert!(size_of::<Small>() == 128 + (8 << 13) + (2 << 16));
+    assert!(size_of::<Small>() <= 256 << 10);
+    assert!(size_of::<Medium>() == 128 + (8 << 16) + (2 << 20));
+    assert!(size_of::<Medium>() <= 4 << 20);
+    assert!(size_of::<Large>() == 128 + (8 << 18) + (2 << 22));
+};

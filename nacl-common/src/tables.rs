@@ -1,0 +1,166 @@
+//! Looking a packet up in a compiled generation. The compiler (`nacl-daemon/src/compile`) writes what this reads;
+//! nothing here knows of rules, only of classes, pages and slots.
+//!
+//! Destination port or ICMP type and code, together with the protocol, is one dimension; the remote address is the
+//! other. So the exact first match of an ordered list is two class look-ups and one read of a table
+//! (Gupta and McKeown's recursive flow classification, reduced to two dimensions).
+
+use crate::{
+    border::{ALLOW, Generation, LINK, List, NODE_WORDS, l4},
+    packet::{Family, Fragment, Packet},
+};
+
+/// A compiled generation, wherever it lies. Reads never fault: an index out of range is masked.
+pub trait Image {
+    /// Where a list lies; `index` from [`crate::border::list_index`].
+    fn list(&self, index: usize) -> &List;
+    /// One entry of the heap.
+    fn half(&self, index: u32) -> u32;
+    /// One 64-bit word.
+    fn word(&self, index: u32) -> u64;
+}
+
+impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
+    #[inline(always)]
+    fn list(&self, index: usize) -> &List {
+        &self.header.lists[index & 3]
+    }
+
+    #[inline(always)]
+    fn half(&self, index: u32) -> u32 {
+        const { assert!(HEAP.is_power_of_two()) };
+        u32::from(self.heap[index as usize & (HEAP - 1)])
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        const { assert!(WORDS.is_power_of_two()) };
+        self.words[index as usize & (WORDS - 1)]
+    }
+}
+
+/// IPv6 address nodes on a path: at most one for each byte of the address, and one more that compares the rest.
+const MAX_NODES: u32 = 17;
+
+/// Longest row of rule bits, in words: 16,384 rules.
+pub const MAX_ROW_WORDS: u32 = 256;
+
+/// The class of an IPv4 address: a directory of four bytes, the first two always, the others where a longer prefix asks.
+#[inline(always)]
+fn class4<I: Image>(image: &I, list: &List, address: u32) -> u32 {
+    let page = image.half(list.address + (address >> 24));
+    let entry = image.half(page << 8 | (address >> 16 & 0xff));
+    if entry & LINK == 0 {
+        return entry;
+    }
+    let entry = image.half((entry & !LINK) << 8 | (address >> 8 & 0xff));
+    if entry & LINK == 0 {
+        return entry;
+    }
+    image.half((entry & !LINK) << 8 | (address & 0xff))
+}
+
+/// The class of an IPv6 address: a path-compressed trie of bytes. A node compares what all prefixes below it share,
+/// then branches on one byte, so its depth follows the prefixes that are there and not the 128 bits.
+#[inline(always)]
+fn class6<I: Image>(image: &I, list: &List, address: [u64; 2]) -> u32 {
+    let mut entry = list.address;
+    let mut depth = 0;
+    while entry & LINK != 0 && depth < MAX_NODES {
+        let node = list.nodes + (entry & !LINK) * NODE_WORDS;
+        let differs = (address[0] ^ image.word(node)) & image.word(node + 2)
+            | (address[1] ^ image.word(node + 1)) & image.word(node + 3);
+        let links = image.word(node + 4);
+        entry = if differs == 0 {
+            let low = image.word(node + 5);
+            let half = address[0] & !low | address[1] & low;
+            let byte = (half >> (links >> 16 & 0x3f)) & (links >> 24 & 0xff);
+            image.half((links >> 32) as u32 + byte as u32)
+        } else {
+            (links & 0xffff) as u32
+        };
+        depth += 1;
+    }
+    entry & !LINK
+}
+
+/// Where a packet stands in the L4 key space: page, and entry inside the page.
+#[inline(always)]
+fn l4_key(packet: &Packet) -> (u32, u32) {
+    let protocol = u32::from(packet.protocol);
+    if packet.fragment == Fragment::Later {
+        return (l4::FRAGMENT, protocol);
+    }
+    let base = match (packet.protocol, packet.family) {
+        (6, _) => l4::TCP,
+        (17, _) => l4::UDP,
+        (1, Family::V4) | (58, Family::V6) => l4::ICMP,
+        _ => return (l4::PROTOCOL, protocol),
+    };
+    (base + u32::from(packet.dport >> 8), u32::from(packet.dport & 0xff))
+}
+
+/// The decision of one list: [`ALLOW`] or not, and the slot of the rule that matched first.
+#[inline(always)]
+pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2]) -> u16 {
+    let address = match packet.family {
+        Family::V4 => class4(image, list, remote[1] as u32),
+        Family::V6 => class6(image, list, remote),
+    };
+    let (page, low) = l4_key(packet);
+    let page = image.half(list.l4 + page);
+    let service = image.half(page << 8 | low);
+    if list.form == List::TABLE {
+        return image.half(list.decisions + address * list.stride + service) as u16;
+    }
+    let mut row = list.address_rows + address * list.stride;
+    let mut other = list.l4_rows + service * list.stride;
+    let mut rank = 0;
+    let mut word = 0;
+    while word < MAX_ROW_WORDS && word < list.stride {
+        let common = image.word(row) & image.word(other);
+        if common != 0 {
+            rank += lowest_bit(common);
+            break;
+        }
+        rank += 64;
+        row += 1;
+        other += 1;
+        word += 1;
+    }
+    image.half(list.decisions + rank) as u16
+}
+
+/// Index of the lowest set bit of a non-zero word. BPF has no instruction for it before version 4.
+#[inline(always)]
+fn lowest_bit(word: u64) -> u32 {
+    let mut word = word;
+    let mut index = 0;
+    if word & 0xffff_ffff == 0 {
+        word >>= 32;
+        index += 32;
+    }
+    if word & 0xffff == 0 {
+        word >>= 16;
+        index += 16;
+    }
+    if word & 0xff == 0 {
+        word >>= 8;
+        index += 8;
+    }
+    if word & 0xf == 0 {
+        word >>= 4;
+        index += 4;
+    }
+    if word & 0x3 == 0 {
+        word >>= 2;
+        index += 2;
+    }
+    index + u32::from(word & 1 == 0)
+}
+
+/// Splits a decision into allow or not, and the slot.
+#[inline(always)]
+pub const fn split(decision: u16) -> (bool, u16) {
+    (decision & ALLOW != 0, decision & !ALLOW)
+}

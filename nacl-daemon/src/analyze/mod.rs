@@ -1,0 +1,1 @@
+//! Exact questions about compiled tables: the smallest fix, and later shadowing and differences.

@@ -1,0 +1,1 @@
+//! Labs: namespaces, hosts, probes and expectations.

@@ -1,0 +1,14 @@
+//! The user-space half of nacld. Data moves one way through the rooms:
+//! `policy` (what was written) → `resolve` (what it means here) → `compile` (tables) → `dataplane` (maps and programs)
+//! → `observe` → `report`. ARCHITECTURE.md has the picture and the invariants.
+
+pub mod analyze;
+pub mod compile;
+pub mod dataplane;
+pub mod lab;
+pub mod netns;
+pub mod observe;
+pub mod policy;
+pub mod report;
+pub mod resolve;
+pub mod service;

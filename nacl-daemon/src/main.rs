@@ -1,0 +1,2 @@
+//! `nacld`: see `nacld --help`.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Set-up, build, tests and labs: `cargo xtask --help`.
+fn main() {}
