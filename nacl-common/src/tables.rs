@@ -131,32 +131,21 @@ pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2
     image.half(list.decisions + rank) as u16
 }
 
-/// Index of the lowest set bit of a non-zero word. BPF has no instruction for it before version 4.
+/// Index of the lowest set bit of a non-zero word. BPF has no instruction for it before version 4, and LLVM's expansion
+/// of `trailing_zeros` wants a look-up table in a section of its own; six halvings need neither.
 #[inline(always)]
 fn lowest_bit(word: u64) -> u32 {
     let mut word = word;
     let mut index = 0;
-    if word & 0xffff_ffff == 0 {
-        word >>= 32;
-        index += 32;
+    let mut half = 32;
+    while half > 0 {
+        if word & ((1 << half) - 1) == 0 {
+            word >>= half;
+            index += half;
+        }
+        half /= 2;
     }
-    if word & 0xffff == 0 {
-        word >>= 16;
-        index += 16;
-    }
-    if word & 0xff == 0 {
-        word >>= 8;
-        index += 8;
-    }
-    if word & 0xf == 0 {
-        word >>= 4;
-        index += 4;
-    }
-    if word & 0x3 == 0 {
-        word >>= 2;
-        index += 2;
-    }
-    index + u32::from(word & 1 == 0)
+    index
 }
 
 /// Splits a decision into allow or not, and the slot.

@@ -1,0 +1,306 @@
+//! Classes → the bytes of a generation: pages, nodes, tables or rows, in the smallest tier that holds them. The reader is
+//! `nacl_common::tables`; the two must be read together.
+
+use std::collections::HashMap;
+
+use nacl_common::{
+    border::{self, Header, LINK, NODE_WORDS, PAGE},
+    tables::MAX_ROW_WORDS,
+};
+
+use super::{
+    CompileError, Generation,
+    classes::{Classes, List, Set},
+};
+
+/// Entries, classes and pages that fit the fifteen bits beside [`LINK`].
+const LIMIT: usize = LINK as usize;
+
+/// A generation that grows; laid out for good once its size is known.
+#[derive(Default)]
+struct Builder {
+    header: Header,
+    words: Vec<u64>,
+    heap: Vec<u16>,
+    pages: HashMap<Box<[u16]>, u32>,
+    uniform: HashMap<u16, u32>,
+    /// Largest page, class or node number met; beyond [`LIMIT`] an entry cannot name it.
+    highest: usize,
+}
+
+/// One list whose classes stand in the heap, and whose decisions do not yet.
+struct Placed<'a> {
+    list: &'a List,
+    addresses: Classes,
+    at: border::List,
+}
+
+impl Placed<'_> {
+    fn in_table(&self) -> bool {
+        self.at.form == border::List::TABLE
+    }
+
+    fn table(&self) -> usize {
+        self.addresses.sets.len() * self.list.services.sets.len()
+    }
+
+    fn rows(&self) -> usize {
+        (self.addresses.sets.len() + self.list.services.sets.len()) * self.list.words()
+    }
+}
+
+/// Lays the lists out.
+///
+/// # Errors
+/// The largest tier is too small.
+pub(super) fn build(nacl: &str, lists: &[List; 4]) -> Result<Generation, CompileError> {
+    let mut builder = Builder::default();
+    let mut placed: Vec<_> = lists.iter().map(|list| builder.place(list)).collect();
+    let too_large =
+        |what, needed: usize, limit: usize| CompileError::TooLarge { nacl: nacl.to_owned(), what, needed, limit };
+    if builder.highest >= LIMIT {
+        return Err(too_large("address and port classes", builder.highest * 2, LIMIT * 2));
+    }
+    let (words, heap) = (1 << 18, 1 << 22);
+    let tables = |placed: &[Placed<'_>]| placed.iter().filter(|list| list.in_table()).map(Placed::table).sum::<usize>();
+    // Tables are faster than rows, so only the largest ones give way, and only where they must.
+    while builder.heap.len() + tables(&placed) > heap {
+        let Some(largest) = placed.iter_mut().filter(|list| list.in_table()).max_by_key(|list| list.table()) else {
+            return Err(too_large("pages", builder.heap.len() * 2, heap * 2));
+        };
+        largest.at.form = border::List::ROWS;
+    }
+    for (index, list) in placed.iter().enumerate() {
+        if !list.in_table() && (list.list.words() > MAX_ROW_WORDS as usize || list.rows() > words) {
+            return Err(too_large("rows of rule bits", list.rows() * 8, words * 8));
+        }
+        builder.header.lists[index] = if list.in_table() { builder.table(list) } else { builder.bit_rows(list) };
+    }
+    if builder.words.len() > words {
+        return Err(too_large("rows of rule bits", builder.words.len() * 8, words * 8));
+    }
+    if builder.heap.len() > heap {
+        return Err(too_large("pages and tables", builder.heap.len() * 2, heap * 2));
+    }
+    Ok(builder.finish())
+}
+
+impl Builder {
+    /// A page with these entries, shared with every other page that has the same.
+    fn page(&mut self, entries: &[u16; PAGE]) -> u16 {
+        if let Some(page) = self.pages.get(entries.as_slice()) {
+            return *page as u16;
+        }
+        self.heap.resize(self.heap.len().next_multiple_of(PAGE), 0);
+        let page = self.heap.len() / PAGE;
+        self.highest = self.highest.max(page);
+        self.heap.extend_from_slice(entries);
+        self.pages.insert(entries.as_slice().into(), page as u32);
+        page as u16
+    }
+
+    /// A page whose entries are all the same.
+    fn uniform(&mut self, entry: u16) -> u16 {
+        if let Some(page) = self.uniform.get(&entry) {
+            return *page as u16;
+        }
+        let page = self.page(&[entry; PAGE]);
+        self.uniform.insert(entry, page.into());
+        page
+    }
+
+    fn class(&mut self, addresses: &mut Classes, set: &[u64]) -> u16 {
+        let class = addresses.number(set);
+        self.highest = self.highest.max(class as usize);
+        class as u16
+    }
+
+    fn place<'a>(&mut self, list: &'a List) -> Placed<'a> {
+        let mut addresses = Classes::default();
+        let mut at = border::List::default();
+        let mut cover: Set = vec![0; list.words()].into();
+        let prefixes: Vec<_> = list.prefixes.iter().filter(|(_, length, _)| *length > 0).collect();
+        for (_, _, set) in list.prefixes.iter().filter(|(_, length, _)| *length == 0) {
+            join(&mut cover, set);
+        }
+        if list.v6 {
+            at.nodes = self.words.len() as u32;
+            at.address = self.node6(at.nodes, &prefixes, &cover, &mut addresses).into();
+        } else {
+            let prefixes =
+                prefixes.iter().map(|(address, length, set)| (*address as u32, *length, set)).collect::<Vec<_>>();
+            at.address = u32::from(self.page4(0, &prefixes, &cover, &mut addresses)) * PAGE as u32;
+        }
+        self.highest = self.highest.max(list.services.sets.len());
+        at.l4 = self.l4_index(list);
+        Placed { list, addresses, at }
+    }
+
+    /// The page of one byte of an IPv4 address. The entries of the first lead on always, the others where they must.
+    fn page4(&mut self, level: u8, prefixes: &[(u32, u8, &Set)], cover: &Set, addresses: &mut Classes) -> u16 {
+        if prefixes.is_empty() && level > 0 {
+            let class = self.class(addresses, cover);
+            return self.uniform(class);
+        }
+        let mut entries = [0; PAGE];
+        let end = 8 * (level + 1);
+        let mut inner = Vec::new();
+        for (byte, entry) in (0..).zip(&mut entries) {
+            let mut cover = cover.clone();
+            inner.clear();
+            for prefix in prefixes {
+                let (address, length, set) = prefix;
+                let own = address >> (32 - end) & 0xff;
+                if *length > end {
+                    if own == byte {
+                        inner.push(*prefix);
+                    }
+                } else if (own ^ byte) >> (end - length) == 0 {
+                    join(&mut cover, set);
+                }
+            }
+            *entry = if level == 0 {
+                self.page4(1, &inner, &cover, addresses)
+            } else if inner.is_empty() {
+                self.class(addresses, &cover)
+            } else {
+                LINK as u16 | self.page4(level + 1, &inner, &cover, addresses)
+            };
+        }
+        self.page(&entries)
+    }
+
+    /// The entry that leads to the class of an IPv6 address, given that it lies under everything in `cover` and may lie under
+    /// any of `prefixes`.
+    fn node6(&mut self, base: u32, prefixes: &[&(u128, u8, Set)], cover: &Set, addresses: &mut Classes) -> u16 {
+        let [first, rest @ ..] = prefixes else {
+            return self.class(addresses, cover);
+        };
+        let common = rest.iter().fold(first.1, |common, (address, length, _)| {
+            common.min(*length).min((address ^ first.0).leading_zeros() as u8)
+        });
+        let node = self.words.len();
+        self.words.resize(node + NODE_WORDS as usize, 0);
+        let number = (node - base as usize) / NODE_WORDS as usize;
+        self.highest = self.highest.max(number);
+        let outside = self.class(addresses, cover);
+        let mut cover = cover.clone();
+        for (_, _, set) in prefixes.iter().filter(|(_, length, _)| *length == common) {
+            join(&mut cover, set);
+        }
+        let longer: Vec<_> = prefixes.iter().filter(|(_, length, _)| *length > common).copied().collect();
+        let mask = if common == 0 { 0 } else { u128::MAX << (128 - common) };
+        let byte = common / 8;
+        let (entries, select) = if longer.is_empty() {
+            let class = self.class(addresses, &cover);
+            (u32::from(self.uniform(class)) * PAGE as u32, 0)
+        } else {
+            let shift = 120 - 8 * byte;
+            let end = 8 * (byte + 1);
+            let mut entries = [outside; PAGE];
+            for (value, entry) in (0..).zip(&mut entries) {
+                // Values that contradict the comparison are never read.
+                if (value ^ (first.0 >> shift & 0xff)) & (mask >> shift & 0xff) != 0 {
+                    continue;
+                }
+                let mut cover = cover.clone();
+                let mut inner = Vec::new();
+                for prefix in &longer {
+                    let (address, length, set) = prefix;
+                    let own = address >> shift & 0xff;
+                    if *length > end {
+                        if own == value {
+                            inner.push(*prefix);
+                        }
+                    } else if (own ^ value) >> (end - length) == 0 {
+                        join(&mut cover, set);
+                    }
+                }
+                *entry = self.node6(base, &inner, &cover, addresses);
+            }
+            (u32::from(self.page(&entries)) * PAGE as u32, 0xff)
+        };
+        let shift = u64::from(56 - 8 * (byte % 8)) & 0x3f;
+        let value = first.0 & mask;
+        self.words[node..node + 6].copy_from_slice(&[
+            (value >> 64) as u64,
+            value as u64,
+            (mask >> 64) as u64,
+            mask as u64,
+            u64::from(outside) | shift << 16 | select << 24 | u64::from(entries) << 32,
+            if byte < 8 { 0 } else { u64::MAX },
+        ]);
+        LINK as u16 | number as u16
+    }
+
+    /// The page numbers of the L4 key space; returns where they start in the heap.
+    fn l4_index(&mut self, list: &List) -> u32 {
+        let mut segments = list.segments.iter().copied().peekable();
+        let mut index = Vec::with_capacity(border::l4::PAGES as usize);
+        for page in 0..border::l4::PAGES {
+            let (start, end) = (page * PAGE as u32, (page + 1) * PAGE as u32);
+            while segments.next_if(|(until, _)| *until <= start).is_some() {}
+            let (until, class) = *segments.peek().expect("segments cover the key space");
+            index.push(if until >= end {
+                self.uniform(class)
+            } else {
+                let mut entries = [0; PAGE];
+                let mut segments = segments.clone();
+                for (key, entry) in (start..).zip(&mut entries) {
+                    while segments.next_if(|(until, _)| *until <= key).is_some() {}
+                    *entry = segments.peek().expect("segments cover the key space").1;
+                }
+                self.page(&entries)
+            });
+        }
+        let at = self.heap.len() as u32;
+        self.heap.extend(index);
+        at
+    }
+
+    fn table(&mut self, placed: &Placed<'_>) -> border::List {
+        let Placed { list, addresses, at } = placed;
+        let decisions = self.heap.len() as u32;
+        for address in &addresses.sets {
+            self.heap.extend(list.services.sets.iter().map(|service| list.first_match(address, service)));
+        }
+        border::List { decisions, stride: list.services.sets.len() as u32, ..*at }
+    }
+
+    fn bit_rows(&mut self, placed: &Placed<'_>) -> border::List {
+        let Placed { list, addresses, at } = placed;
+        let decisions = self.heap.len() as u32;
+        let stride = list.words();
+        self.heap.extend(&list.decisions);
+        // Where no bit is set the reader arrives at the end of the row.
+        self.heap.resize(decisions as usize + stride * 64 + 1, list.implicit);
+        let address_rows = self.words.len() as u32;
+        self.words.extend(addresses.sets.iter().flatten());
+        let l4_rows = self.words.len() as u32;
+        self.words.extend(list.services.sets.iter().flatten());
+        border::List { decisions, stride: stride as u32, address_rows, l4_rows, ..*at }
+    }
+
+    fn finish(self) -> Generation {
+        macro_rules! fit {
+            ($tier:ident) => {
+                // SAFETY: a generation is integers and arrays of integers, for which all bits zero is a value.
+                let mut image = unsafe { Box::<border::$tier>::new_zeroed().assume_init() };
+                if self.words.len() <= image.words.len() && self.heap.len() <= image.heap.len() {
+                    image.header = self.header;
+                    image.words[..self.words.len()].copy_from_slice(&self.words);
+                    image.heap[..self.heap.len()].copy_from_slice(&self.heap);
+                    return Generation::$tier(image);
+                }
+            };
+        }
+        fit!(Small);
+        fit!(Medium);
+        fit!(Large);
+        unreachable!("sizes were checked against the largest tier")
+    }
+}
+
+fn join(set: &mut Set, other: &Set) {
+    set.iter_mut().zip(other).for_each(|(set, other)| *set |= other);
+}
