@@ -111,7 +111,7 @@ pub enum Tier {
     Small = 0,
     /// 2.5 MiB: hundreds of rules. Linux 5.10 takes map values of up to 4 MiB.
     Medium = 1,
-    /// 10 MiB: a thousand adversarial rules in both directions.
+    /// 12 MiB: a thousand adversarial rules in both directions as tables, several thousand as rows.
     Large = 2,
 }
 
@@ -120,7 +120,14 @@ pub type Small = Generation<{ 1 << 13 }, { 1 << 16 }>;
 /// A generation of [`Tier::Medium`].
 pub type Medium = Generation<{ 1 << 16 }, { 1 << 20 }>;
 /// A generation of [`Tier::Large`].
-pub type Large = Generation<{ 1 << 18 }, { 1 << 22 }>;
+pub type Large = Generation<{ 1 << 19 }, { 1 << 22 }>;
+
+impl<const WORDS: usize, const HEAP: usize> Generation<WORDS, HEAP> {
+    /// Words there are.
+    pub const WORDS: usize = WORDS;
+    /// Heap entries there are.
+    pub const HEAP: usize = HEAP;
+}
 
 /// Generations an interface can hold at once (in each tier): the one in force, the next, and a fallback.
 pub const GENERATIONS: u32 = 4;
@@ -240,5 +247,5 @@ const _: () = {
     assert!(size_of::<Small>() <= 256 << 10);
     assert!(size_of::<Medium>() == 128 + (8 << 16) + (2 << 20));
     assert!(size_of::<Medium>() <= 4 << 20);
-    assert!(size_of::<Large>() == 128 + (8 << 18) + (2 << 22));
+    assert!(size_of::<Large>() == 128 + (8 << 19) + (2 << 22));
 };

@@ -145,7 +145,7 @@ fn list(v6: bool, implicit: u16, entries: impl Iterator<Item = (IpNet, Vec<Range
 
 /// All L4 keys, as the ranges of a rule.
 fn everything() -> Vec<Range<u32>> {
-    Vec::from([0..KEYS])
+    std::iter::once(0..KEYS).collect()
 }
 
 /// The L4 keys a rule matches, ascending, with a gap between each two.

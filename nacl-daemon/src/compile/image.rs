@@ -61,7 +61,7 @@ pub(super) fn build(nacl: &str, lists: &[List; 4]) -> Result<Generation, Compile
     if builder.highest >= LIMIT {
         return Err(too_large("address and port classes", builder.highest * 2, LIMIT * 2));
     }
-    let (words, heap) = (1 << 18, 1 << 22);
+    let (words, heap) = (border::Large::WORDS, border::Large::HEAP);
     let tables = |placed: &[Placed<'_>]| placed.iter().filter(|list| list.in_table()).map(Placed::table).sum::<usize>();
     // Tables are faster than rows, so only the largest ones give way, and only where they must.
     while builder.heap.len() + tables(&placed) > heap {

@@ -1,0 +1,140 @@
+//! Level 1 of the proof: the engine against the naive oracle in user space, on five million random packets, from bytes to
+//! verdict, reason and rule. `NACLD_PAIRS` asks for another number of pairs, `NACLD_SEED` for another seed.
+
+mod support;
+
+use std::{sync::Arc, thread};
+
+use nacl_common::{
+    Action,
+    border::{List, Tier},
+    packet,
+};
+use nacl_daemon::{
+    compile::{Compiled, Generation, compile},
+    resolve::Interface,
+};
+use support::{
+    case::Case,
+    coverage::Coverage,
+    generate::{self, Random},
+    oracle::{self, Expected},
+};
+
+const PAIRS: u64 = 5_000_000;
+const PACKETS_A_POLICY: u64 = 2_000;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// What the engine says of a packet, in the oracle's words.
+fn engine(interface: &Interface, compiled: &Compiled, case: &Case) -> Expected {
+    let (frame, _) = case.bytes();
+    let verdict = match packet::parse(frame.as_slice(), 0) {
+        Ok(packet) => compiled.judge(case.direction, &packet),
+        Err(reason) => nacl_common::evaluate::judge_other(nacl_common::Control(0), reason),
+    };
+    let slot = compiled.slots.slots.get(&verdict.slot);
+    if let Some(slot) = slot {
+        assert_eq!(slot.direction, case.direction, "the slot belongs to the list that judged");
+        assert_eq!(slot.nacl, interface.nacl.name);
+    }
+    Expected {
+        allow: verdict.action == Action::Allow,
+        reason: verdict.reason.name(),
+        rule: slot.and_then(|slot| slot.rule),
+    }
+}
+
+/// The same disagreement with as few rules as it needs.
+fn shrink(interface: &Interface, case: &Case) -> Interface {
+    let mut least = interface.clone();
+    loop {
+        let disagrees = |interface: &Interface| {
+            let compiled = compile(interface, None).expect("a smaller policy compiles");
+            engine(interface, &compiled, case) != oracle::judge(interface, case)
+        };
+        let (inbound, outbound) = (least.nacl.inbound.len(), least.nacl.outbound.len());
+        let smaller = (0..inbound + outbound).find_map(|index| {
+            let mut nacl = (*least.nacl).clone();
+            if index < inbound {
+                nacl.inbound.remove(index)
+            } else {
+                nacl.outbound.remove(index - inbound)
+            };
+            let smaller = Interface { nacl: Arc::new(nacl), ..least.clone() };
+            disagrees(&smaller).then_some(smaller)
+        });
+        match smaller {
+            Some(smaller) => least = smaller,
+            None => return least,
+        }
+    }
+}
+
+fn run(seed: u64, pairs: u64) -> Coverage {
+    let mut random = Random(seed);
+    let mut coverage = Coverage::default();
+    while coverage.pairs() < pairs {
+        let (inbound, outbound) = (generate::size(&mut random), generate::size(&mut random));
+        let interface = generate::interface(&mut random, inbound, outbound);
+        let compiled = compile(&interface, None).expect("a policy of at most 1000 rules compiles");
+        compare(&mut random, &interface, &compiled, PACKETS_A_POLICY, &mut coverage);
+    }
+    coverage
+}
+
+/// Judges `pairs` random packets against one policy.
+fn compare(random: &mut Random, interface: &Interface, compiled: &Compiled, pairs: u64, coverage: &mut Coverage) {
+    for _ in 0..pairs {
+        let case = generate::case(random, interface);
+        let expected = oracle::judge(interface, &case);
+        let got = engine(interface, compiled, &case);
+        if got != expected {
+            let least = shrink(interface, &case);
+            panic!("the engine says {got:?}, the oracle {expected:?}\n{case:?}\n{least:#?}");
+        }
+        coverage.book(interface, &case, expected);
+    }
+}
+
+/// Every tier, and both forms of decisions, whatever sizes the random policies happen to have.
+#[test]
+fn every_tier_and_form_agrees_with_the_oracle() {
+    let mut random = Random(7);
+    let mut coverage = Coverage::default();
+    let mut met = Vec::new();
+    for (inbound, outbound) in [(5, 5), (150, 150), (1000, 1000), (2500, 2500)] {
+        let interface = generate::interface(&mut random, inbound, outbound);
+        let compiled = compile(&interface, None).expect("compiles");
+        let lists = match &compiled.generation {
+            Generation::Small(image) => image.header,
+            Generation::Medium(image) => image.header,
+            Generation::Large(image) => image.header,
+        }
+        .lists;
+        met.push((compiled.generation.tier(), lists.iter().any(|list| list.form == List::ROWS)));
+        compare(&mut random, &interface, &compiled, 20_000, &mut coverage);
+    }
+    assert_eq!(met, [(Tier::Small, false), (Tier::Medium, false), (Tier::Large, false), (Tier::Large, true)]);
+}
+
+#[test]
+fn the_engine_agrees_with_the_oracle() {
+    let pairs = setting("NACLD_PAIRS", PAIRS);
+    let seed = setting("NACLD_SEED", 2026);
+    let workers = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let mut coverage = Coverage::default();
+    thread::scope(|scope| {
+        let workers: Vec<_> =
+            (0..workers).map(|worker| scope.spawn(move || run(seed + worker, pairs.div_ceil(workers)))).collect();
+        for worker in workers {
+            coverage.merge(&worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+    });
+    println!("{coverage}");
+    assert!(coverage.pairs() >= pairs);
+    assert_eq!(coverage.rare(2_000), [], "too rare to prove anything");
+    assert_eq!(coverage.kinds(), 70, "every kind of rule, reason, family and edge is met");
+}

@@ -1,0 +1,8 @@
+//! What the differential tests share on every level: random policies and packets (`generate`), their bytes (`case`), the
+//! naive evaluator they are judged against (`oracle`) and the table of what was hit (`coverage`). No engine code here.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub mod case;
+pub mod coverage;
+pub mod generate;
+pub mod oracle;
