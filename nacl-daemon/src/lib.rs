@@ -3,6 +3,7 @@
 //! → `observe` → `report`. ARCHITECTURE.md has the picture and the invariants.
 
 pub mod analyze;
+pub mod clients;
 pub mod compile;
 pub mod dataplane;
 pub mod lab;
