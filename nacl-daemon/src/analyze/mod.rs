@@ -1,1 +1,12 @@
-//! Exact questions about compiled tables: the smallest fix, and later shadowing and differences.
+//! Exact questions about compiled policies: what becomes of a flow, and the smallest rule that would mend it. Asks the
+//! engine, never decides by itself; prints nothing.
+
+mod explain;
+mod fix;
+mod flow;
+
+pub use self::{
+    explain::{Blocker, Explanation, Leg, Outcome, explain},
+    fix::{Fix, NewRule, smallest_fix},
+    flow::{Flow, FlowError, number},
+};
