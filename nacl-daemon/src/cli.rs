@@ -1,0 +1,385 @@
+//! The command line as clap types: verbs, options and their help. No verb does anything here (`cmd/<verb>.rs` does).
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
+use nacl_daemon::service::DEFAULT_SOCKET;
+
+const STYLES: styling::Styles = styling::Styles::styled()
+    .header(styling::AnsiColor::Green.on_default().bold())
+    .usage(styling::AnsiColor::Green.on_default().bold())
+    .literal(styling::AnsiColor::Cyan.on_default().bold())
+    .placeholder(styling::AnsiColor::Cyan.on_default());
+
+const AFTER: &str = "\
+Exit codes:
+    0  done
+    1  failed
+    2  wrong usage
+    3  check: errors in the policy          4  check --deny-warnings: only warnings
+    5  explain --exit-code: request denied  6  explain --exit-code: reply denied
+    7  lab: an expectation did not hold
+  130  interrupted by Ctrl-C
+
+Environment: NACLD_SOCKET (see --socket), NO_COLOR, NACLD_LOG (a filter such as nacl_daemon=debug).";
+
+/// AWS network ACLs, enforced on real packets.
+#[derive(Debug, Parser)]
+#[command(name = "nacld", version, about, styles = STYLES, after_long_help = AFTER, max_term_width = 120)]
+#[command(propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Args, Clone, Debug)]
+pub struct Global {
+    /// When to colour.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN", help_heading = "Global")]
+    pub color: Color,
+    /// Log more to standard error; twice for still more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global")]
+    pub verbose: u8,
+    /// Log only errors.
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = "Global")]
+    pub quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Check(Check),
+    Explain(Explain),
+    Run(Run),
+    Status(Status),
+    Rules(Rules),
+    Reload(Reload),
+    Detach(Detach),
+    Lab(Lab),
+    Man(Man),
+    Completions(Completions),
+}
+
+/// The socket of a running daemon.
+#[derive(Args, Clone, Debug)]
+pub struct Socket {
+    /// Unix socket of the daemon.
+    #[arg(long, env = "NACLD_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH", hide_env_values = true)]
+    pub socket: PathBuf,
+}
+
+/// Check policy files and show everything that is wrong with them.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// Policy files.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Exit with 4 when there are only warnings.
+    #[arg(long)]
+    pub deny_warnings: bool,
+    /// Print diagnostics as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Say what becomes of one flow, request and reply, and why.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel; `--level kernel` needs root and an eBPF kernel. The interface
+/// named in the policy need not exist.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld explain --config policy.toml --interface eth0 tcp 198.51.100.7:52345 10.0.1.10:443
+  nacld explain --config policy.toml --interface eth0 icmp 198.51.100.7 10.0.1.10
+  nacld explain --config policy.toml --interface eth0 --jsonl < packets.jsonl")]
+pub struct Explain {
+    /// Policy file.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Interface of the policy; may be left out when there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Protocol: a name (tcp, udp, icmp, …) or a number.
+    #[arg(required_unless_present = "jsonl", conflicts_with = "jsonl")]
+    pub protocol: Option<String>,
+    /// Sender, ADDRESS:PORT, [ADDRESS]:PORT or, for a protocol without ports, ADDRESS.
+    #[arg(required_unless_present = "jsonl", value_name = "SOURCE")]
+    pub source: Option<String>,
+    /// Receiver, likewise.
+    #[arg(required_unless_present = "jsonl", value_name = "DESTINATION")]
+    pub destination: Option<String>,
+    /// ICMP type, or TYPE/CODE, of the request (default: an echo request).
+    #[arg(long, value_name = "TYPE[/CODE]", conflicts_with = "jsonl")]
+    pub icmp: Option<String>,
+    /// Read packets from standard input, one JSON object a line, and answer each with one line.
+    #[arg(long)]
+    pub jsonl: bool,
+    /// Who judges: the engine in this process, or the program loaded into the kernel (BPF_PROG_TEST_RUN).
+    #[arg(long, value_enum, default_value_t = Level::Host)]
+    pub level: Level,
+    /// Print as JSON.
+    #[arg(long, conflicts_with = "jsonl")]
+    pub json: bool,
+    /// Exit with 5 when the request is denied and with 6 when the reply is.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Level {
+    /// The engine in this process.
+    Host,
+    /// The program loaded into the kernel.
+    Kernel,
+}
+
+/// Attach a policy to its interfaces and enforce it until told to stop.
+///
+/// Needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON) and an eBPF kernel. It is the daemon: `rules`, `status`,
+/// `reload` and `detach` talk to it. Ctrl-C or SIGTERM detaches and leaves nothing behind; SIGHUP reads the file again.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+An interface that carries an established SSH connection is attached to only with --for or --force, so that a mistake
+in the policy does not lock you out: with --for it mends itself.
+
+The API is HTTP with JSON on the socket:
+  curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/status
+  curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/rules?interface=eth0
+  curl --unix-socket /run/nacld/nacld.sock -N http://nacld/v1/events?action=deny")]
+pub struct Run {
+    /// Policy file.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Detach by itself after this long, such as 60s, 5m or 1h30m.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub lifetime: Option<Duration>,
+    /// Attach also to an interface that carries an SSH connection.
+    #[arg(long)]
+    pub force: bool,
+    /// Print what the programs log, one line a packet; for finding faults, not for traffic.
+    #[arg(long)]
+    pub trace: bool,
+    /// Print every dropped packet as it happens.
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Show what the daemon enforces, where and how.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own.
+#[derive(Args, Debug)]
+pub struct Status {
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Show the rule tables as the AWS console does, with live hits.
+///
+/// Needs a running daemon and the right to open its socket. With `--config` it needs nothing, and shows the tables
+/// without hits.
+#[derive(Args, Debug)]
+pub struct Rules {
+    /// Only this interface.
+    #[arg(value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Show again every second, with what was hit since.
+    #[arg(short, long, conflicts_with_all = ["config", "json"])]
+    pub watch: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Show a policy file instead of what a daemon enforces.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Have the daemon read its policy file again.
+///
+/// Needs a running daemon and the right to open its socket. An invalid file changes nothing.
+#[derive(Args, Debug)]
+pub struct Reload {
+    /// Accept the new policy also where it would cut an SSH connection.
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Take nacld's programs off an interface, or stop the daemon.
+///
+/// Needs root where no daemon holds the interface. Works without a daemon and without a valid policy.
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true))]
+pub struct Detach {
+    /// Interface.
+    #[arg(value_name = "INTERFACE", group = "what")]
+    pub interface: Option<String>,
+    /// Every interface of this and of every named network namespace.
+    #[arg(long, group = "what")]
+    pub all: bool,
+    /// Network namespace (a name under /run/netns).
+    #[arg(long, value_name = "NAME")]
+    pub netns: Option<String>,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Ready-made networks to learn on, each with a question.
+///
+/// `list`, `hint`, `solution` and `run --level host` need nothing; `run --level kernel` needs root and an eBPF kernel;
+/// `run --level wire`, `up`, `shell`, `verify` and `down` need root, an eBPF kernel and network namespaces.
+#[derive(Args, Debug)]
+pub struct Lab {
+    #[command(subcommand)]
+    pub verb: LabVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LabVerb {
+    /// List the labs.
+    List {
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run labs and compare every probe with what it must show.
+    Run {
+        /// Labs, by name or file.
+        #[arg(value_name = "LAB", required_unless_present = "all", conflicts_with = "all")]
+        labs: Vec<String>,
+        /// All of them.
+        #[arg(long)]
+        all: bool,
+        /// How real.
+        #[arg(long, value_enum, default_value_t = LabLevel::Host)]
+        level: LabLevel,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build a lab's network and enforce its policy, to sit in.
+    Up {
+        /// Lab, by name or file.
+        lab: String,
+    },
+    /// Open a shell (or run a command) on one of its hosts.
+    Shell {
+        /// Lab.
+        lab: String,
+        /// Host.
+        host: String,
+        /// Command; a shell without one.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Give the next hint.
+    Hint {
+        /// Lab.
+        lab: String,
+    },
+    /// Probe the lab with your policy; exits with 7 when an expectation does not hold.
+    Verify {
+        /// Lab.
+        lab: String,
+    },
+    /// Show the solution.
+    Solution {
+        /// Lab.
+        lab: String,
+    },
+    /// Take a lab down.
+    Down {
+        /// Lab.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        lab: Option<String>,
+        /// All of them, and whatever a crash left.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabLevel {
+    /// The engine in this process.
+    Host,
+    /// The program loaded into the kernel.
+    Kernel,
+    /// Real sockets through real namespaces.
+    Wire,
+}
+
+/// Print the manual page, or write one for each verb into a directory.
+#[derive(Args, Debug)]
+#[command(hide = true)]
+pub struct Man {
+    /// Write nacld.1 and nacld-VERB.1 here.
+    #[arg(value_name = "DIRECTORY")]
+    pub directory: Option<PathBuf>,
+}
+
+/// Print a completion script.
+#[derive(Args, Debug)]
+#[command(hide = true)]
+pub struct Completions {
+    /// Shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// A duration above zero. humantime wants a unit; a bare number is taken as seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse().map(Duration::from_secs).or_else(|_| humantime::parse_duration(text));
+    match parsed {
+        Ok(Duration::ZERO) => Err("must be longer than nothing".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write for example 60s, 5m or 1h30m")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_says_what_it_needs() {
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let help = verb.get_long_about().unwrap_or_default().to_string().to_lowercase();
+            assert!(help.contains("need"), "{} does not say what it needs: {help}", verb.get_name());
+        }
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(duration("60"), Ok(Duration::from_mins(1)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_mins(90)));
+        assert!(duration("0s").is_err());
+        assert!(duration("soon").unwrap_err().contains("60s"));
+    }
+}

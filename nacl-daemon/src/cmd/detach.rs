@@ -1,0 +1,7 @@
+//! `nacld detach`.
+
+use crate::{Exit, cli};
+
+pub fn run(args: &cli::Detach) -> anyhow::Result<Exit> {
+    anyhow::bail!("under construction: {args:?}")
+}

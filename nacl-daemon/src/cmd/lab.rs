@@ -1,0 +1,7 @@
+//! `nacld lab`.
+
+use crate::{Exit, cli};
+
+pub fn run(args: &cli::Lab) -> anyhow::Result<Exit> {
+    anyhow::bail!("under construction: {args:?}")
+}

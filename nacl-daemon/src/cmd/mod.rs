@@ -1,0 +1,58 @@
+//! One verb a file, wiring only: arguments in, library called, result printed.
+
+mod check;
+mod completions;
+mod detach;
+mod explain;
+mod lab;
+mod man;
+mod reload;
+mod rules;
+mod run;
+mod status;
+
+use std::{
+    error::Error,
+    io::{self, Write},
+};
+
+use crate::{
+    Exit,
+    cli::{Cli, Verb},
+};
+
+/// Runs the verb that was typed.
+pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
+    match &cli.verb {
+        Verb::Check(args) => check::run(args),
+        Verb::Explain(args) => explain::run(args),
+        Verb::Run(args) => run::run(args),
+        Verb::Status(args) => status::run(args),
+        Verb::Rules(args) => rules::run(args),
+        Verb::Reload(args) => reload::run(args),
+        Verb::Detach(args) => detach::run(args),
+        Verb::Lab(args) => lab::run(args),
+        Verb::Man(args) => man::run(args),
+        Verb::Completions(args) => completions::run(args),
+    }
+}
+
+/// Prints data on standard output: colour only where it is wanted, and an error instead of a panic where the reader
+/// went away. Everything a verb prints goes through here.
+pub fn print(text: impl AsRef<str>) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    out.write_all(text.as_ref().as_bytes())?;
+    out.flush()
+}
+
+/// Whether standard output takes colour, for renderers that must know.
+#[expect(dead_code, reason = "for the verbs that render diagnostics")]
+pub fn colour() -> bool {
+    anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
+}
+
+/// What a person can do about an error, where the error itself knows.
+pub fn hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let _ = error;
+    None
+}

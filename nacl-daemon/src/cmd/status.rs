@@ -1,0 +1,7 @@
+//! `nacld status`.
+
+use crate::{Exit, cli};
+
+pub fn run(args: &cli::Status) -> anyhow::Result<Exit> {
+    anyhow::bail!("under construction: {args:?}")
+}
