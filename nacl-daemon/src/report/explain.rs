@@ -34,12 +34,12 @@ pub fn text(policy: &Resolved, interface: &Interface, explanation: &Explanation)
         (None, _) => {
             let _ = writeln!(out, "  {BOLD}reply{BOLD:#}    none: this ICMP message is not answered\n");
         }
-        (Some(_), Outcome::RequestDenied) => {
+        (Some(reply), Outcome::RequestDenied) => {
             let _ = writeln!(
                 out,
                 "  {BOLD}reply{BOLD:#}    never sent, because the request does not arrive; if it were:\n"
             );
-            leg(&mut out, policy, "reply", explanation.reply.as_ref().expect("matched above"));
+            leg(&mut out, policy, "reply", reply);
         }
         (Some(reply), _) => leg(&mut out, policy, "reply", reply),
     }
