@@ -8,7 +8,13 @@ use aya_ebpf::{
     helpers::generated::bpf_skb_load_bytes,
     programs::{TcContext, XdpContext},
 };
-use nacl_common::Frame;
+use nacl_common::{Frame, Packet, Reason, packet::parse};
+
+/// A frame as a hook hands it over.
+pub trait Parse {
+    /// Parses it; `tags` stand in metadata.
+    fn parse(&self, tags: u32) -> Result<Packet, Reason>;
+}
 
 /// The first part of an XDP frame.
 pub struct XdpFrame {
@@ -23,6 +29,13 @@ impl XdpFrame {
     }
 }
 
+impl Parse for XdpFrame {
+    #[inline(always)]
+    fn parse(&self, tags: u32) -> Result<Packet, Reason> {
+        parse(self, tags)
+    }
+}
+
 impl Frame for XdpFrame {
     #[inline(always)]
     fn get<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
@@ -30,7 +43,7 @@ impl Frame for XdpFrame {
     }
 }
 
-/// An skb.
+/// The linear part of an skb.
 pub struct SkbFrame {
     skb: *mut __sk_buff,
     data: usize,
@@ -43,16 +56,10 @@ impl SkbFrame {
         Self { skb: ctx.skb.skb, data: ctx.data(), end: ctx.data_end() }
     }
 
-    #[inline(always)]
-    fn length(&self) -> u32 {
-        // SAFETY: the context this program was called with.
-        unsafe { (*self.skb).len }
-    }
-
     /// VLAN tags that stand in metadata: the network card or the kernel took one off, or has yet to put it on.
     #[inline(always)]
     pub fn tags(&self) -> u32 {
-        // SAFETY: as above.
+        // SAFETY: the context this program was called with.
         u32::from(unsafe { (*self.skb).vlan_present } != 0)
     }
 
@@ -69,7 +76,7 @@ impl SkbFrame {
     pub fn bytes(&self) -> u32 {
         // SAFETY: as above.
         let wire = unsafe { (*self.skb).wire_len };
-        let length = self.length();
+        let length = length(self.skb);
         (if wire > length { wire } else { length }) + 4 * self.tags()
     }
 }
@@ -77,22 +84,60 @@ impl SkbFrame {
 impl Frame for SkbFrame {
     #[inline(always)]
     fn get<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        if let Some(bytes) = direct(self.data, self.end, offset) {
-            return Some(bytes);
+        direct(self.data, self.end, offset)
+    }
+
+    #[inline(always)]
+    fn oversized(&self) -> bool {
+        oversized(self.skb)
+    }
+}
+
+impl Parse for SkbFrame {
+    #[inline(always)]
+    fn parse(&self, tags: u32) -> Result<Packet, Reason> {
+        let parsed = parse(self, tags);
+        // Not both ways at every read: the verifier would walk each pair of them. Whatever is wrong with bytes that were
+        // seen stays wrong, so only a frame that seemed too short is looked at again.
+        match parsed {
+            Err(Reason::EthernetShort | Reason::IpShort | Reason::TransportShort | Reason::FirstFragmentShort) => {
+                parse(&PagedFrame(self.skb), tags)
+            }
+            _ => parsed,
         }
+    }
+}
+
+/// A whole skb, linear or not: six times as slow, so only where the linear part was too short.
+struct PagedFrame(*mut __sk_buff);
+
+impl Frame for PagedFrame {
+    #[inline(always)]
+    fn get<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let mut bytes = MaybeUninit::<[u8; N]>::uninit();
         // SAFETY: the helper writes all N bytes or fails.
         unsafe {
-            let failed = bpf_skb_load_bytes(self.skb.cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32);
+            let failed = bpf_skb_load_bytes(self.0.cast(), offset as u32, bytes.as_mut_ptr().cast(), N as u32);
             (failed == 0).then(|| bytes.assume_init())
         }
     }
 
-    /// An Ethernet header, and more than an IPv4 packet or an IPv6 payload can be by its length field.
     #[inline(always)]
     fn oversized(&self) -> bool {
-        self.length() > 14 + 0xffff
+        oversized(self.0)
     }
+}
+
+#[inline(always)]
+fn length(skb: *mut __sk_buff) -> u32 {
+    // SAFETY: the context this program was called with.
+    unsafe { (*skb).len }
+}
+
+/// More than an Ethernet header and what an IPv4 packet or an IPv6 payload can be by its length field.
+#[inline(always)]
+fn oversized(skb: *mut __sk_buff) -> bool {
+    length(skb) > 14 + 0xffff
 }
 
 #[inline(always)]

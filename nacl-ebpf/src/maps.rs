@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use nacl_common::{
-    Counter, Event,
+    Counter, Event, Packet,
     border::{GENERATIONS, Large, Medium, Small},
     reason::REASONS,
 };
@@ -20,9 +20,12 @@ pub static MEDIUM: ArrayOfMaps<Array<Medium, 1>, { GENERATIONS as usize }> = Arr
 #[btf_map]
 pub static LARGE: ArrayOfMaps<Array<Large, 1>, { GENERATIONS as usize }> = ArrayOfMaps::new();
 
+/// User space maps the array's memory: a store there is one store, which an update of the map does not promise.
+const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
+
 /// The control word ([`nacl_common::Control`]).
 #[btf_map]
-pub static CONTROL: Array<u64, 1> = Array::new();
+pub static CONTROL: Array<u64, 1, MMAPABLE> = Array::new();
 
 /// What each rule slot has met.
 #[btf_map]
@@ -49,6 +52,14 @@ pub struct Bucket {
 #[btf_map]
 pub static BUCKET: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 
+/// The packet being judged.
+#[btf_map]
+pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
+/// Where an event is put together.
+#[btf_map]
+pub static SCRATCH: PerCpuArray<Event, 1> = PerCpuArray::new();
+
 /// The last verdict, in a test bed.
 #[btf_map]
-pub static LAST: Array<Event, 1> = Array::new();
+pub static LAST: Array<Event, 1, MMAPABLE> = Array::new();

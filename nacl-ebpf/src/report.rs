@@ -6,16 +6,16 @@ use nacl_common::{Action, Control, Counter, Direction, Event, Packet, Verdict, b
 
 use crate::{
     TEST, TRACE,
-    maps::{BUCKET, EVENTS, LAST, REASON, SLOTS},
+    maps::{BUCKET, EVENTS, LAST, REASON, SCRATCH, SLOTS},
 };
 
-/// Load-time constant: nanoseconds between two samples of one CPU in the long run; 0 takes every one.
+/// Load-time constant: nanoseconds between two samples of one CPU in the long run.
 #[unsafe(no_mangle)]
-static EVENT_PERIOD: Global<u64> = Global::new(1_000_000);
+static EVENT_PERIOD: Global<u64> = Global::new(1_000_003);
 
 /// Load-time constant: how far ahead of that a burst may run, in nanoseconds.
 #[unsafe(no_mangle)]
-static EVENT_BURST: Global<u64> = Global::new(1_000_000_000);
+static EVENT_BURST: Global<u64> = Global::new(1_000_000_007);
 
 /// What was met.
 pub struct Met<'a> {
@@ -44,13 +44,17 @@ pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
         Action::Allow => Control::EVENTS_ALLOWED,
     };
     let wanted = met.control.has(flag);
-    if !wanted && TEST.load() == 0 && TRACE.load() == 0 {
+    if !wanted && TEST.load() != 1 && TRACE.load() != 1 {
         return;
     }
+    // Put together in a map, not on the stack, where the verifier allows no misaligned store.
+    let Some(event) = SCRATCH.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's own value of a map.
+    let event = unsafe { &mut *event };
     // SAFETY: no argument; the clock is read.
     let time = unsafe { bpf_ktime_get_coarse_ns() };
     let packet = met.packet;
-    let event = Event {
+    *event = Event {
         time,
         src: packet.src,
         dst: packet.dst,
@@ -70,17 +74,17 @@ pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
         enforced: u8::from(met.enforced),
         pad: 0,
     };
-    if TEST.load() != 0
+    if TEST.load() == 1
         && let Some(last) = LAST.get_ptr_mut(0)
     {
         // SAFETY: a map value; a test bed runs one packet at a time.
-        unsafe { *last = event };
+        unsafe { *last = *event };
     }
     if wanted {
-        sample(&event);
+        sample(event);
     }
-    if TRACE.load() != 0 {
-        trace(ctx, &event);
+    if TRACE.load() == 1 {
+        trace(ctx, event);
     }
 }
 

@@ -1,1 +1,4 @@
 //! Values → text and JSON for people and machines. Never queries.
+
+pub mod explain;
+pub mod rule;
