@@ -42,8 +42,9 @@ impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
 /// IPv6 address nodes on a path: at most one for each byte of the address, and one more that compares the rest.
 const MAX_NODES: u32 = 17;
 
-/// Longest row of rule bits, in words: 16,384 rules.
-pub const MAX_ROW_WORDS: u32 = 256;
+/// Longest row of rule bits, in words: 2048 rules. The verifier walks each word on some seventy ways here, so that a row
+/// eight times as long would take half a million of the million instructions it allows, and a second to load.
+pub const MAX_ROW_WORDS: u32 = 32;
 
 /// The class of an IPv4 address: a directory of four bytes, the first two always, the others where a longer prefix asks.
 #[inline(always)]
@@ -129,7 +130,7 @@ pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2
         left -= 1;
     }
     // From `row`, whose value the kernel's verifier does not know, and not counted up in the loop: with a rank it knew it
-    // would walk all that follows once for each of 16,384 ranks.
+    // would walk all that follows once for each of 2048 ranks.
     let rank = (row - first) * 64 + bit;
     image.half(list.decisions + rank) as u16
 }
