@@ -3,11 +3,7 @@
 
 mod support;
 
-use nacl_common::{
-    Action, Direction, Reason,
-    border::NO_SLOT,
-    evaluate::Hook,
-};
+use nacl_common::{Action, Direction, Reason, border::NO_SLOT, evaluate::Hook};
 use nacl_daemon::{
     compile::compile,
     dataplane::{Events, Options, TestBed},
