@@ -1,1 +1,3 @@
 //! Values → text and JSON for people and machines. Never queries.
+
+pub mod diagnostics;
