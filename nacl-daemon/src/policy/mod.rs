@@ -8,12 +8,14 @@ mod rule;
 mod tree;
 pub mod written;
 
+pub use self::names::{protocol as protocol_number, protocol_name};
+
 use std::{ops::Range, sync::Arc};
 
 use serde::Serialize;
 
 use self::codes::Code;
-pub(crate) use self::{names::protocol_name, rule::address_keys};
+pub(crate) use self::rule::address_keys;
 use crate::resolve::{self, Resolved};
 
 /// How bad it is.
