@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
-use nacl_daemon::service::DEFAULT_SOCKET;
+use nacl_daemon::{clients::Client, service::DEFAULT_SOCKET};
 
 const STYLES: styling::Styles = styling::Styles::styled()
     .header(styling::AnsiColor::Green.on_default().bold())
@@ -125,6 +125,12 @@ pub struct Explain {
     /// ICMP type, or TYPE/CODE, of the request (default: an echo request).
     #[arg(long, value_name = "TYPE[/CODE]", conflicts_with = "jsonl")]
     pub icmp: Option<String>,
+    /// Which way the request goes (default: from the interface's addresses and subnet, else inbound).
+    #[arg(long, value_enum, value_name = "WAY", conflicts_with = "jsonl")]
+    pub direction: Option<Way>,
+    /// What kind of client asks, so that a fix opens that client's ports: linux, windows, windows-xp, nat-gateway, …
+    #[arg(long, value_name = "KIND", value_parser = client, conflicts_with = "jsonl")]
+    pub client: Option<Client>,
     /// Read packets from standard input, one JSON object a line, and answer each with one line.
     #[arg(long)]
     pub jsonl: bool,
@@ -145,6 +151,18 @@ pub enum Level {
     Host,
     /// The program loaded into the kernel.
     Kernel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Way {
+    /// Into the subnet.
+    Inbound,
+    /// Out of the subnet.
+    Outbound,
+}
+
+fn client(name: &str) -> Result<Client, String> {
+    Client::from_name(name).ok_or_else(|| format!("known kinds: {}", Client::ALL.map(Client::name).join(", ")))
 }
 
 /// Attach a policy to its interfaces and enforce it until told to stop.

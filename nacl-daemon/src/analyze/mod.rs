@@ -4,9 +4,15 @@
 mod explain;
 mod fix;
 mod flow;
+mod jsonl;
+mod query;
 
 pub use self::{
     explain::{Blocker, Explanation, Leg, Outcome, explain},
     fix::{Fix, NewRule, smallest_fix},
     flow::{Flow, FlowError, number},
+    jsonl::{StreamError, answer},
+    query::Query,
 };
+
+pub(crate) use self::flow::address;
