@@ -17,7 +17,7 @@ Exit codes:
     0  done
     1  failed
     2  wrong usage
-    3  check: errors in the policy          4  check --deny-warnings: only warnings
+    3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
     7  lab: an expectation did not hold
   130  interrupted by Ctrl-C
@@ -86,15 +86,21 @@ pub struct Socket {
 /// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine.
 #[derive(Args, Debug)]
 pub struct Check {
-    /// Policy files.
+    /// Policy files; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Exit with 4 when there are only warnings.
-    #[arg(long)]
-    pub deny_warnings: bool,
-    /// Print diagnostics as JSON.
+    /// Exit with 4 when there are warnings and no errors.
+    #[arg(long, value_enum, value_name = "SEVERITY")]
+    pub deny: Option<Deny>,
+    /// Print diagnostics as JSON, on standard output.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Deny {
+    /// Warnings.
+    Warnings,
 }
 
 /// Say what becomes of one flow, request and reply, and why.
