@@ -14,13 +14,11 @@ use nacl_daemon::{
     resolve::{Interface, NoHost, Resolved},
 };
 
-use super::print;
+use super::{policy::usable, print};
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Explain) -> anyhow::Result<Exit> {
-    let Some(policy) = super::policy(&args.config, &NoHost)? else {
-        return Ok(Exit::PolicyErrors);
-    };
+    let policy = usable(&args.config, &NoHost)?;
     let interface = policy.interface(args.interface.as_deref())?;
     let compiled = compile(interface, None)?;
     match (&args.protocol, &args.source, &args.destination) {

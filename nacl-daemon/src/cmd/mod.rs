@@ -14,15 +14,7 @@ mod status;
 
 use std::{
     error::Error,
-    fs,
     io::{self, Write},
-    path::Path,
-};
-
-use anyhow::Context;
-use nacl_daemon::{
-    policy, report,
-    resolve::{Host, Resolved},
 };
 
 use crate::{
@@ -52,18 +44,6 @@ pub fn print(text: impl AsRef<str>) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_ref().as_bytes())?;
     out.flush()
-}
-
-/// Reads a policy; what is noticed about it goes to standard error. `None`: it has errors, and they were shown.
-pub fn policy(file: &Path, host: &dyn Host) -> anyhow::Result<Option<Resolved>> {
-    let name = file.display().to_string();
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the policy {name}"))?;
-    let outcome = policy::load(&name, &text, host);
-    let worth_showing = |diagnostic: &policy::Diagnostic| diagnostic.severity != policy::Severity::Note;
-    let diagnostics: Vec<_> = outcome.diagnostics.into_iter().filter(worth_showing).collect();
-    let mut out = anstream::stderr().lock();
-    out.write_all(report::diagnostics::render(&name, &text, &diagnostics, true).as_bytes())?;
-    Ok(outcome.resolved)
 }
 
 /// Whether standard output takes colour, for renderers that must know.
