@@ -77,12 +77,14 @@ impl Resolved {
             0 => "none".to_owned(),
             _ => self.interfaces.keys().cloned().collect::<Vec<_>>().join(", "),
         };
-        match (name, self.interfaces.len()) {
-            (Some(name), _) => {
-                self.interfaces.get(name).ok_or_else(|| InterfaceError::Unknown { file, name: name.to_owned(), known })
+        let mut all = self.interfaces.values();
+        match (name, all.next(), all.next()) {
+            (Some(name), ..) => {
+                let unknown = || InterfaceError::Unknown { file, name: name.to_owned(), known };
+                self.interfaces.get(name).ok_or_else(unknown)
             }
-            (None, 1) => Ok(self.interfaces.values().next().expect("there is one")),
-            (None, _) => Err(InterfaceError::Which { file, known }),
+            (None, Some(only), None) => Ok(only),
+            _ => Err(InterfaceError::Which { file, known }),
         }
     }
 }

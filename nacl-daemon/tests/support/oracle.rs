@@ -38,8 +38,8 @@ pub fn judge(interface: &Interface, case: &Case) -> Expected {
     if case.v6() && case.has_icmp() && matches!(case.part, Part::Whole | Part::Atomic) {
         let exempt = |reason| Expected { allow: true, reason, rule: None };
         match case.icmp.0 {
-            133 | 134 | 135 | 136 | 137 if case.hop_limit == 255 => return exempt("neighbour-discovery"),
-            130 | 131 | 132 | 143 if case.hop_limit == 1 => return exempt("mld"),
+            133..=137 if case.hop_limit == 255 => return exempt("neighbour-discovery"),
+            130..=132 | 143 if case.hop_limit == 1 => return exempt("mld"),
             _ => {}
         }
     }
