@@ -103,10 +103,10 @@ fn matches(rule: &Rule, case: &Case) -> bool {
     if case.has_ports() && rule.ports.is_some_and(|(first, last)| case.dport < first || case.dport > last) {
         return false;
     }
-    if case.has_icmp() {
-        if let Some(icmp) = rule.icmp {
-            return icmp.kind == case.icmp.0 && icmp.code.is_none_or(|code| code == case.icmp.1);
-        }
+    if case.has_icmp()
+        && let Some(icmp) = rule.icmp
+    {
+        return icmp.kind == case.icmp.0 && icmp.code.is_none_or(|code| code == case.icmp.1);
     }
     true
 }
