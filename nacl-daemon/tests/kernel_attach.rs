@@ -412,6 +412,30 @@ fn tagged(tags: u8) -> Vec<u8> {
     frame
 }
 
+/// What BPF_PROG_TEST_RUN would not take at TC.
+#[test]
+fn an_ip_header_that_is_cut_short_is_dropped_on_the_wire_too() {
+    let cable = Cable::new();
+    for xdp in [Xdp::Tc, Xdp::Native] {
+        let attachment = attach(&cable.target(), &options(xdp), &open()).expect("it attaches");
+        for (bytes, number) in [(14, 1), (20, 2), (33, 3)] {
+            // On egress the sender is told, on ingress nobody is.
+            cable.frame(&cable.there, FAR, &tagged(0)[..bytes]);
+            netns::within(Some(&cable.here), || {
+                let sent = nix::unistd::write(packet_socket(NEAR), &tagged(0)[..bytes]);
+                assert_eq!(sent, Err(Errno::ENOBUFS));
+            })
+            .expect("the namespace is entered");
+            std::thread::sleep(Duration::from_millis(20));
+            let counters = attachment.counters().expect("counters");
+            for direction in Direction::ALL {
+                let counter = counters.reasons.get(&(Reason::IpShort, direction)).copied().unwrap_or_default();
+                assert_eq!(counter.packets, number, "{bytes} bytes, {direction:?}, {xdp:?}: {counters:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn headers_outside_an_skbs_linear_part_are_read_all_the_same() {
     const VNET_HEADER: usize = 10;

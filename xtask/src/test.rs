@@ -1,12 +1,153 @@
-//! `cargo xtask test`: every test there is, host level first, then kernel and wire level as root.
+//! `cargo xtask test`: every test there is. Host level first, as whoever runs this; then, as root, the tests that load
+//! programs into the kernel and put packets on wires. Which those are is said by Cargo.toml: they require the feature
+//! `kernel-tests`.
 
-use anyhow::{Result, bail};
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
 use clap::Args as ClapArgs;
+use serde_json::Value;
+
+use crate::{
+    build::with_kernel,
+    setup::{self, Ready},
+    shell::{as_root, cargo, execute, is_root, output, root, say},
+};
 
 #[derive(ClapArgs)]
-pub struct Args {}
+pub struct Args {
+    /// Only the tests that need neither root nor the kernel
+    #[arg(long)]
+    host: bool,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+const FEATURE: &str = "kernel-tests";
+const PACKAGE: &str = "nacl-daemon";
+
+/// The test files of nacl-daemon.
+struct Targets {
+    host: Vec<String>,
+    privileged: Vec<String>,
+}
 
 /// The command.
-pub fn run(_: &Args) -> Result<()> {
-    bail!("not yet")
+pub fn run(args: &Args) -> Result<()> {
+    let start = Instant::now();
+    let ready = setup::ensure()?;
+    let targets = targets()?;
+    let mut failed = Vec::new();
+    host(args, &ready, &targets, &mut failed)?;
+    if !args.host {
+        privileged(args, &ready, &targets, &mut failed)?;
+    }
+    let minutes = start.elapsed().as_secs_f32() / 60.0;
+    say(&format!("host level: unit tests, {}, documentation", targets.host.join(", ")));
+    if args.host {
+        say(&format!("not asked for: {}", targets.privileged.join(", ")));
+    } else {
+        say(&format!("kernel and wire level, as root: {}", targets.privileged.join(", ")));
+    }
+    if !failed.is_empty() {
+        bail!("FAILED in {minutes:.1} minutes: {}", failed.join(", "));
+    }
+    say(&format!("all passed in {minutes:.1} minutes"));
+    Ok(())
+}
+
+fn targets() -> Result<Targets> {
+    let text = output(cargo().args(["metadata", "--no-deps", "--format-version", "1"])).context("cargo metadata")?;
+    let metadata: Value = serde_json::from_str(&text).context("cargo metadata")?;
+    let mut targets = Targets { host: Vec::new(), privileged: Vec::new() };
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    let package = packages.iter().find(|package| package["name"] == PACKAGE).context("no nacl-daemon")?;
+    for target in package["targets"].as_array().into_iter().flatten() {
+        if target["kind"][0] != "test" {
+            continue;
+        }
+        let needs = target["required-features"].as_array().is_some_and(|list| list.iter().any(|one| one == FEATURE));
+        let name = target["name"].as_str().context("a target without a name")?.to_owned();
+        if needs { &mut targets.privileged } else { &mut targets.host }.push(name);
+    }
+    Ok(targets)
+}
+
+/// One build for both halves: the feature of the privileged tests changes nothing for the others.
+fn cargo_test(ready: &Ready) -> Command {
+    let mut command = cargo();
+    command.args(["test", "--features", "nacl-daemon/kernel-tests"]);
+    with_kernel(&mut command, ready);
+    command
+}
+
+fn host(args: &Args, ready: &Ready, targets: &Targets, failed: &mut Vec<String>) -> Result<()> {
+    say("host level: building (minutes, the first time) and running");
+    let mut command = cargo_test(ready);
+    command.args(["--no-fail-fast", "--lib", "--bins"]);
+    for name in &targets.host {
+        command.args(["--test", name]);
+    }
+    // What a passing test prints is part of the proof: the differential tests say how often each edge was met.
+    command.arg("--").arg("--show-output").args(&args.filter);
+    if execute(&mut command).is_err() {
+        failed.push("host level".into());
+    }
+    let mut command = cargo_test(ready);
+    command.arg("--doc").args(["--", "--show-output"]).args(&args.filter);
+    if execute(&mut command).is_err() {
+        failed.push("documentation".into());
+    }
+    Ok(())
+}
+
+fn privileged(args: &Args, ready: &Ready, targets: &Targets, failed: &mut Vec<String>) -> Result<()> {
+    if targets.privileged.is_empty() {
+        bail!("no test of nacl-daemon requires the feature {FEATURE}");
+    }
+    say("kernel and wire level: building");
+    let executables = executables(ready, targets)?;
+    let why = "kernel and wire level (network namespaces of their own, programs loaded into the kernel)";
+    for (name, executable) in executables {
+        say(&format!("kernel and wire level: {name}"));
+        let mut command = if is_root() { Command::new(&executable) } else { as_root(&executable, why)? };
+        command.arg("--show-output").args(&args.filter).current_dir(root().join(PACKAGE));
+        if execute(&mut command).is_err() {
+            failed.push(name);
+        }
+    }
+    Ok(())
+}
+
+/// Builds the privileged tests as this user and says where they are: cargo itself never runs as root.
+fn executables(ready: &Ready, targets: &Targets) -> Result<Vec<(String, PathBuf)>> {
+    let mut command = cargo_test(ready);
+    command.args(["--package", PACKAGE, "--no-run", "--message-format", "json-render-diagnostics"]);
+    for name in &targets.privileged {
+        command.args(["--test", name]);
+    }
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cargo test --no-run")?;
+    let mut found = Vec::new();
+    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
+        let message: Value = serde_json::from_str(&line?).context("cargo's messages")?;
+        if message["reason"] == "compiler-artifact"
+            && message["target"]["kind"][0] == "test"
+            && let (Some(name), Some(file)) = (message["target"]["name"].as_str(), message["executable"].as_str())
+        {
+            found.push((name.to_owned(), PathBuf::from(file)));
+        }
+    }
+    if !child.wait()?.success() {
+        bail!("the kernel and wire level tests do not build");
+    }
+    if found.len() != targets.privileged.len() {
+        bail!("{} tests were to be built, and {} were", targets.privileged.len(), found.len());
+    }
+    found.sort();
+    Ok(found)
 }
