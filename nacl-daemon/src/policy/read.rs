@@ -246,14 +246,16 @@ fn nacl(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Nacl> {
         if let Some(items) = entry.value.as_array() {
             rules = items.iter().filter_map(|item| rule::read(reader, Value::new(item), direction)).collect();
         } else {
-            reader.push(
-                Diagnostic::new(
-                    &codes::WRONG_TYPE,
-                    entry.value.span(),
-                    format!("`{key}` must be a list of rules, not {}", entry.value.kind()),
-                )
-                .at("expected [ { rule = …, … }, … ]"),
-            );
+            let span = entry.value.span();
+            let message = format!("`{key}` must be a list of rules, not {}", entry.value.kind());
+            let mut diagnostic =
+                Diagnostic::new(&codes::WRONG_TYPE, span.clone(), message).at("expected [ { rule = …, … }, … ]");
+            if reader.text[span.clone()].starts_with('{') {
+                diagnostic = diagnostic
+                    .help("put it in brackets, also a single rule")
+                    .fix(span.clone(), format!("[{}]", &reader.text[span]));
+            }
+            reader.push(diagnostic);
         }
         Some(List { key: entry.key_span.clone(), rules })
     };

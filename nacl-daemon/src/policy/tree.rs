@@ -170,6 +170,14 @@ impl<'d> Value<'d> {
         for entry in entries_of(table) {
             if entry.value.is_table() {
                 entries.push(entry);
+            } else if entry.value.as_array().is_some_and(|array| array.iter().any(|item| Value::new(item).is_table())) {
+                let span = entry.key_span.clone();
+                let message = format!("`{key}.{}` must be a table, not an array of tables", entry.key.escape_debug());
+                reader.push(
+                    Diagnostic::new(&codes::WRONG_TYPE, span, message)
+                        .at("in double brackets")
+                        .help(format!("in single brackets: `[{key}.{}]`", entry.key.escape_debug())),
+                );
             } else {
                 reader.push(
                     Diagnostic::new(
