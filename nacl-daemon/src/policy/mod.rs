@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use self::codes::Code;
 pub(crate) use self::{
-    names::protocol_name,
+    names::{protocol_name, quoted},
     rule::{LAST_NUMBER, address_keys},
 };
 use crate::resolve::{self, Resolved};

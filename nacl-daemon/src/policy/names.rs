@@ -238,6 +238,11 @@ pub(super) fn services() -> impl Iterator<Item = &'static str> {
     SERVICES.iter().map(|&(name, _)| name)
 }
 
+/// A text as a TOML string.
+pub(crate) fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
 /// The candidate that was probably meant.
 pub(crate) fn closest<'c>(written: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     // The measure is quadratic, and nothing this long is a slip of the finger.

@@ -65,6 +65,9 @@ fn diagnostic(text: &str, span: Range<usize>, message: &str, document: &DeTable<
             let mut same = Vec::new();
             occurrences(document, name, 0, &mut same);
             same.retain(|place| *place != span);
+            if same.is_empty() {
+                same.extend(earlier_header(text, &span));
+            }
             let diagnostic = new(&format!("`{}` is there twice", name.escape_debug())).at("used again");
             match &same[..] {
                 [first] => diagnostic.and(first.clone(), "first used here"),
@@ -75,8 +78,10 @@ fn diagnostic(text: &str, span: Range<usize>, message: &str, document: &DeTable<
             new("a text value does not end on its line").at(format!("expected {expected}"))
         }
         _ if lost_track(message) => {
-            let diagnostic = new(message).help("a bracket or brace before this place may not be closed");
-            if expected.is_empty() { diagnostic } else { diagnostic.at(format!("expected {expected}")) }
+            let (inside, sign) = if message.contains("in array") { ("a list", ']') } else { ("braces", '}') };
+            new(&format!("this cannot stand inside {inside}"))
+                .at("unexpected here")
+                .help(format!("a `{sign}` may be missing before it"))
         }
         _ => match expected {
             "" => new(message),
@@ -84,6 +89,22 @@ fn diagnostic(text: &str, span: Range<usize>, message: &str, document: &DeTable<
             _ => new(message).at(format!("expected {expected}")),
         },
     }
+}
+
+/// An earlier line with the same header as the line of `span`: the parser forgets the first of two tables.
+fn earlier_header(text: &str, span: &Range<usize>) -> Option<Range<usize>> {
+    let header =
+        |line: &str| Some(line.trim_start().split_once(']')?.0.to_owned()).filter(|head| head.starts_with('['));
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let wanted = header(text[start..].lines().next()?)?;
+    let mut at = 0;
+    for line in text[..start].split_inclusive('\n') {
+        if header(line).is_some_and(|found| found == wanted) {
+            return Some(at..at + line.trim_end().len());
+        }
+        at += line.len();
+    }
+    None
 }
 
 /// Places where a key of this name stands. The parser bounds how deep tables nest, this how deep we look.

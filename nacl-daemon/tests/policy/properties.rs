@@ -42,7 +42,9 @@ fn holds(text: &str) -> Result<(), TestCaseError> {
     }
     // A page of findings is as good as all of them here.
     let some = &diagnostics[..diagnostics.len().min(12)];
-    prop_assert_eq!(diagnostics::render("any.toml", text, some, true).is_empty(), some.is_empty());
+    let plain = diagnostics::render("any.toml", text, some, false);
+    prop_assert_eq!(plain.is_empty(), some.is_empty());
+    prop_assert!(!plain.contains('\u{1b}'), "a policy must not steer the terminal: {:?}", plain);
     prop_assert_eq!(diagnostics::json(text, &diagnostics).len(), diagnostics.len());
     Ok(())
 }
@@ -99,6 +101,10 @@ fn soup() -> impl Strategy<Value = String> {
         "1e9",
         "0x1f",
         "1979-05-27",
+        "[nacl.\"\\u001b[31m\\n\"]\n",
+        "[subnet.\"a\\\"b\"]\n",
+        "subnet = \"a\\\"c\"",
+        "\u{1b}[31m",
         "netns = \"/\"",
     ]);
     vec(word, 0..60).prop_map(|words| words.concat())
@@ -125,7 +131,7 @@ fn mutated() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn arbitrary_text_is_answered(text in "\\PC{0,200}") {
