@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
+use nacl_common::Direction;
 use nacl_daemon::{clients::Client, service::DEFAULT_SOCKET};
 
 const STYLES: styling::Styles = styling::Styles::styled()
@@ -165,6 +166,15 @@ pub enum Way {
     Inbound,
     /// Out of the subnet.
     Outbound,
+}
+
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Inbound => Self::Inbound,
+            Way::Outbound => Self::Outbound,
+        }
+    }
 }
 
 fn client(name: &str) -> Result<Client, String> {

@@ -2,6 +2,7 @@
 //! written is what is resolved, and no text makes the loader stumble.
 
 mod policy {
+    mod command;
     mod examples;
     mod invalid;
     mod properties;

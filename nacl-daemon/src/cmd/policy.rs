@@ -51,7 +51,6 @@ impl Loaded {
 }
 
 /// For verbs that need a policy they can use: shows errors and warnings, and fails on errors.
-#[expect(dead_code, reason = "for the verbs that enforce or explain a policy")]
 pub fn usable(path: &Path, host: &dyn Host) -> anyhow::Result<Resolved> {
     let loaded = load(path, host)?;
     loaded.show(Severity::Warning)?;

@@ -14,8 +14,9 @@ use std::{ops::Range, sync::Arc};
 use serde::Serialize;
 
 use self::codes::Code;
+pub use self::names::{protocol as protocol_number, protocol_name};
 pub(crate) use self::{
-    names::{protocol_name, quoted},
+    names::quoted,
     rule::{LAST_NUMBER, address_keys},
 };
 use crate::resolve::{self, Resolved};
