@@ -283,6 +283,12 @@ fn protocol(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Protocol> {
     reader.push(match lower.as_str() {
         "any" | "*" | "ip" | "" => diagnostic.help("every protocol is \"all\"").fix(span, "\"all\""),
         "tcp/udp" | "tcp_udp" | "tcp+udp" | "tcp,udp" => diagnostic.help("write two rules: one for tcp, one for udp"),
+        "ipv4" | "ipv6" | "ip4" | "ip6" => {
+            let family = if lower.ends_with('6') { "an IPv6" } else { "an IPv4" };
+            diagnostic
+                .note(format!("a rule belongs to the family of its CIDR; every protocol on {family} CIDR is \"all\""))
+                .help("for tunnels write the number: 4 is IPv4 and 41 is IPv6 inside IP")
+        }
         "icmp6" => diagnostic.help("did you mean \"icmpv6\"?").fix(span, "\"icmpv6\""),
         "icmpv4" | "icmp4" => diagnostic.help("did you mean \"icmp\"?").fix(span, "\"icmp\""),
         _ if names::service(text).is_some() => {

@@ -60,6 +60,7 @@ pub(crate) fn resolve(
     let enis = resolver.enis();
     let interfaces = resolver.interfaces(&subnets, &nacls, host);
     resolver.unused();
+    resolver.never_consulted(&subnets, &nacls);
     resolver.complete.then(|| Resolved {
         file: file.to_owned(),
         text: Arc::clone(text),
@@ -280,6 +281,14 @@ impl<'p> Resolver<'p> {
                 self.nacl_named(nacl);
             }
             self.used_nacls.insert(nacl.clone());
+            if subnet.nacl.is_none() && !policy.nacls.contains_key(DEFAULT_NACL) {
+                let message = format!("subnet {name:?} has AWS's default network ACL, which allows everything");
+                self.push(
+                    Diagnostic::new(&codes::DEFAULT_NACL, subnet.name.clone(), message)
+                        .at("no `nacl`")
+                        .help("write `nacl = \"NAME\"`; `nacl = \"default\"` says that it is meant"),
+                );
+            }
             let cidrs = subnet.cidrs.iter().map(|cidr| cidr.value).collect();
             found.insert(name.clone(), Subnet { name: name.clone(), id: subnet.id.clone(), cidrs, nacl });
         }
@@ -700,6 +709,41 @@ impl<'p> Resolver<'p> {
                 .note("AWS puts network ACLs on subnets; every interface in one has the same (N14)")
                 .help("remove `nacl` from the interface and write it in the subnet, or remove `subnet`"),
         );
+    }
+
+    /// Rules whose CIDR lies inside every subnet the network ACL is on: traffic inside a subnet never meets it (N42).
+    fn never_consulted(&mut self, subnets: &BTreeMap<String, Subnet>, nacls: &BTreeMap<String, Arc<Nacl>>) {
+        let policy = self.policy;
+        for (name, written) in &policy.nacls {
+            let on: Vec<_> = subnets.values().filter(|subnet| subnet.nacl == *name).collect();
+            let direct = policy.interfaces.values().any(|interface| {
+                interface.subnet.is_none() && interface.nacl.as_ref().is_some_and(|nacl| nacl.value == *name)
+            });
+            let (Some(nacl), false, false) = (nacls.get(name), on.is_empty(), direct) else { continue };
+            let lists = [(&nacl.inbound, &written.inbound), (&nacl.outbound, &written.outbound)];
+            for (rules, list) in lists {
+                for rule in rules {
+                    let inside = |subnet: &&Subnet| subnet.cidrs.iter().any(|cidr| cidr.contains(&rule.cidr));
+                    let written = list.iter().flat_map(|list| &list.rules).find(|written| written.span == rule.span);
+                    let Some(address) = written.and_then(|written| written.address.as_ref()) else { continue };
+                    if !on.iter().all(inside) {
+                        continue;
+                    }
+                    let subnet = &on[0].name;
+                    let message =
+                        format!("rule {} is never consulted: {} lies inside subnet {subnet:?}", rule.number, rule.cidr);
+                    let mut diagnostic = Diagnostic::new(&codes::INSIDE_SUBNET, address.span.clone(), message)
+                        .at("inside the subnet itself")
+                        .note(
+                            "a network ACL stands at the border of its subnet; what stays inside never meets it (N42)",
+                        );
+                    if let Some(nacl) = policy.subnets.get(subnet).and_then(|subnet| subnet.nacl.as_ref()) {
+                        diagnostic = diagnostic.and(nacl.span.clone(), "the subnet's network ACL");
+                    }
+                    self.diagnostics.push(diagnostic);
+                }
+            }
+        }
     }
 
     fn unused(&mut self) {

@@ -62,7 +62,7 @@ fn a_warning_does_not_keep_a_policy_from_use() {
     let output = check(&["config/invalid/W001-host-bits.toml"]);
     assert_eq!(
         text(&output.stdout),
-        "config/invalid/W001-host-bits.toml: ok, 2 interfaces, 2 network ACLs, 6 rules (3 warnings)\n"
+        "config/invalid/W001-host-bits.toml: ok, 2 interfaces, 2 network ACLs, 6 rules (3 warnings, 1 note)\n"
     );
 }
 
