@@ -26,6 +26,8 @@ pub const TC_EGRESS: &str = "nacl_egress";
 
 /// Rule counters an interface has at least: a policy may grow this far without a restart.
 const SLOTS: u32 = 1024;
+/// A test bed is given one policy after the other.
+const TEST_SLOTS: u32 = 0x2000;
 
 /// A loaded object.
 pub struct Object(Ebpf);
@@ -36,6 +38,7 @@ impl Object {
         if OBJECT.is_empty() {
             return Err(DataplaneError::NotBuiltIn);
         }
+        let least = if test { TEST_SLOTS } else { SLOTS };
         let mut loader = EbpfLoader::new();
         // Off by default, by another value than 0.
         if test {
@@ -46,7 +49,7 @@ impl Object {
         }
         loader
             // Room for as much again, so that a policy can grow while it is in force.
-            .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(SLOTS, 0x8000));
+            .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(least, 0x8000));
         if !options.trace {
             // The log's ring is part of the object; without --trace nothing writes to it.
             loader.map_max_entries("AYA_LOGS", 4096);
