@@ -1,7 +1,10 @@
 //! The `#[repr(C)]` types that cross the border between kernel and user space, each with its size and lack of
 //! padding asserted. Only shapes live here; what they mean to a packet is in `tables` and `evaluate`.
 
-use crate::evaluate::{Direction, Hook};
+use crate::{
+    evaluate::{Action, Direction, Hook, Layer, Verdict},
+    reason::Reason,
+};
 
 /// Bit 15 of a heap entry that leads to a further page, and of an address entry that leads to a node.
 pub const LINK: u32 = 0x8000;
@@ -235,6 +238,26 @@ pub struct Event {
     pub enforced: u8,
     /// Always 0.
     pub pad: u8,
+}
+
+impl Event {
+    /// The verdict it reports; `None` where a number is none of ours.
+    pub const fn verdict(&self) -> Option<Verdict> {
+        let action = match self.action {
+            0 => Action::Deny,
+            1 => Action::Allow,
+            _ => return None,
+        };
+        let layer = match self.layer {
+            0 => Layer::None,
+            1 => Layer::Nacl,
+            _ => return None,
+        };
+        match Reason::from_number(self.reason) {
+            Some(reason) => Some(Verdict { action, reason, layer, slot: self.slot }),
+            None => None,
+        }
+    }
 }
 
 const _: () = {

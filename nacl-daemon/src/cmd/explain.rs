@@ -10,6 +10,7 @@ use nacl_common::Direction;
 use nacl_daemon::{
     analyze::{self, Flow, Outcome},
     compile::{Compiled, compile},
+    dataplane::TestBed,
     report,
     resolve::{Interface, NoHost, Resolved},
 };
@@ -43,7 +44,11 @@ fn explain(
             let judge = |direction, packet: &_| Ok::<_, Infallible>(compiled.judge(direction, packet));
             analyze::explain(interface, compiled, judge, flow, direction, args.client)?
         }
-        cli::Level::Kernel => bail!("no kernel programs yet"),
+        cli::Level::Kernel => {
+            let mut bed = TestBed::load(&interface.into(), compiled)?;
+            let judge = |direction, packet: &_| bed.judge(direction, packet);
+            analyze::explain(interface, compiled, judge, flow, direction, args.client)?
+        }
     };
     print(if args.json {
         format!("{:#}\n", report::explain::json(policy, interface, &explanation))
@@ -65,7 +70,10 @@ fn stream(args: &cli::Explain, interface: &Interface, compiled: &Compiled) -> an
             let judge = |direction, packet: &_| Ok::<_, Infallible>(compiled.judge(direction, packet));
             analyze::answer(nacl, compiled, judge, input, output)?
         }
-        cli::Level::Kernel => bail!("no kernel programs yet"),
+        cli::Level::Kernel => {
+            let mut bed = TestBed::load(&interface.into(), compiled)?;
+            analyze::answer(nacl, compiled, |direction, packet: &_| bed.judge(direction, packet), input, output)?
+        }
     };
     match refused {
         0 => Ok(Exit::Done),

@@ -71,7 +71,11 @@ pub(super) fn build(nacl: &str, lists: &[List; 4]) -> Result<Generation, Compile
         largest.at.form = border::List::ROWS;
     }
     for (index, list) in placed.iter().enumerate() {
-        if !list.in_table() && (list.list.words() > MAX_ROW_WORDS as usize || list.rows() > words) {
+        if !list.in_table() && list.list.words() > MAX_ROW_WORDS as usize {
+            let limit = MAX_ROW_WORDS as usize * 64;
+            return Err(CompileError::TooManyRules { nacl: nacl.to_owned(), rules: list.list.decisions.len(), limit });
+        }
+        if !list.in_table() && list.rows() > words {
             return Err(too_large("rows of rule bits", list.rows() * 8, words * 8));
         }
         builder.header.lists[index] = if list.in_table() { builder.table(list) } else { builder.bit_rows(list) };

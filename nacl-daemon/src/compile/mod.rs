@@ -75,13 +75,13 @@ pub enum CompileError {
         limit: usize,
     },
     /// More rules than slots.
-    #[error("network ACL {nacl:?} has {rules} rules, and an interface can count {limit}")]
+    #[error("network ACL {nacl:?} has {rules} rules, and at most {limit} can be enforced")]
     TooManyRules {
         /// Name of the network ACL.
         nacl: String,
-        /// Rules in both directions.
+        /// Rules there are.
         rules: usize,
-        /// Slots there are.
+        /// Rules there can be.
         limit: usize,
     },
 }

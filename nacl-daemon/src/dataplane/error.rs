@@ -134,6 +134,16 @@ pub enum DataplaneError {
         source: io::Error,
     },
     /// The object in this binary is not the one this code was written for.
+    #[error(
+        "the program returned {did}, and reported {said}: the kernel programs and this nacld do not belong together"
+    )]
+    Contradiction {
+        /// What the program did.
+        did: &'static str,
+        /// What it wrote into its event.
+        said: String,
+    },
+    /// The object in this binary is not the one this code was written for.
     #[error("the built-in kernel programs lack {0}; build nacld again with: cargo xtask build")]
     Lacks(&'static str),
 }

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, IterableMap, MapData, MapError, PerCpuArray},
+    maps::{Array, ArrayOfMaps, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nacl_common::{
     Control, Counter, Direction, Event, Reason,
@@ -21,7 +21,7 @@ use nacl_common::{
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{Counters, DataplaneError, Options, object, object::Object};
-use crate::compile::{Compiled, Generation};
+use crate::compile::{Compiled, Generation, SlotTable};
 
 /// Makes a type of the border one that aya may copy to and from maps.
 macro_rules! pod {
@@ -55,6 +55,8 @@ pub struct Maps {
     control: Mapped,
     /// Programs refer to it; only its memory is used.
     _control: Array<MapData, u64>,
+    /// What the slots in force mean.
+    meaning: SlotTable,
     /// One more than the highest slot ever in use.
     used: u32,
 }
@@ -72,6 +74,7 @@ impl Maps {
             bucket: object.map("BUCKET")?,
             control: Mapped::new(control.map()).map_err(DataplaneError::ControlWord)?,
             _control: control,
+            meaning: SlotTable::default(),
             used: 0,
         })
     }
@@ -88,6 +91,11 @@ impl Maps {
         if needed > there {
             return Err(DataplaneError::TooManySlots { needed, there });
         }
+        // The policy in force counts in none of these slots, so nothing is lost and nothing comes in between.
+        let fresh = compiled.slots.new_since(&self.meaning);
+        for slot in fresh.into_iter().map(u32::from).filter(|slot| *slot < self.used) {
+            clear("SLOTS", &mut self.slots, slot)?;
+        }
         let old = self.control();
         // Another slot than the one in force, whichever tiers the two are of.
         let slot = (old.slot() + 1) % GENERATIONS;
@@ -102,6 +110,7 @@ impl Maps {
         let epoch = old.epoch().wrapping_add(1);
         let new = Control::new(slot as u8, compiled.generation.tier(), options.flags(), epoch);
         self.control.word(0).store(new.0, Ordering::Release);
+        self.meaning = compiled.slots.clone();
         Ok(epoch)
     }
 
@@ -144,6 +153,15 @@ fn sum(map: &'static str, array: &PerCpuArray<MapData, CounterPod>, index: u32) 
         bytes: sum.bytes.wrapping_add(one.bytes),
     };
     Ok(values.iter().fold(Counter::default(), add))
+}
+
+/// Sets a counter to zero on every CPU.
+fn clear(map: &'static str, array: &mut PerCpuArray<MapData, CounterPod>, index: u32) -> Result<(), DataplaneError> {
+    let refused = |source| DataplaneError::Map { map, source };
+    let cpus = array.get(&index, 0).map_err(refused)?.len();
+    let zero = PerCpuValues::try_from(vec![CounterPod(Counter::default()); cpus])
+        .map_err(|source| refused(MapError::IoError(source)))?;
+    array.set(index, zero, 0).map_err(refused)
 }
 
 /// The memory of an array made with `BPF_F_MMAPABLE`, of at most a page: a store through it is one store, which

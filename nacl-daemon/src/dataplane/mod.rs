@@ -29,7 +29,7 @@ use self::{maps::Maps, object::Object};
 use crate::{
     compile::Compiled,
     netns,
-    resolve::{Side, Xdp},
+    resolve::{Interface, Side, Xdp},
 };
 
 /// An interface.
@@ -68,6 +68,20 @@ pub struct Options {
     pub events: Events,
     /// Whether the programs log every packet (`--trace`).
     pub trace: bool,
+}
+
+impl From<&Interface> for Options {
+    /// What the policy says of an interface; events of denied packets, no trace.
+    fn from(interface: &Interface) -> Self {
+        Self {
+            xdp: interface.xdp,
+            side: interface.side,
+            enforce: interface.enforce,
+            drop_non_ip: interface.drop_non_ip,
+            events: Events::default(),
+            trace: false,
+        }
+    }
 }
 
 impl Options {

@@ -105,7 +105,7 @@ impl Object {
 
 /// Rule slots a policy uses: one more than the highest.
 pub fn slots(compiled: &Compiled) -> u32 {
-    compiled.slots.slots.last_key_value().map_or(0, |(slot, _)| u32::from(*slot) + 1)
+    compiled.slots.len() as u32
 }
 
 fn refused(program: &'static str, source: ProgramError) -> DataplaneError {

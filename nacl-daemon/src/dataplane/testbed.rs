@@ -5,14 +5,14 @@ use aya::{
     maps::{Array, IterableMap, MapData},
     programs::{ProgramError, TestRun, TestRunOptions},
 };
-use nacl_common::{Action, Event, evaluate::Hook};
+use nacl_common::{Action, Direction, Event, Packet, Verdict, evaluate::Hook};
 
 use super::{
     Counters, DataplaneError, EventReader, Options,
     maps::{Mapped, Maps},
     object::{self, Object, TC_EGRESS, TC_INGRESS, XDP},
 };
-use crate::compile::Compiled;
+use crate::{compile::Compiled, frame};
 
 /// One of the three entry points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,22 @@ impl TestBed {
             Hook::Egress => Program::TcEgress,
         };
         self.run_program(program, frame, None)
+    }
+
+    /// Judges a packet by the program of the hook where an interface on this side meets it, as
+    /// [`Compiled::judge`] does by the engine in this process.
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Verdict, DataplaneError> {
+        let ingress = self.maps.control().direction(Hook::Ingress);
+        let hook = if ingress == direction { Hook::Ingress } else { Hook::Egress };
+        let (did, event) = self.run(hook, &frame::bytes(packet))?;
+        let enforced = event.enforced == 1;
+        match event.verdict() {
+            Some(verdict) if verdict.action == did || !enforced => Ok(verdict),
+            _ => Err(DataplaneError::Contradiction { did: did.name(), said: format!("{event:?}") }),
+        }
     }
 
     /// Runs a frame through one of the programs; `wire` goes into the context of a TC program.

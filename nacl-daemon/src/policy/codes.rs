@@ -63,6 +63,7 @@ codes! {
     OVER_MAXIMUM_QUOTA = "W007" Warning "more rules than AWS allows at all: 40, `*` included (N38 to N40)";
     ADDRESS_OUTSIDE = "W008" Warning "an interface's address that lies outside its subnet";
     EXTENSION_HEADER = "W009" Warning "an IPv6 extension header as a protocol: it is looked behind, so the rule matches next to nothing";
+    INSIDE_SUBNET = "W010" Warning "a rule for traffic inside the subnet, which never meets the network ACL (N42)";
     PORTS_UNWRITTEN = "I001" Note "a TCP or UDP rule without ports matches all; AWS wants them written (N29)";
     ICMP_UNWRITTEN = "I002" Note "an ICMP rule without type and code matches all; AWS wants them written (N30)";
     STAR_IMPLIED = "I003" Note "a `*` rule is implied and need not be written (N2)";
@@ -71,6 +72,7 @@ codes! {
     ALLOW_EVERYTHING = "I006" Note "a written rule that allows every protocol from or to everywhere";
     DIRECTION_ABSENT = "I007" Note "a network ACL without one of its lists: that direction is `*` only and denies everything";
     NO_INTERFACE = "I008" Note "a policy without an interface enforces nothing";
+    DEFAULT_NACL = "I009" Note "a subnet without `nacl` has AWS's default one, which allows everything (N9, N14)";
 }
 
 #[cfg(test)]

@@ -15,7 +15,10 @@ use serde::Serialize;
 
 use self::codes::Code;
 pub use self::names::{protocol as protocol_number, protocol_name};
-pub(crate) use self::rule::{LAST_NUMBER, address_keys};
+pub(crate) use self::{
+    names::quoted,
+    rule::{LAST_NUMBER, address_keys},
+};
 use crate::resolve::{self, Resolved};
 
 /// How bad it is.

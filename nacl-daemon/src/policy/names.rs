@@ -1,7 +1,8 @@
 //! Names of protocols and services, and which name is close to a mistyped one. Facts only.
 
-/// IANA protocol numbers by name. Of several names for one number the first is the usual one. `rdp` (27) is left out:
-/// whoever writes it means remote desktop, which is a TCP service.
+/// IANA protocol numbers by name. Of several names for one number the first is the usual one. Left out are `rdp` (27),
+/// because whoever writes it means remote desktop, and `ipv4` (4) and `ipv6` (41), which are tunnels and never what is
+/// meant.
 const PROTOCOLS: &[(&str, u8)] = &[
     ("tcp", 6),
     ("udp", 17),
@@ -15,7 +16,6 @@ const PROTOCOLS: &[(&str, u8)] = &[
     ("hopopt", 0),
     ("igmp", 2),
     ("ggp", 3),
-    ("ipv4", 4),
     ("ipencap", 4),
     ("st", 5),
     ("cbt", 7),
@@ -50,7 +50,6 @@ const PROTOCOLS: &[(&str, u8)] = &[
     ("idpr-cmtp", 38),
     ("tp++", 39),
     ("il", 40),
-    ("ipv6", 41),
     ("sdrp", 42),
     ("ipv6-route", 43),
     ("ipv6-frag", 44),
@@ -236,6 +235,11 @@ pub(super) fn service(name: &str) -> Option<u16> {
 /// All service names.
 pub(super) fn services() -> impl Iterator<Item = &'static str> {
     SERVICES.iter().map(|&(name, _)| name)
+}
+
+/// A text as a TOML string.
+pub(crate) fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
 }
 
 /// The candidate that was probably meant.

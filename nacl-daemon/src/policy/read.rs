@@ -65,6 +65,7 @@ fn not_yet(span: Range<usize>, what: &str) -> Diagnostic {
     Diagnostic::new(&codes::NOT_YET, span, format!("{what} not in this version"))
         .at("refused, not ignored")
         .note(STATELESS)
+        .help("remove it for now")
 }
 
 fn top_hint(unknown: &Unknown<'_, '_>) -> Option<Hint> {
@@ -163,7 +164,7 @@ fn cidrs(reader: &mut Reader<'_>, table: &Table<'_>, name: &Range<usize>, help: 
     }
     items
         .into_iter()
-        .filter_map(|(text, span)| Some(At { value: rule::cidr(reader, text, span.clone())?, span }))
+        .filter_map(|(text, span)| Some(At { value: rule::cidr(reader, text, span.clone(), "")?, span }))
         .collect()
 }
 
@@ -190,12 +191,12 @@ fn addresses(reader: &mut Reader<'_>, value: Value<'_>) -> Vec<At<IpAddr>> {
 }
 
 fn string(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<String> {
-    table.get(key)?.string(reader, key).map(str::to_owned)
+    table.get(key)?.name(reader, key).map(str::to_owned)
 }
 
 fn string_at(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<At<String>> {
     let value = table.get(key)?;
-    Some(At { value: value.string(reader, key)?.to_owned(), span: value.span() })
+    Some(At { value: value.name(reader, key)?.to_owned(), span: value.span() })
 }
 
 fn subnet(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Subnet> {
@@ -246,14 +247,16 @@ fn nacl(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Nacl> {
         if let Some(items) = entry.value.as_array() {
             rules = items.iter().filter_map(|item| rule::read(reader, Value::new(item), direction)).collect();
         } else {
-            reader.push(
-                Diagnostic::new(
-                    &codes::WRONG_TYPE,
-                    entry.value.span(),
-                    format!("`{key}` must be a list of rules, not {}", entry.value.kind()),
-                )
-                .at("expected [ { rule = …, … }, … ]"),
-            );
+            let span = entry.value.span();
+            let message = format!("`{key}` must be a list of rules, not {}", entry.value.kind());
+            let mut diagnostic =
+                Diagnostic::new(&codes::WRONG_TYPE, span.clone(), message).at("expected [ { rule = …, … }, … ]");
+            if reader.text[span.clone()].starts_with('{') {
+                diagnostic = diagnostic
+                    .help("put it in brackets, also a single rule")
+                    .fix(span.clone(), format!("[{}]", &reader.text[span]));
+            }
+            reader.push(diagnostic);
         }
         Some(List { key: entry.key_span.clone(), rules })
     };
@@ -280,7 +283,7 @@ fn groups_hint(unknown: &Unknown<'_, '_>) -> Option<Hint> {
         "tracking" => "connection tracking is",
         _ => return None,
     };
-    let diagnostic = not_yet(unknown.entry.key_span.clone(), what).help("remove it for now");
+    let diagnostic = not_yet(unknown.entry.key_span.clone(), what);
     Some(Hint { diagnostic, meant: None })
 }
 

@@ -64,7 +64,7 @@ pub(super) fn read(reader: &mut Reader<'_>, value: Value<'_>, direction: Directi
     let icmp = table.get("icmp").and_then(|value| Some(At { value: icmp(reader, value)?, span: value.span() }));
     let found =
         table.get(address).and_then(|value| Some(At { value: remote(reader, value, address)?, span: value.span() }));
-    let description = table.get("description").and_then(|value| value.string(reader, "description")).map(str::to_owned);
+    let description = table.get("description").and_then(|value| value.name(reader, "description")).map(str::to_owned);
     Some(Rule { span: table.span, number, action, protocol, ports, icmp, address: found, description })
 }
 
@@ -209,12 +209,13 @@ fn number(reader: &mut Reader<'_>, value: Value<'_>) -> Option<At<u16>> {
     if let Ok(value @ 1..=LAST_NUMBER) = u16::try_from(number) {
         return Some(At { value, span });
     }
-    let diagnostic = Diagnostic::new(&codes::RULE_NUMBER, span, format!("rule number {number} is out of range"))
-        .at("expected 1 to 32766");
+    let message = format!("rule number {} is out of range", &reader.text[span.clone()]);
+    let diagnostic = Diagnostic::new(&codes::RULE_NUMBER, span, message).at("expected 1 to 32766");
     reader.push(match number {
         32767 | 32768 => diagnostic
             .note("32767 and 32768 are AWS's own numbers for `*`, which denies what no rule matched (N2)")
             .help("remove the rule: `*` is implied, for IPv4 and for IPv6"),
+        ..=0 => diagnostic.note("rules are judged in the order of their numbers, and 1 is the first (N1)"),
         _ => diagnostic.note("AWS keeps 32767 and above for itself (N1)"),
     });
     None
@@ -282,6 +283,12 @@ fn protocol(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Protocol> {
     reader.push(match lower.as_str() {
         "any" | "*" | "ip" | "" => diagnostic.help("every protocol is \"all\"").fix(span, "\"all\""),
         "tcp/udp" | "tcp_udp" | "tcp+udp" | "tcp,udp" => diagnostic.help("write two rules: one for tcp, one for udp"),
+        "ipv4" | "ipv6" | "ip4" | "ip6" => {
+            let family = if lower.ends_with('6') { "an IPv6" } else { "an IPv4" };
+            diagnostic
+                .note(format!("a rule belongs to the family of its CIDR; every protocol on {family} CIDR is \"all\""))
+                .help("for tunnels write the number: 4 is IPv4 and 41 is IPv6 inside IP")
+        }
         "icmp6" => diagnostic.help("did you mean \"icmpv6\"?").fix(span, "\"icmpv6\""),
         "icmpv4" | "icmp4" => diagnostic.help("did you mean \"icmp\"?").fix(span, "\"icmp\""),
         _ if names::service(text).is_some() => {
@@ -312,7 +319,6 @@ fn refuse_list(reader: &mut Reader<'_>, value: Value<'_>, key: &str, note: &str)
 
 /// First and last port.
 fn ports(reader: &mut Reader<'_>, value: Value<'_>) -> Option<(u16, u16)> {
-    const NOTE: &str = "a port is a number from 0 to 65535";
     let span = value.span();
     let bad = |message: String| Diagnostic::new(&codes::PORTS, span.clone(), message);
     if let Some(port) = value.as_integer() {
@@ -402,7 +408,7 @@ fn ports(reader: &mut Reader<'_>, value: Value<'_>) -> Option<(u16, u16)> {
     };
     let (Ok(from), Ok(to)) = (first.parse::<u16>(), last.parse::<u16>()) else {
         let wrong = if first.parse::<u16>().is_err() { first } else { last };
-        reader.push(bad(format!("there is no port {wrong}")).at("expected 0 to 65535").note(NOTE));
+        reader.push(bad(format!("there is no port {wrong}")).at("expected 0 to 65535"));
         return None;
     };
     if from > to {
@@ -499,12 +505,19 @@ fn remote(reader: &mut Reader<'_>, value: Value<'_>, key: &str) -> Option<Addres
         );
         return None;
     }
-    cidr(reader, text, span).map(Address::Cidr)
+    cidr(reader, text, span, "; a subnet of the policy is written \"subnet:NAME\"").map(Address::Cidr)
 }
 
-/// A CIDR, made canonical with a warning (N35).
-pub(super) fn cidr(reader: &mut Reader<'_>, text: &str, span: Range<usize>) -> Option<IpNet> {
-    if let Ok(net) = text.parse::<IpNet>() {
+/// ADDRESS/PREFIX without leading zeros, which some readers take for octal.
+fn strictly(text: &str) -> Option<IpNet> {
+    let (address, prefix) = text.split_once('/')?;
+    let plain = prefix.bytes().all(|byte| byte.is_ascii_digit()) && (prefix == "0" || !prefix.starts_with('0'));
+    IpNet::new(address.parse().ok()?, prefix.parse().ok().filter(|_| plain)?).ok()
+}
+
+/// A CIDR, made canonical with a warning (N35). `otherwise`: what else may stand there.
+pub(super) fn cidr(reader: &mut Reader<'_>, text: &str, span: Range<usize>, otherwise: &str) -> Option<IpNet> {
+    if let Some(net) = strictly(text) {
         let canonical = net.trunc();
         if canonical != net {
             reader.push(
@@ -536,9 +549,12 @@ pub(super) fn cidr(reader: &mut Reader<'_>, text: &str, span: Range<usize>) -> O
     let (Ok(address), Some(prefix)) = (address.parse::<IpAddr>(), prefix) else {
         let help = match text.to_ascii_lowercase().as_str() {
             "any" | "all" | "anywhere" | "*" | "0/0" | "" => {
-                "every IPv4 address is \"0.0.0.0/0\", every IPv6 address \"::/0\""
+                "every IPv4 address is \"0.0.0.0/0\", every IPv6 address \"::/0\"".to_owned()
             }
-            _ => "a CIDR is an address and a prefix length, such as \"10.0.1.0/24\" or \"2001:db8::/64\"",
+            _ => {
+                let form = "an address and a prefix length, such as \"10.0.1.0/24\" or \"2001:db8::/64\"";
+                format!("a CIDR is {form}{otherwise}")
+            }
         };
         reader.push(diagnostic.at("expected ADDRESS/PREFIX").help(help));
         return None;

@@ -89,15 +89,24 @@ impl<'d> Value<'d> {
         }
     }
 
-    fn wrong_type(&self, key: &str, wanted: &str) -> Diagnostic {
-        Diagnostic::new(&codes::WRONG_TYPE, self.span(), format!("`{key}` must be {wanted}, not {}", self.kind()))
+    fn wrong_type(&self, what: &str, wanted: &str) -> Diagnostic {
+        Diagnostic::new(&codes::WRONG_TYPE, self.span(), format!("{what} must be {wanted}, not {}", self.kind()))
             .at(format!("expected {wanted}"))
     }
 
     pub(super) fn string(&self, reader: &mut Reader<'_>, key: &str) -> Option<&'d str> {
         let text = self.as_str();
         if text.is_none() {
-            let diagnostic = self.wrong_type(key, "a string");
+            reader.push(self.wrong_type(&format!("`{key}`"), "a string"));
+        }
+        text
+    }
+
+    /// A string that may hold anything, so that quotes are all that can be missing.
+    pub(super) fn name(&self, reader: &mut Reader<'_>, key: &str) -> Option<&'d str> {
+        let text = self.as_str();
+        if text.is_none() {
+            let diagnostic = self.wrong_type(&format!("`{key}`"), "a string");
             let diagnostic = match self.data {
                 DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
                     diagnostic.help("put it in quotes").fix(self.span(), format!("\"{}\"", &reader.text[self.span()]))
@@ -113,7 +122,7 @@ impl<'d> Value<'d> {
         if let DeValue::Boolean(value) = self.data {
             return Some(*value);
         }
-        let mut diagnostic = self.wrong_type(key, "`true` or `false`");
+        let mut diagnostic = self.wrong_type(&format!("`{key}`"), "`true` or `false`");
         if let Some(text @ ("true" | "false")) = self.as_str() {
             diagnostic = diagnostic.help("without quotes").fix(self.span(), text);
         }
@@ -124,7 +133,7 @@ impl<'d> Value<'d> {
     /// The items of an array; a single string is read as its only item after the error.
     pub(super) fn strings(&self, reader: &mut Reader<'_>, key: &str) -> Option<Vec<(&'d str, Range<usize>)>> {
         let Some(array) = self.as_array() else {
-            let mut diagnostic = self.wrong_type(key, "an array of strings");
+            let mut diagnostic = self.wrong_type(&format!("`{key}`"), "an array of strings");
             if self.as_str().is_some() {
                 diagnostic =
                     diagnostic.help("put it in brackets").fix(self.span(), format!("[{}]", &reader.text[self.span()]));
@@ -132,8 +141,14 @@ impl<'d> Value<'d> {
             reader.push(diagnostic);
             return self.as_str().map(|text| vec![(text, self.span())]);
         };
-        let items = array.iter().map(Value::new);
-        Some(items.filter_map(|item| Some((item.string(reader, key)?, item.span()))).collect())
+        let mut strings = Vec::new();
+        for item in array.iter().map(Value::new) {
+            match item.as_str() {
+                Some(text) => strings.push((text, item.span())),
+                None => reader.push(item.wrong_type(&format!("an item of `{key}`"), "a string")),
+            }
+        }
+        Some(strings)
     }
 
     /// One of a few words.
@@ -161,7 +176,7 @@ impl<'d> Value<'d> {
     pub(super) fn named(&self, reader: &mut Reader<'_>, key: &str, example: &str) -> Vec<Entry<'d>> {
         let DeValue::Table(table) = self.data else {
             let diagnostic = self
-                .wrong_type(key, "a table of named tables")
+                .wrong_type(&format!("`{key}`"), "a table of named tables")
                 .help(format!("write `[{key}.{example}]` and its keys below it"));
             reader.push(diagnostic);
             return Vec::new();
@@ -170,6 +185,14 @@ impl<'d> Value<'d> {
         for entry in entries_of(table) {
             if entry.value.is_table() {
                 entries.push(entry);
+            } else if entry.value.as_array().is_some_and(|array| array.iter().any(|item| Value::new(item).is_table())) {
+                let span = entry.key_span.clone();
+                let message = format!("`{key}.{}` must be a table, not an array of tables", entry.key.escape_debug());
+                reader.push(
+                    Diagnostic::new(&codes::WRONG_TYPE, span, message)
+                        .at("in double brackets")
+                        .help(format!("in single brackets: `[{key}.{}]`", entry.key.escape_debug())),
+                );
             } else {
                 reader.push(
                     Diagnostic::new(
@@ -285,7 +308,10 @@ impl<'d> Table<'d> {
                 let diagnostic = if let Some(key) = close {
                     diagnostic.help(format!("did you mean `{key}`?")).fix(span, key)
                 } else {
-                    diagnostic.note(format!("its keys are {}", known.join(", ")))
+                    diagnostic.note(match known {
+                        [only] => format!("its only key is {only}"),
+                        _ => format!("its keys are {}", known.join(", ")),
+                    })
                 };
                 let meant = known.iter().copied().find(|key| Some(*key) == close);
                 Hint { diagnostic, meant }
@@ -319,7 +345,7 @@ impl<'d> Table<'d> {
             _ => {
                 let examples: Vec<_> =
                     missing.iter().map(|(_, help)| help.rsplit("such as ").next().unwrap_or_default()).collect();
-                (format!("{} has no {}", self.what, one_of(&names)), format!("such as {}", examples.join(", ")))
+                (format!("{} has no {}", self.what, one_of(&names)), format!("add {}", examples.join(", ")))
             }
         };
         let label = if missing.len() == 1 { "is missing" } else { "are missing" };

@@ -1,6 +1,8 @@
 //! Diagnostics → text in rustc's style, and JSON. Decides nothing about policies, and knows no terminal: whether colour
 //! is wanted is the caller's to say.
 
+use std::{iter::once, ops::Range};
+
 use annotate_snippets::{
     AnnotationKind, Group, Level, Origin, Patch, Renderer, Snippet, normalize_untrusted_str, renderer::DecorStyle,
 };
@@ -34,23 +36,49 @@ fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic) -> Vec<G
         // About the file as a whole: no place in it would say more.
         title.element(Origin::path(file))
     } else {
-        let primary = AnnotationKind::Primary.span(diagnostic.span.clone()).label(diagnostic.label.as_deref());
+        let part = Part::around(text, once(&diagnostic.span).chain(diagnostic.labels.iter().map(|label| &label.span)));
+        let primary = AnnotationKind::Primary.span(part.inside(&diagnostic.span)).label(diagnostic.label.as_deref());
         let context = diagnostic
             .labels
             .iter()
-            .map(|label| AnnotationKind::Context.span(label.span.clone()).label(label.text.as_str()));
-        title.element(Snippet::source(text).path(file).annotation(primary).annotations(context))
+            .map(|label| AnnotationKind::Context.span(part.inside(&label.span)).label(label.text.as_str()));
+        let snippet = Snippet::source(part.text).line_start(part.line).path(file);
+        title.element(snippet.annotation(primary).annotations(context))
     };
     if let Some(note) = &diagnostic.note {
         group = group.element(Level::NOTE.message(normalize_untrusted_str(note)));
     }
     match (&diagnostic.help, &diagnostic.fix) {
         (Some(help), Some(fix)) => {
-            let edit = Snippet::source(text).patch(Patch::new(fix.span.clone(), fix.replacement.as_str()));
+            let part = Part::around(text, once(&fix.span));
+            let patch = Patch::new(part.inside(&fix.span), fix.replacement.as_str());
+            let edit = Snippet::source(part.text).line_start(part.line).patch(patch);
             vec![group, Level::HELP.secondary_title(normalize_untrusted_str(help)).element(edit)]
         }
         (Some(help), None) => vec![group.element(Level::HELP.message(normalize_untrusted_str(help)))],
         (None, _) => vec![group],
+    }
+}
+
+/// The lines of a text that a diagnostic is about: rendering looks at every line it is given, and a long file with many
+/// findings would take their product.
+struct Part<'a> {
+    text: &'a str,
+    start: usize,
+    line: usize,
+}
+
+impl<'a> Part<'a> {
+    fn around<'s>(text: &'a str, spans: impl Iterator<Item = &'s Range<usize>>) -> Self {
+        let (first, last) =
+            spans.fold((text.len(), 0), |(first, last), span| (first.min(span.start), last.max(span.end)));
+        let start = text[..first].rfind('\n').map_or(0, |at| at + 1);
+        let end = text[last..].find('\n').map_or(text.len(), |at| last + at + 1);
+        Self { text: &text[start..end], start, line: text[..start].matches('\n').count() + 1 }
+    }
+
+    fn inside(&self, span: &Range<usize>) -> Range<usize> {
+        span.start - self.start..span.end - self.start
     }
 }
 
@@ -112,7 +140,7 @@ pub fn json<'a>(text: &str, diagnostics: &'a [Diagnostic]) -> Vec<Json<'a>> {
         let start = if line == 0 { 0 } else { ends[line - 1] + 1 };
         (line + 1, text[start..at].chars().count() + 1)
     };
-    let place = |span: &std::ops::Range<usize>| {
+    let place = |span: &Range<usize>| {
         let (line, column) = line_column(span.start);
         let (end_line, end_column) = line_column(span.end);
         Place { start: span.start, end: span.end, line, column, end_line, end_column }

@@ -13,7 +13,7 @@ use nacl_common::{Action, Direction, Family};
 
 use super::{Eni, Host, Icmp, Interface, Nacl, Protocol, Resolved, Rule, Subnet};
 use crate::policy::{
-    Diagnostic, LAST_NUMBER, address_keys, codes, protocol_name,
+    Diagnostic, LAST_NUMBER, address_keys, codes, protocol_name, quoted,
     written::{self, Address, At, List, Policy, Ports},
 };
 
@@ -60,6 +60,7 @@ pub(crate) fn resolve(
     let enis = resolver.enis();
     let interfaces = resolver.interfaces(&subnets, &nacls, host);
     resolver.unused();
+    resolver.never_consulted(&subnets, &nacls);
     resolver.complete.then(|| Resolved {
         file: file.to_owned(),
         text: Arc::clone(text),
@@ -117,6 +118,12 @@ const fn family_name(family: Family) -> &'static str {
     }
 }
 
+/// A name as a bare TOML key, where it can be one.
+fn key_or_placeholder(name: &str) -> &str {
+    let bare = |sign: char| sign.is_ascii_alphanumeric() || matches!(sign, '-' | '_');
+    if !name.is_empty() && name.chars().all(bare) { name } else { "NAME" }
+}
+
 /// What a protocol is called in a message.
 fn protocol_text(protocol: Protocol) -> String {
     match protocol {
@@ -154,8 +161,7 @@ impl<'p> Resolver<'p> {
             let names = policy.subnets.keys().map(String::as_str);
             let diagnostic = diagnostic.did_you_mean(name, span.clone(), names, edit);
             self.push(if diagnostic.help.is_none() {
-                let help = "define it: `[subnet.NAME]` with `cidrs = [ … ]`";
-                diagnostic.help(help)
+                diagnostic.help(format!("define it: `[subnet.{}]` with `cidrs = [ … ]`", key_or_placeholder(name)))
             } else {
                 diagnostic
             });
@@ -175,25 +181,26 @@ impl<'p> Resolver<'p> {
         let names = policy.nacls.keys().map(String::as_str);
         let diagnostic = Diagnostic::new(&codes::UNKNOWN_NACL, name.span.clone(), message)
             .at("not defined")
-            .did_you_mean(&name.value, name.span.clone(), names, |name| format!("\"{name}\""));
+            .did_you_mean(&name.value, name.span.clone(), names, quoted);
         self.push(if diagnostic.help.is_none() {
-            diagnostic.help("define it: `[nacl.NAME]` with `inbound = [ … ]` and `outbound = [ … ]`")
+            let name = key_or_placeholder(&name.value);
+            diagnostic.help(format!("define it: `[nacl.{name}]` with `inbound = [ … ]` and `outbound = [ … ]`"))
         } else {
             diagnostic
         });
     }
 
     /// The VPC of a subnet, by name; `None` where there is none or it cannot be said which.
-    fn vpc_of(&mut self, subnet: &'p written::Subnet) -> Option<(&'p str, &'p written::Vpc)> {
+    fn vpc_of(&mut self, name: &str, subnet: &'p written::Subnet) -> Option<(&'p str, &'p written::Vpc)> {
         let vpcs = &self.policy.vpcs;
-        let Some(name) = &subnet.vpc else {
+        let Some(written) = &subnet.vpc else {
             if vpcs.len() > 1 {
                 let names: Vec<_> = vpcs.keys().map(String::as_str).collect();
                 self.push(
                     Diagnostic::new(
                         &codes::UNKNOWN_VPC,
                         subnet.name.clone(),
-                        "the subnet does not say which VPC it is in",
+                        format!("subnet {name:?} does not say which VPC it is in"),
                     )
                     .at("`vpc` is missing")
                     .note(format!("the policy has {}", names.join(", ")))
@@ -202,16 +209,14 @@ impl<'p> Resolver<'p> {
             }
             return vpcs.iter().next().filter(|_| vpcs.len() == 1).map(|(name, vpc)| (name.as_str(), vpc));
         };
-        if let Some((key, vpc)) = vpcs.get_key_value(&name.value).filter(|_| !name.value.is_empty()) {
+        if let Some((key, vpc)) = vpcs.get_key_value(&written.value).filter(|_| !written.value.is_empty()) {
             return Some((key, vpc));
         }
-        let message = format!("there is no VPC \"{}\"", name.value.escape_debug());
-        let names = vpcs.keys().map(String::as_str);
-        let mut diagnostic = Diagnostic::new(&codes::UNKNOWN_VPC, name.span.clone(), message)
+        let message = format!("there is no VPC \"{}\"", written.value.escape_debug());
+        let names = vpcs.keys().map(String::as_str).filter(|name| !name.is_empty());
+        let mut diagnostic = Diagnostic::new(&codes::UNKNOWN_VPC, written.span.clone(), message)
             .at("not defined")
-            .did_you_mean(&name.value, name.span.clone(), names.filter(|name| !name.is_empty()), |name| {
-                format!("\"{name}\"")
-            });
+            .did_you_mean(&written.value, written.span.clone(), names, quoted);
         if vpcs.contains_key("") {
             diagnostic = diagnostic.help("the only VPC has no name: remove `vpc` here, or name it, `[vpc.NAME]`");
         }
@@ -227,7 +232,7 @@ impl<'p> Resolver<'p> {
         order.sort_by_key(|(_, subnet)| subnet.name.start);
         let mut placed: Vec<(&str, &str, &At<IpNet>)> = Vec::new();
         for (name, subnet) in order {
-            let vpc = self.vpc_of(subnet);
+            let vpc = self.vpc_of(name, subnet);
             for cidr in &subnet.cidrs {
                 if let Some((_, vpc)) = vpc.filter(|(_, vpc)| !vpc.cidrs.is_empty()) {
                     self.inside_vpc(name, cidr, vpc);
@@ -237,10 +242,8 @@ impl<'p> Resolver<'p> {
                     *other_vpc == key && (other.value.contains(&cidr.value) || cidr.value.contains(&other.value))
                 });
                 if let Some((_, other_name, other)) = overlap {
-                    let message = format!(
-                        "{} of subnet \"{name}\" overlaps {} of subnet \"{other_name}\"",
-                        cidr.value, other.value
-                    );
+                    let message =
+                        format!("{} of subnet {name:?} overlaps {} of subnet {other_name:?}", cidr.value, other.value);
                     let diagnostic = Diagnostic::new(&codes::OVERLAP, cidr.span.clone(), message)
                         .at("overlaps")
                         .and(other.span.clone(), "this one")
@@ -256,7 +259,7 @@ impl<'p> Resolver<'p> {
         if vpc.cidrs.iter().any(|outer| outer.value.contains(&cidr.value)) {
             return;
         }
-        let message = format!("{} of subnet \"{name}\" lies outside its VPC", cidr.value);
+        let message = format!("{} of subnet {name:?} lies outside its VPC", cidr.value);
         let mut diagnostic = Diagnostic::new(&codes::OUTSIDE_VPC, cidr.span.clone(), message).at("outside");
         let same: Vec<_> = vpc.cidrs.iter().filter(|outer| family(&outer.value) == family(&cidr.value)).collect();
         for outer in &same {
@@ -278,6 +281,14 @@ impl<'p> Resolver<'p> {
                 self.nacl_named(nacl);
             }
             self.used_nacls.insert(nacl.clone());
+            if subnet.nacl.is_none() && !policy.nacls.contains_key(DEFAULT_NACL) {
+                let message = format!("subnet {name:?} has AWS's default network ACL, which allows everything");
+                self.push(
+                    Diagnostic::new(&codes::DEFAULT_NACL, subnet.name.clone(), message)
+                        .at("no `nacl`")
+                        .help("write `nacl = \"NAME\"`; `nacl = \"default\"` says that it is meant"),
+                );
+            }
             let cidrs = subnet.cidrs.iter().map(|cidr| cidr.value).collect();
             found.insert(name.clone(), Subnet { name: name.clone(), id: subnet.id.clone(), cidrs, nacl });
         }
@@ -292,7 +303,7 @@ impl<'p> Resolver<'p> {
                 let mut diagnostic = Diagnostic::new(
                     &codes::DIRECTION_ABSENT,
                     nacl.name.clone(),
-                    format!("network ACL \"{name}\" has no `{key}` list: nothing gets {what} the subnet"),
+                    format!("network ACL {name:?} has no `{key}` list: nothing gets {what} the subnet"),
                 )
                 .at(format!("no `{key}`"))
                 .note("what no rule matches, `*` denies");
@@ -316,11 +327,11 @@ impl<'p> Resolver<'p> {
     fn list(&mut self, nacl: &str, list: Option<&'p List>, direction: Direction) -> Vec<Rule> {
         let Some(list) = list else { return Vec::new() };
         let mut numbers: BTreeMap<u16, &At<u16>> = BTreeMap::new();
+        let mut taken: BTreeSet<u16> =
+            list.rules.iter().filter_map(|rule| rule.number.as_ref()).map(|number| number.value).collect();
         for number in list.rules.iter().filter_map(|rule| rule.number.as_ref()) {
             if let Some(first) = numbers.get(&number.value) {
-                let free = (number.value + 1..=LAST_NUMBER).find(|candidate| {
-                    list.rules.iter().all(|rule| rule.number.as_ref().is_none_or(|number| number.value != *candidate))
-                });
+                let free = (number.value + 1..=LAST_NUMBER).find(|candidate| taken.insert(*candidate));
                 let mut diagnostic = Diagnostic::new(
                     &codes::DUPLICATE_NUMBER,
                     number.span.clone(),
@@ -363,7 +374,7 @@ impl<'p> Resolver<'p> {
             (&codes::OVER_DEFAULT_QUOTA, "AWS takes 20 unless the quota is raised")
         };
         let message =
-            format!("network ACL \"{nacl}\" has {} {list_name} {} rules, and {what}", count + 1, family_name(family));
+            format!("network ACL {nacl:?} has {} {list_name} {} rules, and {what}", count + 1, family_name(family));
         self.push(
             Diagnostic::new(code, list.key.clone(), message)
                 .at(format!("{count} rules and `*`"))
@@ -393,8 +404,8 @@ impl<'p> Resolver<'p> {
                     Ports::Absent => {
                         let message = format!("rule {} matches all ports", number.value);
                         self.push(
-                            Diagnostic::new(&codes::PORTS_UNWRITTEN, rule.span.clone(), message)
-                                .at("no `ports`")
+                            Diagnostic::new(&codes::PORTS_UNWRITTEN, protocol.span.clone(), message)
+                                .at("and the rule has no `ports`")
                                 .note("AWS wants them written (N29)")
                                 .help("write `ports = \"all\"`, or the ports that are meant"),
                         );
@@ -418,7 +429,6 @@ impl<'p> Resolver<'p> {
                     .fix(protocol.span.clone(), "\"icmpv6\""),
                 );
                 self.ignored_ports(rule, protocol);
-                self.ignored_icmp(rule, protocol, "the rule matches by protocol number only");
             }
             Protocol::Number(ICMPV6) => {
                 self.push(
@@ -434,7 +444,6 @@ impl<'p> Resolver<'p> {
                     .fix(protocol.span.clone(), "\"icmp\""),
                 );
                 self.ignored_ports(rule, protocol);
-                self.ignored_icmp(rule, protocol, "with an IPv4 CIDR AWS ignores them (N28)");
             }
             Protocol::All | Protocol::Number(_) => {
                 self.ignored_ports(rule, protocol);
@@ -463,14 +472,15 @@ impl<'p> Resolver<'p> {
             self.push(
                 Diagnostic::new(
                     &codes::ALLOW_EVERYTHING,
-                    rule.span.clone(),
+                    protocol.span.clone(),
                     format!(
                         "rule {} lets everything {what}: every protocol {from} every {} address",
                         number.value,
                         family_name(family(&cidr))
                     ),
                 )
-                .at("allows everything no lower number denies")
+                .at("every protocol")
+                .and(address.span.clone(), "every address")
                 .help("least privilege: name the protocol, the ports and the CIDR that are needed"),
             );
         }
@@ -497,11 +507,16 @@ impl<'p> Resolver<'p> {
     fn icmp(&mut self, rule: &written::Rule, protocol: &At<Protocol>, number: u16) -> Option<Icmp> {
         self.ignored_ports(rule, protocol);
         if rule.icmp.is_none() {
+            let echo = if protocol.value == Protocol::Number(ICMP) { "8" } else { "128" };
             self.push(
-                Diagnostic::new(&codes::ICMP_UNWRITTEN, rule.span.clone(), format!("rule {number} matches all ICMP types and codes"))
-                    .at("no `icmp`")
-                    .note("AWS wants them written (N30)")
-                    .help("write `icmp = { type = -1 }`, or the type that is meant: `icmp = { type = 8 }` is an IPv4 echo request"),
+                Diagnostic::new(
+                    &codes::ICMP_UNWRITTEN,
+                    protocol.span.clone(),
+                    format!("rule {number} matches all ICMP types and codes"),
+                )
+                .at("and the rule has no `icmp`")
+                .note("AWS wants them written (N30)")
+                .help(format!("write `icmp = {{ type = -1 }}`, or the type that is meant: {echo} is an echo request")),
             );
         }
         let icmp = rule.icmp.as_ref()?.value;
@@ -547,7 +562,7 @@ impl<'p> Resolver<'p> {
             Some(Family::V6) => "/ipv6",
         };
         let span = &address.span;
-        let subnet = self.subnet_named(name, span, |name| format!("\"subnet:{name}{suffix}\""))?;
+        let subnet = self.subnet_named(name, span, |name| quoted(&format!("subnet:{name}{suffix}")))?;
         let found: Vec<_> =
             subnet.cidrs.iter().filter(|cidr| wanted.is_none_or(|wanted| wanted == family(&cidr.value))).collect();
         if let [one] = found[..] {
@@ -558,11 +573,11 @@ impl<'p> Resolver<'p> {
             return None; // Reported where the subnet is defined.
         }
         let message = match (found.len(), wanted) {
-            (0, Some(wanted)) => format!("subnet \"{name}\" has no {} CIDR", family_name(wanted)),
+            (0, Some(wanted)) => format!("subnet {name:?} has no {} CIDR", family_name(wanted)),
             (count, Some(wanted)) => {
-                format!("subnet \"{name}\" has {count} {} CIDRs, and a rule holds one", family_name(wanted))
+                format!("subnet {name:?} has {count} {} CIDRs, and a rule holds one", family_name(wanted))
             }
-            (count, None) => format!("subnet \"{name}\" has {count} CIDRs, and a rule holds one"),
+            (count, None) => format!("subnet {name:?} has {count} CIDRs, and a rule holds one"),
         };
         let mut diagnostic =
             Diagnostic::new(&codes::SUBNET_NOT_ONE_CIDR, span.clone(), message).at("must stand for exactly one CIDR");
@@ -573,7 +588,8 @@ impl<'p> Resolver<'p> {
             [Family::V4, Family::V6].map(|one| subnet.cidrs.iter().filter(|cidr| family(&cidr.value) == one).count());
         diagnostic = match (wanted, families) {
             (None, [1, 1]) => diagnostic.help(format!(
-                "write `subnet:{name}/ipv4` or `subnet:{name}/ipv6`; for both, two rules with a number each"
+                "write `subnet:{0}/ipv4` or `subnet:{0}/ipv6`; for both, two rules with a number each",
+                name.escape_debug()
             )),
             _ => diagnostic.help("write the CIDR that is meant"),
         };
@@ -586,7 +602,7 @@ impl<'p> Resolver<'p> {
         let mut found = BTreeMap::new();
         for (name, eni) in &policy.enis {
             if let Some(subnet) = &eni.subnet
-                && let Some(written) = self.subnet_named(&subnet.value, &subnet.span, |name| format!("\"{name}\""))
+                && let Some(written) = self.subnet_named(&subnet.value, &subnet.span, quoted)
             {
                 self.inside_subnet(&eni.addresses, &subnet.value, written, true);
             }
@@ -603,7 +619,7 @@ impl<'p> Resolver<'p> {
                 continue;
             }
             let code = if elsewhere { &codes::OUTSIDE_SUBNET } else { &codes::ADDRESS_OUTSIDE };
-            let message = format!("{} lies outside subnet \"{name}\"", address.value);
+            let message = format!("{} lies outside subnet {name:?}", address.value);
             let mut diagnostic = Diagnostic::new(code, address.span.clone(), message).at("outside");
             for cidr in &subnet.cidrs {
                 diagnostic = diagnostic.and(cidr.span.clone(), "the subnet's range");
@@ -629,7 +645,7 @@ impl<'p> Resolver<'p> {
         for (name, interface) in &policy.interfaces {
             let mut subnet = None;
             if let Some(at) = &interface.subnet
-                && let Some(written) = self.subnet_named(&at.value, &at.span, |name| format!("\"{name}\""))
+                && let Some(written) = self.subnet_named(&at.value, &at.span, quoted)
             {
                 subnet = subnets.get(&at.value);
                 self.inside_subnet(interface.addresses.as_deref().unwrap_or_default(), &at.value, written, false);
@@ -679,9 +695,8 @@ impl<'p> Resolver<'p> {
             return;
         }
         let message = format!(
-            "interface \"{name}\" has network ACL \"{}\", and its subnet \"{}\" has \"{of_subnet}\"",
-            direct.value.escape_debug(),
-            at.value
+            "interface {name:?} has network ACL {:?}, and its subnet {:?} has {of_subnet:?}",
+            direct.value, at.value
         );
         let diagnostic = Diagnostic::new(&codes::NACL_DISAGREES, direct.span.clone(), message).at("not the subnet's");
         let (place, text) = match &subnet.nacl {
@@ -696,14 +711,49 @@ impl<'p> Resolver<'p> {
         );
     }
 
+    /// Rules whose CIDR lies inside every subnet the network ACL is on: traffic inside a subnet never meets it (N42).
+    fn never_consulted(&mut self, subnets: &BTreeMap<String, Subnet>, nacls: &BTreeMap<String, Arc<Nacl>>) {
+        let policy = self.policy;
+        for (name, written) in &policy.nacls {
+            let on: Vec<_> = subnets.values().filter(|subnet| subnet.nacl == *name).collect();
+            let direct = policy.interfaces.values().any(|interface| {
+                interface.subnet.is_none() && interface.nacl.as_ref().is_some_and(|nacl| nacl.value == *name)
+            });
+            let (Some(nacl), false, false) = (nacls.get(name), on.is_empty(), direct) else { continue };
+            let lists = [(&nacl.inbound, &written.inbound), (&nacl.outbound, &written.outbound)];
+            for (rules, list) in lists {
+                for rule in rules {
+                    let inside = |subnet: &&Subnet| subnet.cidrs.iter().any(|cidr| cidr.contains(&rule.cidr));
+                    let written = list.iter().flat_map(|list| &list.rules).find(|written| written.span == rule.span);
+                    let Some(address) = written.and_then(|written| written.address.as_ref()) else { continue };
+                    if !on.iter().all(inside) {
+                        continue;
+                    }
+                    let subnet = &on[0].name;
+                    let message =
+                        format!("rule {} is never consulted: {} lies inside subnet {subnet:?}", rule.number, rule.cidr);
+                    let mut diagnostic = Diagnostic::new(&codes::INSIDE_SUBNET, address.span.clone(), message)
+                        .at("inside the subnet itself")
+                        .note(
+                            "a network ACL stands at the border of its subnet; what stays inside never meets it (N42)",
+                        );
+                    if let Some(nacl) = policy.subnets.get(subnet).and_then(|subnet| subnet.nacl.as_ref()) {
+                        diagnostic = diagnostic.and(nacl.span.clone(), "the subnet's network ACL");
+                    }
+                    self.diagnostics.push(diagnostic);
+                }
+            }
+        }
+    }
+
     fn unused(&mut self) {
         let policy = self.policy;
         for (name, nacl) in policy.nacls.iter().filter(|(name, _)| !self.used_nacls.contains(*name)) {
-            let message = format!("network ACL \"{name}\" is used by no subnet and no interface");
+            let message = format!("network ACL {name:?} is used by no subnet and no interface");
             self.diagnostics.push(Diagnostic::new(&codes::UNUSED_NACL, nacl.name.clone(), message).at("unused"));
         }
         for (name, subnet) in policy.subnets.iter().filter(|(name, _)| !self.used_subnets.contains(*name)) {
-            let message = format!("subnet \"{name}\" is named by no interface and no rule");
+            let message = format!("subnet {name:?} is named by no interface and no rule");
             self.diagnostics.push(Diagnostic::new(&codes::UNUSED_SUBNET, subnet.name.clone(), message).at("unused"));
         }
     }

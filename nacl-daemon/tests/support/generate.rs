@@ -287,6 +287,8 @@ fn flaw(random: &mut Random, case: &Case) -> Flaw {
         }
         (4, _) => Flaw::OffsetOne,
         (5, _) => Flaw::Tags,
+        // Inside the VLAN tags: the only cut of an Ethernet header that BPF_PROG_TEST_RUN lets through.
+        (6, _) if case.tags > 0 => Flaw::Cut(14 + random.below(4 * u64::from(case.tags)) as usize),
         _ => Flaw::Cut(random.below(case.bytes().0.len() as u64) as usize),
     }
 }

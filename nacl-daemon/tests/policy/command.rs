@@ -1,0 +1,109 @@
+//! `nacld check` as a person and a pipeline meet it: exit codes, and what goes to which stream.
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+fn nacld() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nacld"));
+    command
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        .env_remove("NO_COLOR")
+        .env_remove("CLICOLOR_FORCE");
+    command
+}
+
+fn check(arguments: &[&str]) -> Output {
+    nacld().arg("check").args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn exit_codes_are_the_documented_ones() {
+    for (arguments, code) in [
+        (&["config/nacld.toml"][..], 0),
+        (&["config/invalid/I001-ports-unwritten.toml", "--deny", "warnings"], 0),
+        (&["config/invalid/W001-host-bits.toml"], 0),
+        (&["config/invalid/W001-host-bits.toml", "--deny", "warnings"], 4),
+        (&["config/invalid/several.toml"], 3),
+        (&["config/invalid/several.toml", "--deny", "warnings"], 3),
+        (&["config/nacld.toml", "config/invalid/several.toml"], 3),
+        (&["config/none.toml"], 1),
+        (&["config"], 1),
+        (&[], 2),
+    ] {
+        assert_eq!(check(arguments).status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[test]
+fn findings_go_to_standard_error_and_one_line_a_file_to_standard_output() {
+    let output = check(&["config/aws-example.toml", "config/invalid/E006-version-unknown.toml", "config/none.toml"]);
+    assert_eq!(
+        text(&output.stdout),
+        "config/aws-example.toml: ok, 1 interface, 1 network ACL, 15 rules\n\
+         config/invalid/E006-version-unknown.toml: 1 error\n"
+    );
+    let shown = text(&output.stderr);
+    let expected = include_str!("../../../config/invalid/E006-version-unknown.expected").trim_end_matches("1 error\n");
+    assert!(shown.starts_with(expected), "{shown}");
+    assert!(shown.contains("error: cannot read config/none.toml") && shown.contains("No such file"), "{shown}");
+}
+
+#[test]
+fn a_warning_does_not_keep_a_policy_from_use() {
+    let output = check(&["config/invalid/W001-host-bits.toml"]);
+    assert_eq!(
+        text(&output.stdout),
+        "config/invalid/W001-host-bits.toml: ok, 2 interfaces, 2 network ACLs, 6 rules (3 warnings, 1 note)\n"
+    );
+}
+
+#[test]
+fn colour_comes_only_where_it_is_wanted() {
+    let file = "config/invalid/several.toml";
+    let plain = check(&[file]);
+    let always = check(&[file, "--color", "always"]);
+    assert!(!text(&plain.stderr).contains('\u{1b}'));
+    assert!(text(&always.stderr).contains('\u{1b}'));
+    let no_color = nacld().args(["check", file]).env("NO_COLOR", "1").env("CLICOLOR_FORCE", "0").output().unwrap();
+    assert_eq!(no_color.stderr, plain.stderr);
+}
+
+#[test]
+fn json_says_the_same_for_machines() {
+    let output =
+        check(&["--json", "config/nacld.toml", "config/invalid/E011-duplicate-numbers.toml", "config/none.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], 1);
+    let files = report["files"].as_array().unwrap();
+    assert_eq!((&files[0]["ok"], &files[1]["ok"], &files[2]["ok"]), (&true.into(), &false.into(), &false.into()));
+    assert!(files[2]["error"].as_str().unwrap().contains("No such file"));
+    let first = &files[1]["diagnostics"][0];
+    assert_eq!((&first["code"], &first["severity"]), (&"E011".into(), &"error".into()));
+    assert_eq!((&first["line"], &first["column"], &first["end_column"]), (&7.into(), &12.into(), &15.into()));
+    assert_eq!((&first["labels"][0]["line"], &first["fix"]["text"]), (&5.into(), &"102".into()));
+}
+
+#[test]
+fn a_policy_can_come_from_standard_input() {
+    let mut child = nacld()
+        .args(["check", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"version = 1\n[interface.eth0]\nnacl = \"default\"\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stdout), "<stdin>: ok, 1 interface, 1 network ACL, 4 rules\n");
+    assert_eq!(output.status.code(), Some(0));
+}
