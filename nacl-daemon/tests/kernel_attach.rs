@@ -18,7 +18,7 @@ use nacl_daemon::{
 use nix::errno::Errno;
 use support::{
     policies::{open, options, policy, rule, slot, two_closed},
-    veth::{Cable, FAR, HERE, NEAR, ip, packet_socket, run},
+    veth::{Cable, FAR, HERE, NEAR, frame, ip, packet_socket, run},
 };
 
 const CLOSED_IN: u16 = 4001;
@@ -382,7 +382,7 @@ fn tags_on_the_wire_count_as_one_to_three() {
         for tags in 0..4_u8 {
             let before = attachment.counters().expect("counters");
             let bytes = tagged(tags);
-            cable.frame(&cable.there, FAR, &bytes);
+            frame(&cable.there, FAR, &bytes);
             std::thread::sleep(Duration::from_millis(20));
             let after = attachment.counters().expect("counters");
             // Before TC the kernel takes the outermost tag off and keeps it in metadata; XDP sees it in the frame.
@@ -420,7 +420,7 @@ fn an_ip_header_that_is_cut_short_is_dropped_on_the_wire_too() {
         let attachment = attach(&cable.target(), &options(xdp), &open()).expect("it attaches");
         for (bytes, number) in [(14, 1), (20, 2), (33, 3)] {
             // On egress the sender is told, on ingress nobody is.
-            cable.frame(&cable.there, FAR, &tagged(0)[..bytes]);
+            frame(&cable.there, FAR, &tagged(0)[..bytes]);
             netns::within(Some(&cable.here), || {
                 let sent = nix::unistd::write(packet_socket(NEAR), &tagged(0)[..bytes]);
                 assert_eq!(sent, Err(Errno::ENOBUFS));

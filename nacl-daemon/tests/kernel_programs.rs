@@ -198,7 +198,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>, Reason, bool)> {
 }
 
 /// What the host engine says of the same bytes.
-fn expected(compiled: &Compiled, options: &Options, direction: Direction, frame: &[u8]) -> Verdict {
+fn expected(compiled: &Compiled, options: Options, direction: Direction, frame: &[u8]) -> Verdict {
     let flags = if options.drop_non_ip { Control::NON_IP_DROP } else { 0 };
     match parse(frame, 0) {
         Ok(packet) => compiled.judge(direction, &packet),
@@ -232,7 +232,7 @@ fn every_treatment_is_the_host_engines() {
                     let inbound = (program == Program::TcEgress) == (side == Side::Router);
                     let direction = if inbound { Direction::Inbound } else { Direction::Outbound };
                     let (action, event) = bed.run_program(program, &frame, None).expect(name);
-                    let wanted = expected(&compiled, &options, direction, &frame);
+                    let wanted = expected(&compiled, options, direction, &frame);
                     assert_eq!(wanted.reason, reason, "{name}, host");
                     assert_eq!(verdict(&event), wanted, "{name}, {program:?}");
                     assert_eq!(action, wanted.action, "{name}, {program:?}");
@@ -283,7 +283,7 @@ fn monitor_mode_says_deny_and_drops_nothing() {
             if program == Program::Xdp || at_tc {
                 let (action, event) = bed.run_program(program, &frame, None).expect(name);
                 assert_eq!((action, event.enforced), (Action::Allow, 0), "{name}");
-                let wanted = expected(&compiled, &options, direction(program), &frame);
+                let wanted = expected(&compiled, options, direction(program), &frame);
                 assert_eq!(verdict(&event), wanted, "{name}");
             }
         }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
 
 use crate::shell::{as_root, cargo, execute, find, is_root, output, path_with, run_within, rustup, say, target};
 
@@ -70,15 +71,25 @@ pub fn ensure() -> Result<Ready> {
     Ok(Ready { llvm: toolchain.llvm_directory(), toolchain: toolchain.name, linker })
 }
 
+#[derive(ClapArgs)]
+pub struct Args {
+    /// Take Debian's compiler, even where rustup could give one
+    #[arg(long)]
+    debian: bool,
+}
+
 /// The command: makes everything ready and says what there is.
-pub fn run() -> Result<Ready> {
+pub fn run(args: &Args) -> Result<()> {
+    if args.debian && !Toolchain::probe(DEBIAN).is_some_and(|toolchain| toolchain.fits() && toolchain.has_source()) {
+        debian()?;
+    }
     let ready = ensure()?;
     say(&format!(
         "ready: toolchain {} (LLVM {LLVM}), bpf-linker {LINKER_VERSION} in {}, ip",
         ready.toolchain,
         ready.linker.display()
     ));
-    Ok(ready)
+    Ok(())
 }
 
 fn installed() -> Result<Vec<Toolchain>> {
@@ -108,36 +119,23 @@ fn complete(toolchains: Vec<Toolchain>) -> Option<Toolchain> {
 /// A toolchain with core's source: there is no precompiled core for the BPF target.
 fn toolchain() -> Result<Toolchain> {
     let toolchains = installed()?;
-    let incomplete = toolchains.iter().find(|t| t.fits() && t.name != DEBIAN).map(|t| t.name.clone());
+    let incomplete: Vec<_> =
+        toolchains.iter().filter(|t| t.fits() && t.name != DEBIAN).map(|t| t.name.clone()).collect();
     if let Some(toolchain) = complete(toolchains) {
         return Ok(toolchain);
     }
-    match incomplete {
-        Some(name) => {
-            say(&format!("adding rust-src to {name} (a few seconds; given up after a minute)"));
-            rustup_within(&["component", "add", "rust-src", "--toolchain", &name], 60)?;
-        }
-        None => {
-            say(&format!("installing {NIGHTLY} with rust-src (a minute or two; given up after five)"));
-            rustup_within(
-                &[
-                    "toolchain",
-                    "install",
-                    NIGHTLY,
-                    "--profile",
-                    "minimal",
-                    "--component",
-                    "rust-src",
-                    "--no-self-update",
-                ],
-                300,
-            )?;
-        }
+    if let Some(name) = incomplete.first() {
+        say(&format!("adding rust-src to {name} (a few seconds; given up after a minute)"));
+        rustup_within(&["component", "add", "rust-src", "--toolchain", name], 60)?;
+    } else {
+        say(&format!("installing {NIGHTLY} with rust-src (a minute or two; given up after five)"));
+        let what = ["toolchain", "install", NIGHTLY, "--profile", "minimal", "--component", "rust-src"];
+        rustup_within(&[&what[..], &["--no-self-update"]].concat(), 300)?;
     }
     if let Some(toolchain) = complete(installed()?) {
         return Ok(toolchain);
     }
-    say("rustup cannot fetch it; taking Debian's compiler and its source instead");
+    say("rustup cannot give it; taking Debian's compiler and its source instead");
     debian()
 }
 

@@ -10,7 +10,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{DataplaneError, Options};
+use super::DataplaneError;
 use crate::compile::Compiled;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-ebpf"));
@@ -34,7 +34,7 @@ pub struct Object(Ebpf);
 
 impl Object {
     /// Makes the maps and prepares the programs; none is in the kernel yet.
-    pub fn load(options: &Options, compiled: &Compiled, test: bool) -> Result<Self, DataplaneError> {
+    pub fn load(compiled: &Compiled, trace: bool, test: bool) -> Result<Self, DataplaneError> {
         if OBJECT.is_empty() {
             return Err(DataplaneError::NotBuiltIn);
         }
@@ -44,13 +44,13 @@ impl Object {
         if test {
             loader.override_global("TEST", &1_u32, true);
         }
-        if options.trace {
+        if trace {
             loader.override_global("TRACE", &1_u32, true);
         }
         loader
             // Room for as much again, so that a policy can grow while it is in force.
             .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(least, 0x8000));
-        if !options.trace {
+        if !trace {
             // The log's ring is part of the object; without --trace nothing writes to it.
             loader.map_max_entries("AYA_LOGS", 4096);
         }
@@ -186,7 +186,7 @@ fn lacking_capabilities(netns: bool) -> Vec<&'static str> {
     for (number, name, instead) in
         [(NET_ADMIN, "CAP_NET_ADMIN", false), (BPF, "CAP_BPF", true), (PERFMON, "CAP_PERFMON", true)]
     {
-        if !has(number) && !(instead && has(SYS_ADMIN)) {
+        if !(has(number) || instead && has(SYS_ADMIN)) {
             lacking.push(name);
         }
     }

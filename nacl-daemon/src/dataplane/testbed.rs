@@ -65,9 +65,9 @@ impl TestBed {
     /// See [`DataplaneError`].
     pub fn load(options: &Options, compiled: &Compiled) -> Result<Self, DataplaneError> {
         object::usable(false)?;
-        let mut object = Object::load(options, compiled, true)?;
+        let mut object = Object::load(compiled, options.trace, true)?;
         let mut maps = Maps::take(&mut object)?;
-        maps.install(options, compiled)?;
+        maps.install(*options, compiled)?;
         let events = EventReader::take(&mut object, options.trace)?;
         let last: Array<MapData, [u64; 8]> = object.map("LAST")?;
         let mapped = Mapped::new(last.map()).map_err(DataplaneError::ControlWord)?;
@@ -82,7 +82,7 @@ impl TestBed {
     /// # Errors
     /// See [`DataplaneError`].
     pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
-        self.maps.install(options, compiled)
+        self.maps.install(*options, compiled)
     }
 
     /// Runs a frame of at least 14 bytes through the program of a hook: XDP on ingress, TC on egress. Returns what
@@ -132,7 +132,7 @@ impl TestBed {
         let context = wire.map(context);
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
-        options.ctx_in = context.as_ref().map(|context| context.as_slice());
+        options.ctx_in = context.as_ref().map(<[u8; 192]>::as_slice);
         let name = program.name();
         let failed = |source| DataplaneError::TestRun { program: name, source };
         let (result, [drop, pass]) = match program {
