@@ -1,1 +1,184 @@
-//! The TOML as it was written, with spans, and every diagnostic about it at once. No I/O.
+//! The TOML as it was written, with spans, and every diagnostic about it at once. No I/O: what a name means is
+//! [`crate::resolve`]'s business, how a diagnostic looks [`crate::report::diagnostics`]'s.
+
+pub mod codes;
+mod names;
+mod read;
+mod rule;
+mod tree;
+pub mod written;
+
+use std::{ops::Range, sync::Arc};
+
+use serde::Serialize;
+
+use self::codes::Code;
+pub(crate) use self::{names::protocol_name, rule::address_keys};
+use crate::resolve::{self, Resolved};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The policy cannot be used.
+    Error,
+    /// The policy can be used, and probably does not do what its author thinks.
+    Warning,
+    /// Worth knowing.
+    Note,
+}
+
+/// One finding. Spans are bytes of the policy text, always on character boundaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Its code, see [`codes`].
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// Where.
+    pub span: Range<usize>,
+    /// What is said at that place.
+    pub label: Option<String>,
+    /// Other places that belong to it.
+    pub labels: Vec<Label>,
+    /// The fact behind it.
+    pub note: Option<String>,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// An edit that does what the help says.
+    pub fix: Option<Fix>,
+}
+
+/// A place that belongs to a diagnostic, and what is said there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Where.
+    pub span: Range<usize>,
+    /// What is there.
+    pub text: String,
+}
+
+/// One edit of the policy text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fix {
+    /// What is replaced; empty for an insertion.
+    pub span: Range<usize>,
+    /// By what.
+    pub replacement: String,
+}
+
+impl Diagnostic {
+    pub(crate) fn new(code: &'static Code, span: Range<usize>, message: impl Into<String>) -> Self {
+        Self {
+            severity: code.severity,
+            code: code.id,
+            message: message.into(),
+            span,
+            label: None,
+            labels: Vec::new(),
+            note: None,
+            help: None,
+            fix: None,
+        }
+    }
+
+    pub(crate) fn at(mut self, text: impl Into<String>) -> Self {
+        self.label = Some(text.into());
+        self
+    }
+
+    pub(crate) fn and(mut self, span: Range<usize>, text: impl Into<String>) -> Self {
+        self.labels.push(Label { span, text: text.into() });
+        self
+    }
+
+    pub(crate) fn note(mut self, text: impl Into<String>) -> Self {
+        self.note = Some(text.into());
+        self
+    }
+
+    pub(crate) fn help(mut self, text: impl Into<String>) -> Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    pub(crate) fn fix(mut self, span: Range<usize>, replacement: impl Into<String>) -> Self {
+        self.fix = Some(Fix { span, replacement: replacement.into() });
+        self
+    }
+
+    /// Adds "did you mean" with its edit, where one of the candidates is close.
+    pub(crate) fn did_you_mean<'c>(
+        self,
+        written: &str,
+        span: Range<usize>,
+        candidates: impl IntoIterator<Item = &'c str>,
+        edit: impl Fn(&str) -> String,
+    ) -> Self {
+        match names::closest(written, candidates) {
+            Some(name) => self.help(format!("did you mean `{name}`?")).fix(span, edit(name)),
+            None => self,
+        }
+    }
+}
+
+/// What loading a policy gives.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The policy; `None` exactly when a diagnostic is an error.
+    pub resolved: Option<Resolved>,
+    /// Errors, then warnings, then notes; each in the order of the text.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Outcome {
+    /// How many diagnostics of this severity there are.
+    pub fn count(&self, severity: Severity) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
+    }
+}
+
+/// Loads a policy: reads the TOML, checks it, and resolves every name in it. `file` is only used in messages.
+pub fn load(file: &str, text: &str, host: &dyn resolve::Host) -> Outcome {
+    let read = read::read(text);
+    let mut diagnostics = read.diagnostics;
+    let resolved = resolve::build::resolve(file, &Arc::from(text), &read.policy, host, &mut diagnostics);
+    if !read.broken_lines.is_empty() {
+        // What follows from a syntax error is noise: keys it swallowed are not missing, names it swallowed not unknown.
+        let follows = [
+            &codes::MISSING_KEY,
+            &codes::UNKNOWN_NACL,
+            &codes::UNKNOWN_SUBNET,
+            &codes::UNKNOWN_VPC,
+            &codes::SUBNET_NOT_ONE_CIDR,
+            &codes::VERSION,
+        ];
+        diagnostics.retain(|diagnostic| {
+            diagnostic.code == codes::SYNTAX.id
+                || diagnostic.severity == Severity::Error
+                    && follows.iter().all(|code| code.id != diagnostic.code)
+                    && read.broken_lines.iter().all(|line| !line.contains(&diagnostic.span.start))
+        });
+    }
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.severity, diagnostic.span.start, diagnostic.span.end));
+    let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+    Outcome { resolved: if failed { None } else { resolved }, diagnostics }
+}
+
+/// A policy file's bytes as text.
+///
+/// # Errors
+/// They are not UTF-8: the text with replacement characters, and a diagnostic that points at the first of them.
+pub fn decode(bytes: Vec<u8>) -> Result<String, Box<(String, Diagnostic)>> {
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let lossy = String::from_utf8_lossy(error.as_bytes()).into_owned();
+        let end = at + lossy[at..].chars().next().map_or(0, char::len_utf8);
+        let diagnostic = Diagnostic::new(&codes::NOT_UTF8, at..end, "the file is not UTF-8 text")
+            .at("not UTF-8")
+            .help("save the file as UTF-8");
+        Box::new((lossy, diagnostic))
+    })
+}

@@ -2,6 +2,8 @@
 //! names, references and quotas are made here. No file, socket or kernel is touched: what the host knows comes in
 //! through [`Host`].
 
+pub mod build;
+
 use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::IpNet;
@@ -45,6 +47,8 @@ pub struct Resolved {
 pub struct Subnet {
     /// Name in the policy.
     pub name: String,
+    /// AWS's id, if given.
+    pub id: Option<String>,
     /// Its CIDRs, at most one IPv4 CIDR in practice.
     pub cidrs: Vec<IpNet>,
     /// Name of its network ACL; `default` is AWS's default one unless the policy defines it.

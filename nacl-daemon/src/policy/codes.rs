@@ -1,0 +1,92 @@
+//! Every diagnostic's code, severity and one-line description: the one table of them. Codes are never renumbered or
+//! reused. Nothing here says when a diagnostic is made.
+
+use super::Severity;
+
+/// A diagnostic's identity.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Code {
+    /// `E…` errors, `W…` warnings, `I…` notes.
+    pub id: &'static str,
+    /// What it does to the outcome.
+    pub severity: Severity,
+    /// What it means, in one line.
+    pub summary: &'static str,
+}
+
+macro_rules! codes {
+    ($($name:ident = $id:literal $severity:ident $summary:literal;)+) => {
+        $(#[doc = $summary] pub static $name: Code =
+            Code { id: $id, severity: Severity::$severity, summary: $summary };)+
+        /// All of them, in order.
+        pub static ALL: &[&Code] = &[$(&$name),+];
+    };
+}
+
+codes! {
+    SYNTAX = "E001" Error "the file is not valid TOML";
+    NOT_UTF8 = "E002" Error "the file is not UTF-8 text";
+    UNKNOWN_KEY = "E003" Error "a key the policy language does not have";
+    WRONG_TYPE = "E004" Error "a value of the wrong TOML type";
+    MISSING_KEY = "E005" Error "a key that must be there is missing";
+    VERSION = "E006" Error "`version` is missing, or names a language this program does not speak";
+    UNKNOWN_VALUE = "E007" Error "a value that is none of those the key takes";
+    BAD_NAME = "E008" Error "a name no interface or network namespace can have";
+    RULE_NUMBER = "E010" Error "a rule number outside 1 to 32766 (N1, N2)";
+    DUPLICATE_NUMBER = "E011" Error "a rule number used twice in one direction; IPv4 and IPv6 share the numbers (N4, N5)";
+    STAR = "E012" Error "a `*` rule that is more than the implied deny of everything (N2, N3)";
+    PROTOCOL = "E013" Error "a protocol that has neither a known name nor a number from 0 to 255 (N25)";
+    PORTS = "E014" Error "ports that are reversed, out of range, or not a port range at all";
+    ICMP = "E015" Error "an ICMP type or code outside 0 to 255 (-1 means all)";
+    CIDR = "E016" Error "not a CIDR or an IP address";
+    NO_PREFIX = "E017" Error "an address without a prefix length where a CIDR is wanted";
+    WRONG_SIDE = "E018" Error "`source` in an outbound rule or `destination` in an inbound one (N22)";
+    NO_SUCH_MATCH = "E019" Error "something AWS network ACL rules cannot match on (N21)";
+    NO_SUCH_REFERENCE = "E020" Error "a security group or prefix list in a network ACL rule (N21, N36)";
+    ONE_VALUE = "E021" Error "a list where an AWS rule holds one value";
+    UNKNOWN_SUBNET = "E030" Error "a subnet the policy does not define";
+    UNKNOWN_NACL = "E031" Error "a network ACL the policy does not define";
+    UNKNOWN_VPC = "E032" Error "a VPC the policy does not define, or one that must be named and is not";
+    SUBNET_NOT_ONE_CIDR = "E033" Error "`subnet:NAME` that does not stand for exactly one CIDR";
+    NACL_DISAGREES = "E034" Error "an interface whose `nacl` is not that of its `subnet` (N14)";
+    OUTSIDE_VPC = "E035" Error "a subnet's CIDR that lies outside its VPC";
+    OVERLAP = "E036" Error "CIDRs of subnets in one VPC that overlap";
+    OUTSIDE_SUBNET = "E037" Error "an elsewhere interface's address that lies outside its subnet";
+    MIXED_VPC = "E038" Error "`[vpc]` and `[vpc.NAME]` in one policy";
+    NOT_YET = "E050" Error "something this version, which enforces network ACLs statelessly, does not do";
+    HOST_BITS = "W001" Warning "a CIDR with host bits set; AWS zeroes them (N35)";
+    PORTS_IGNORED = "W002" Warning "ports on a protocol without ports; AWS ignores them (N27, N34)";
+    ICMP_IGNORED = "W003" Warning "an ICMP type or code that AWS ignores (N27, N28, N31)";
+    ICMP_ON_IPV6 = "W004" Warning "protocol 1 with an IPv6 CIDR matches no real packet (N33)";
+    ICMPV6_ON_IPV4 = "W005" Warning "protocol 58 with an IPv4 CIDR matches all types and codes, and no real packet (N28)";
+    OVER_DEFAULT_QUOTA = "W006" Warning "more rules than AWS allows unless the quota is raised: 20, `*` included (N38 to N40)";
+    OVER_MAXIMUM_QUOTA = "W007" Warning "more rules than AWS allows at all: 40, `*` included (N38 to N40)";
+    ADDRESS_OUTSIDE = "W008" Warning "an interface's address that lies outside its subnet";
+    EXTENSION_HEADER = "W009" Warning "an IPv6 extension header as a protocol: it is looked behind, so the rule matches next to nothing";
+    PORTS_UNWRITTEN = "I001" Note "a TCP or UDP rule without ports matches all; AWS wants them written (N29)";
+    ICMP_UNWRITTEN = "I002" Note "an ICMP rule without type and code matches all; AWS wants them written (N30)";
+    STAR_IMPLIED = "I003" Note "a `*` rule is implied and need not be written (N2)";
+    UNUSED_NACL = "I004" Note "a network ACL that no subnet and no interface uses";
+    UNUSED_SUBNET = "I005" Note "a subnet that no interface and no rule names";
+    ALLOW_EVERYTHING = "I006" Note "a written rule that allows every protocol from or to everywhere";
+    DIRECTION_ABSENT = "I007" Note "a network ACL without one of its lists: that direction is `*` only and denies everything";
+    NO_INTERFACE = "I008" Note "a policy without an interface enforces nothing";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_lettered_by_severity() {
+        for (at, code) in ALL.iter().enumerate() {
+            assert!(ALL[at + 1..].iter().all(|other| other.id != code.id), "{} twice", code.id);
+            let letter = match code.severity {
+                Severity::Error => 'E',
+                Severity::Warning => 'W',
+                Severity::Note => 'I',
+            };
+            assert!(code.id.starts_with(letter) && code.id.len() == 4, "{}", code.id);
+        }
+    }
+}

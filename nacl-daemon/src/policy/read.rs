@@ -1,0 +1,418 @@
+//! TOML → [`Policy`] as written: every table, key and value of the language, each with its own diagnostic, so that one
+//! mistake hides no other. Names are looked up elsewhere (`resolve`).
+
+use std::{collections::BTreeMap, net::IpAddr, ops::Range};
+
+use nacl_common::Direction;
+use toml::de::{DeTable, Error};
+
+use super::{
+    Diagnostic, codes, rule,
+    tree::{Entry, Hint, Reader, Table, Unknown, Value, entries_of},
+    written::{At, Eni, Interface, List, Nacl, Policy, Subnet, Vpc},
+};
+use crate::resolve::{Side, Xdp};
+
+/// What reading gives.
+pub(super) struct Read {
+    pub(super) policy: Policy,
+    pub(super) diagnostics: Vec<Diagnostic>,
+    /// Lines on which the TOML is broken.
+    pub(super) broken_lines: Vec<Range<usize>>,
+}
+
+/// The version of the language this program speaks.
+const VERSION: i64 = 1;
+
+/// Longest interface name Linux has (IFNAMSIZ less the terminator).
+const NAME_MAX: usize = 15;
+
+const TOP: [&str; 6] = ["version", "vpc", "subnet", "nacl", "eni", "interface"];
+
+/// Why something of AWS is refused for now, in one voice.
+const STATELESS: &str = "this version enforces network ACLs statelessly, and refuses what it would not enforce";
+
+pub(super) fn read(text: &str) -> Read {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let mut reader = Reader { text, diagnostics: Vec::new() };
+    let broken_lines = errors.iter().map(|error| syntax(&mut reader, error)).collect();
+    let top = Table::read(&mut reader, "a policy", 0..0, document.get_ref(), &TOP, &top_hint);
+    version(&mut reader, &top);
+    let mut policy = Policy::default();
+    if let Some(entry) = top.entry("vpc") {
+        policy.vpcs = vpcs(&mut reader, entry);
+    }
+    let tables = |reader: &mut Reader<'_>, key: &str, example: &str| {
+        top.get(key).map(|value| value.named(reader, key, example)).unwrap_or_default()
+    };
+    for entry in tables(&mut reader, "subnet", "public") {
+        policy.subnets.extend(subnet(&mut reader, &entry).map(|subnet| (entry.key.to_owned(), subnet)));
+    }
+    for entry in tables(&mut reader, "nacl", "web") {
+        policy.nacls.extend(nacl(&mut reader, &entry).map(|nacl| (entry.key.to_owned(), nacl)));
+    }
+    for entry in tables(&mut reader, "eni", "load-balancer") {
+        policy.enis.extend(eni(&mut reader, &entry).map(|eni| (entry.key.to_owned(), eni)));
+    }
+    for entry in tables(&mut reader, "interface", "eth0") {
+        policy.interfaces.extend(interface(&mut reader, &entry).map(|found| (entry.key.to_owned(), found)));
+    }
+    Read { policy, diagnostics: reader.diagnostics, broken_lines }
+}
+
+/// Records a syntax error and returns the lines it touches.
+fn syntax(reader: &mut Reader<'_>, error: &Error) -> Range<usize> {
+    let text = reader.text;
+    let span = error.span().unwrap_or(0..0);
+    let floor = |at: usize| text.floor_char_boundary(at.min(text.len()));
+    let span = floor(span.start)..text.ceil_char_boundary(span.end.min(text.len())).max(floor(span.start));
+    let (message, expected) = match error.message().split_once(", expected ") {
+        Some((message, expected)) => (message, Some(expected)),
+        None => (error.message(), None),
+    };
+    let diagnostic = Diagnostic::new(&codes::SYNTAX, span.clone(), format!("not valid TOML: {message}"));
+    let diagnostic = match expected {
+        Some("nothing") => diagnostic.at("nothing may stand here"),
+        Some(expected) => diagnostic.at(format!("expected {expected}")),
+        None => diagnostic,
+    };
+    reader.push(diagnostic);
+    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+    let end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
+    start..end + 1
+}
+
+fn not_yet(span: Range<usize>, what: &str) -> Diagnostic {
+    Diagnostic::new(&codes::NOT_YET, span, format!("{what} not in this version"))
+        .at("not in this version")
+        .note(STATELESS)
+}
+
+fn top_hint<'d>(unknown: &Unknown<'_, 'd>) -> Option<Hint> {
+    let what = match unknown.plain.as_str() {
+        "security_group" | "security_groups" | "sg" => "security groups are",
+        "prefix_list" | "prefix_lists" | "pl" => "prefix lists are",
+        "tracking" | "conntrack" => "connection tracking is",
+        "failsafe" => "failsafe entries are",
+        _ => return None,
+    };
+    Some(Hint { diagnostic: not_yet(unknown.entry.key_span.clone(), what), meant: None })
+}
+
+fn none(_: &Unknown<'_, '_>) -> Option<Hint> {
+    None
+}
+
+fn version(reader: &mut Reader<'_>, top: &Table<'_>) {
+    let Some(value) = top.get("version") else {
+        if !top.has("version") {
+            reader.push(
+                Diagnostic::new(
+                    &codes::VERSION,
+                    0..0,
+                    "the policy does not say which version of the language it is in",
+                )
+                .at("`version` is missing")
+                .help("begin the file with `version = 1`")
+                .fix(0..0, "version = 1\n"),
+            );
+        }
+        return;
+    };
+    if value.as_integer() == Some(VERSION) {
+        return;
+    }
+    let message = match value.as_integer() {
+        Some(other) => format!("this program does not speak version {other} of the policy language"),
+        None => format!("`version` must be an integer, not {}", value.kind()),
+    };
+    reader.push(
+        Diagnostic::new(&codes::VERSION, value.span(), message)
+            .at("expected 1")
+            .help("there is one version so far")
+            .fix(value.span(), "1"),
+    );
+}
+
+fn vpcs(reader: &mut Reader<'_>, entry: &Entry<'_>) -> BTreeMap<String, Vpc> {
+    let mut found = BTreeMap::new();
+    let is_named = |value: &Value<'_>| value.is_table();
+    let children = entry.value.as_table().map(entries_of).unwrap_or_default();
+    let named: Vec<_> = children.iter().filter(|child| is_named(&child.value)).collect();
+    let plain: Vec<_> = children.iter().filter(|child| !is_named(&child.value)).collect();
+    if let ([first, ..], [key, ..]) = (&named[..], &plain[..]) {
+        reader.push(
+            Diagnostic::new(&codes::MIXED_VPC, key.key_span.clone(), "`[vpc]` and `[vpc.NAME]` do not go together")
+                .at("belongs to a VPC without a name")
+                .and(first.key_span.clone(), "a VPC with a name")
+                .help("give every VPC a name, or have only one"),
+        );
+        return found;
+    }
+    if named.is_empty() {
+        if let Some(vpc) = vpc(reader, "`[vpc]`", entry.key_span.clone(), entry.value) {
+            found.insert(String::new(), vpc);
+        }
+        return found;
+    }
+    for child in named {
+        let what = format!("`[vpc.{}]`", child.key.escape_debug());
+        if let Some(vpc) = vpc(reader, &what, child.key_span.clone(), child.value) {
+            found.insert(child.key.to_owned(), vpc);
+        }
+    }
+    found
+}
+
+fn vpc(reader: &mut Reader<'_>, what: &str, name: Range<usize>, value: Value<'_>) -> Option<Vpc> {
+    let table = value.table(reader, what, &["cidrs"], &none)?;
+    let cidrs = cidrs(reader, &table, &name, "the VPC's address ranges: `cidrs = [\"10.0.0.0/16\"]`");
+    Some(Vpc { name, cidrs })
+}
+
+/// `cidrs`, which must be there and not be empty.
+fn cidrs(reader: &mut Reader<'_>, table: &Table<'_>, name: &Range<usize>, help: &str) -> Vec<At<ipnet::IpNet>> {
+    let Some(value) = table.require_at(reader, "cidrs", name, help) else { return Vec::new() };
+    let Some(items) = value.strings(reader, "cidrs") else { return Vec::new() };
+    if value.as_array().is_some_and(|array| array.is_empty()) {
+        reader.push(
+            Diagnostic::new(&codes::MISSING_KEY, value.span(), "`cidrs` is empty")
+                .at("at least one CIDR is wanted")
+                .help(help),
+        );
+    }
+    items
+        .into_iter()
+        .filter_map(|(text, span)| Some(At { value: rule::cidr(reader, text, span.clone())?, span }))
+        .collect()
+}
+
+/// A list of plain addresses.
+fn addresses(reader: &mut Reader<'_>, value: Value<'_>) -> Vec<At<IpAddr>> {
+    let items = value.strings(reader, "addresses").unwrap_or_default();
+    let mut found = Vec::new();
+    for (text, span) in items {
+        if let Ok(address) = text.parse() {
+            found.push(At { value: address, span });
+            continue;
+        }
+        let mut diagnostic =
+            Diagnostic::new(&codes::CIDR, span.clone(), format!("\"{}\" is not an IP address", text.escape_debug()))
+                .at("expected an address");
+        if let Some(address) = text.split_once('/').and_then(|(address, _)| address.parse::<IpAddr>().ok()) {
+            diagnostic = diagnostic
+                .help("an interface has addresses; the prefix length belongs to its subnet")
+                .fix(span, format!("\"{address}\""));
+        }
+        reader.push(diagnostic);
+    }
+    found
+}
+
+fn string(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<String> {
+    table.get(key)?.string(reader, key).map(str::to_owned)
+}
+
+fn string_at(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<At<String>> {
+    let value = table.get(key)?;
+    Some(At { value: value.string(reader, key)?.to_owned(), span: value.span() })
+}
+
+fn subnet(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Subnet> {
+    let what = format!("`[subnet.{}]`", entry.key.escape_debug());
+    let table = entry.value.table(reader, &what, &["cidrs", "nacl", "vpc", "id"], &|unknown| {
+        matches!(unknown.plain.as_str(), "cidr" | "cidr_block").then(|| Hint {
+            diagnostic: Diagnostic::new(
+                &codes::UNKNOWN_KEY,
+                unknown.entry.key_span.clone(),
+                format!("{what} has no key `{}`", unknown.entry.key.escape_debug()),
+            )
+            .at("unknown key")
+            .help("it is a list: `cidrs = [\"10.0.1.0/24\"]`"),
+            meant: Some("cidrs"),
+        })
+    })?;
+    Some(Subnet {
+        name: entry.key_span.clone(),
+        cidrs: cidrs(reader, &table, &entry.key_span, "the subnet's address ranges: `cidrs = [\"10.0.1.0/24\"]`"),
+        nacl: string_at(reader, &table, "nacl"),
+        vpc: string_at(reader, &table, "vpc"),
+        id: string(reader, &table, "id"),
+    })
+}
+
+fn nacl(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Nacl> {
+    let what = format!("`[nacl.{}]`", entry.key.escape_debug());
+    let table = entry.value.table(reader, &what, &["id", "inbound", "outbound"], &|unknown| {
+        let meant = match unknown.plain.as_str() {
+            "ingress" | "in" => "inbound",
+            "egress" | "out" => "outbound",
+            _ => return None,
+        };
+        let span = unknown.entry.key_span.clone();
+        let key = unknown.entry.key.escape_debug();
+        let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span.clone(), format!("{what} has no key `{key}`"))
+            .at("unknown key")
+            .help(format!("in a policy it is called `{meant}`"))
+            .fix(span, meant);
+        Some(Hint { diagnostic, meant: Some(meant) })
+    })?;
+    let mut list = |key: &str, direction: Direction| {
+        let Some(entry) = table.entry(key) else {
+            // A misspelt key is no absent list.
+            return table.has(key).then(|| List { key: 0..0, rules: Vec::new() });
+        };
+        let mut rules = Vec::new();
+        if let Some(items) = entry.value.as_array() {
+            rules = items.iter().filter_map(|item| rule::read(reader, Value::new(item), direction)).collect();
+        } else {
+            reader.push(
+                Diagnostic::new(
+                    &codes::WRONG_TYPE,
+                    entry.value.span(),
+                    format!("`{key}` must be a list of rules, not {}", entry.value.kind()),
+                )
+                .at("expected [ { rule = …, … }, … ]"),
+            );
+        }
+        Some(List { key: entry.key_span.clone(), rules })
+    };
+    let inbound = list("inbound", Direction::Inbound);
+    let outbound = list("outbound", Direction::Outbound);
+    Some(Nacl { name: entry.key_span.clone(), id: string(reader, &table, "id"), inbound, outbound })
+}
+
+fn eni(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Eni> {
+    let what = format!("`[eni.{}]`", entry.key.escape_debug());
+    let table = entry.value.table(reader, &what, &["addresses", "subnet"], &groups_hint)?;
+    let help = "where the interface is: `addresses = [\"10.0.1.20\"]`";
+    let addresses = table
+        .require_at(reader, "addresses", &entry.key_span, help)
+        .map(|value| addresses(reader, value))
+        .unwrap_or_default();
+    Some(Eni { name: entry.key_span.clone(), addresses, subnet: string_at(reader, &table, "subnet") })
+}
+
+fn groups_hint(unknown: &Unknown<'_, '_>) -> Option<Hint> {
+    let what = match unknown.plain.as_str() {
+        "security_groups" | "security_group" => "security groups are",
+        "failsafe" => "failsafe entries are",
+        "tracking" => "connection tracking is",
+        _ => return None,
+    };
+    let diagnostic = not_yet(unknown.entry.key_span.clone(), what).help("remove it for now");
+    Some(Hint { diagnostic, meant: None })
+}
+
+/// A word of which some belong to a later version.
+fn supported<T: Copy>(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    key: &str,
+    words: &[(&str, Result<T, &str>)],
+) -> Option<T> {
+    let value = table.get(key)?;
+    match value.choice(reader, key, words)? {
+        Ok(word) => Some(word),
+        Err(what) => {
+            let now = words.iter().find(|(_, word)| word.is_ok()).map_or("", |(word, _)| word);
+            reader.push(
+                not_yet(value.span(), what)
+                    .help(format!("for now it is `{key} = \"{now}\"`"))
+                    .fix(value.span(), format!("\"{now}\"")),
+            );
+            None
+        }
+    }
+}
+
+fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
+    const KNOWN: [&str; 11] =
+        ["subnet", "nacl", "netns", "addresses", "mode", "layers", "side", "enforce", "xdp", "non_ip", "exemptions"];
+    let what = format!("`[interface.{}]`", entry.key.escape_debug());
+    interface_name(reader, entry);
+    let table = entry.value.table(reader, &what, &KNOWN, &|unknown| {
+        if unknown.plain == "monitor" {
+            let span = unknown.entry.key_span.clone();
+            let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span, format!("{what} has no key `monitor`"))
+                .at("unknown key")
+                .help("to judge and count without dropping, write `enforce = false`");
+            return Some(Hint { diagnostic, meant: None });
+        }
+        groups_hint(unknown)
+    })?;
+    supported(reader, &table, "mode", &[("stateless", Ok(())), ("stateful", Err("stateful network ACLs are"))]);
+    supported(reader, &table, "layers", &[("both", Ok(())), ("nacl", Ok(())), ("sg", Err("security groups are"))]);
+    supported(reader, &table, "exemptions", &[("none", Ok(())), ("aws", Err("AWS's exemptions are"))]);
+    if !table.has("subnet") && !table.has("nacl") {
+        reader.push(
+            Diagnostic::new(&codes::MISSING_KEY, entry.key_span.clone(), format!("{what} has no network ACL"))
+                .at("`nacl` or `subnet` is missing")
+                .help("put one on it directly, `nacl = \"NAME\"`, or say where it stands, `subnet = \"NAME\"`"),
+        );
+    }
+    let netns = string_at(reader, &table, "netns").and_then(|name| {
+        let bad =
+            name.value.is_empty() || name.value.contains(['/', '\0']) || matches!(name.value.as_str(), "." | "..");
+        if bad {
+            let mut diagnostic = Diagnostic::new(
+                &codes::BAD_NAME,
+                name.span.clone(),
+                format!("\"{}\" is no name of a network namespace", name.value.escape_debug()),
+            )
+            .at("expected a name that `ip netns list` shows");
+            if let Some(base) = name.value.rsplit('/').next().filter(|base| !base.is_empty() && !base.starts_with('.'))
+            {
+                diagnostic =
+                    diagnostic.help("without the path").fix(name.span, format!("\"{}\"", base.escape_default()));
+            }
+            reader.push(diagnostic);
+        }
+        (!bad).then_some(name.value)
+    });
+    let choice =
+        |reader: &mut Reader<'_>, key: &str, words: &[(&str, usize)]| table.get(key)?.choice(reader, key, words);
+    let side = choice(reader, "side", &[("host", 0), ("router", 1)]);
+    let xdp = choice(reader, "xdp", &[("auto", 0), ("native", 1), ("tc", 2), ("generic", 3)]);
+    let non_ip = choice(reader, "non_ip", &[("pass", 0), ("drop", 1)]);
+    Some(Interface {
+        name: entry.key_span.clone(),
+        netns,
+        addresses: table.get("addresses").map(|value| addresses(reader, value)),
+        subnet: string_at(reader, &table, "subnet"),
+        nacl: string_at(reader, &table, "nacl"),
+        side: if side == Some(1) { Side::Router } else { Side::Host },
+        enforce: table.get("enforce").and_then(|value| value.boolean(reader, "enforce")).unwrap_or(true),
+        xdp: match xdp {
+            Some(1) => Xdp::Native,
+            Some(2) => Xdp::Tc,
+            Some(3) => Xdp::Generic,
+            _ => Xdp::Auto,
+        },
+        drop_non_ip: non_ip == Some(1),
+    })
+}
+
+fn interface_name(reader: &mut Reader<'_>, entry: &Entry<'_>) {
+    let name = entry.key;
+    let why = if name.is_empty() {
+        "it is empty".to_owned()
+    } else if name.len() > NAME_MAX {
+        format!("it has {} bytes, and Linux takes {NAME_MAX}", name.len())
+    } else if matches!(name, "." | "..")
+        || name.contains(|sign: char| matches!(sign, '/' | ':' | '\0') || sign.is_whitespace())
+    {
+        "a slash, a colon, a space, `.` or `..` cannot be in it".to_owned()
+    } else {
+        return;
+    };
+    reader.push(
+        Diagnostic::new(
+            &codes::BAD_NAME,
+            entry.key_span.clone(),
+            format!("no interface can be called \"{}\"", name.escape_debug()),
+        )
+        .at(why)
+        .help("`ip -brief link` lists the interfaces"),
+    );
+}

@@ -1,0 +1,580 @@
+//! One network ACL rule as written: its keys, its values, and what AWS has no rule for.
+
+use std::{net::IpAddr, ops::Range};
+
+use ipnet::IpNet;
+use nacl_common::{Action, Direction, Family};
+
+use super::{
+    Diagnostic, codes, names,
+    tree::{Hint, Reader, Table, Unknown, Value, one_of},
+    written::{Address, At, Icmp, Ports, Rule},
+};
+use crate::{clients::Client, resolve::Protocol};
+
+/// Highest number of an own rule (N1).
+const LAST_NUMBER: i64 = 32766;
+
+/// The key that holds a rule's CIDR (N22), and the one of the other direction.
+pub(crate) const fn address_keys(direction: Direction) -> (&'static str, &'static str) {
+    match direction {
+        Direction::Inbound => ("source", "destination"),
+        Direction::Outbound => ("destination", "source"),
+    }
+}
+
+/// Reads one rule of a list; nothing for a `*` rule, which is implied.
+pub(super) fn read(reader: &mut Reader<'_>, value: Value<'_>, direction: Direction) -> Option<Rule> {
+    let (address, _) = address_keys(direction);
+    let known = ["rule", "action", "protocol", "ports", "icmp", address, "description"];
+    let what = match direction {
+        Direction::Inbound => "an inbound rule",
+        Direction::Outbound => "an outbound rule",
+    };
+    let table = value.table(reader, what, &known, &|unknown| hint(unknown, direction))?;
+    if table.get("rule").and_then(|value| value.as_str()) == Some("*") {
+        star(reader, &table, address);
+        return None;
+    }
+    let number = table
+        .require(reader, "rule", "rules are judged in the order of their numbers, lowest first: `rule = 100`")
+        .and_then(|value| number(reader, value));
+    let action = table
+        .require(reader, "action", "`action = \"allow\"` or `action = \"deny\"`")
+        .and_then(|value| action(reader, value));
+    let protocol = table
+        .require(reader, "protocol", "a name, an IANA number, or `\"all\"`: `protocol = \"tcp\"`")
+        .and_then(|value| Some(At { value: protocol(reader, value)?, span: value.span() }));
+    let ports = match table.get("ports") {
+        None if table.has("ports") => Ports::Bad,
+        None => Ports::Absent,
+        Some(value) => match ports(reader, value) {
+            Some(range) => Ports::Range(At { value: range, span: value.span() }),
+            None => Ports::Bad,
+        },
+    };
+    let icmp = table.get("icmp").and_then(|value| Some(At { value: icmp(reader, value)?, span: value.span() }));
+    let help = match direction {
+        Direction::Inbound => "where packets come from: `source = \"0.0.0.0/0\"` is every IPv4 address",
+        Direction::Outbound => "where packets go to: `destination = \"0.0.0.0/0\"` is every IPv4 address",
+    };
+    let found = table
+        .require(reader, address, help)
+        .and_then(|value| Some(At { value: remote(reader, value, address)?, span: value.span() }));
+    let description = table.get("description").and_then(|value| value.string(reader, "description")).map(str::to_owned);
+    Some(Rule { span: table.span, number, action, protocol, ports, icmp, address: found, description })
+}
+
+/// A written `*`: only as what is implied anyway (N2).
+fn star(reader: &mut Reader<'_>, table: &Table<'_>, address: &str) {
+    let span = table.get("rule").map_or(table.span.clone(), |value| value.span());
+    let refuse = |value: Value<'_>, why: &str| {
+        Diagnostic::new(&codes::STAR, value.span(), "`*` denies everything, and cannot do anything else")
+            .at(why.to_owned())
+            .and(span.clone(), "this is the rule AWS adds by itself")
+            .note("AWS ends every list with it, once for each family, and nobody can change it (N2, N3)")
+            .help("give the rule a number from 1 to 32766")
+    };
+    let mut fine = true;
+    let mut check = |reader: &mut Reader<'_>, key: &str, accepted: &dyn Fn(&Value<'_>) -> bool, why: &str| {
+        if let Some(value) = table.get(key).filter(|value| !accepted(value)) {
+            reader.push(refuse(value, why));
+            fine = false;
+        }
+    };
+    check(reader, "action", &|value| value.as_str() == Some("deny"), "only \"deny\"");
+    check(
+        reader,
+        "protocol",
+        &|value| matches!(value.as_str(), Some("all" | "-1")) || value.as_integer() == Some(-1),
+        "only \"all\"",
+    );
+    check(reader, "ports", &|value| matches!(value.as_str(), Some("all" | "0-65535")), "only all ports");
+    check(reader, "icmp", &|_| false, "only all types");
+    check(
+        reader,
+        address,
+        &|value| matches!(value.as_str(), Some("0.0.0.0/0" | "::/0")),
+        "only \"0.0.0.0/0\" or \"::/0\"",
+    );
+    if fine {
+        reader.push(
+            Diagnostic::new(&codes::STAR_IMPLIED, span, "the `*` rule is there without being written")
+                .at("denies what no numbered rule matched, in both families"),
+        );
+    }
+}
+
+/// Keys that come from habit: other tools' names for ours, and what AWS cannot match on.
+fn hint(unknown: &Unknown<'_, '_>, direction: Direction) -> Option<Hint> {
+    let (right, wrong) = address_keys(direction);
+    let span = unknown.entry.key_span.clone();
+    let key = unknown.entry.key;
+    let absent = |key: &str| unknown.siblings.iter().all(|entry| entry.key != key);
+    let no_match = |label: &str, note: &str, help: &str| {
+        let message = format!("a network ACL rule cannot match on `{}`", key.escape_debug());
+        let diagnostic = Diagnostic::new(&codes::NO_SUCH_MATCH, span.clone(), message).at(label).note(note).help(help);
+        Some(Hint { diagnostic, meant: None })
+    };
+    let instead = |meant: &'static str, rename: bool, help: String| {
+        let message = format!("a network ACL rule has no key `{}`", key.escape_debug());
+        let mut diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span.clone(), message).at("unknown key").help(help);
+        if rename && absent(meant) {
+            diagnostic = diagnostic.fix(span.clone(), meant);
+        }
+        Some(Hint { diagnostic, meant: Some(meant) })
+    };
+    match unknown.plain.as_str() {
+        plain if plain == wrong => {
+            let (list, what, end) = match direction {
+                Direction::Inbound => ("inbound", "source", "the destination lies inside the subnet"),
+                Direction::Outbound => ("outbound", "destination", "the source lies inside the subnet"),
+            };
+            let diagnostic = Diagnostic::new(
+                &codes::WRONG_SIDE,
+                span.clone(),
+                format!("an {list} rule matches the {what}, not the {wrong}"),
+            )
+            .at(format!("no `{wrong}` in an {list} rule"))
+            .note(format!("{end}, and AWS never matches it (N22)"));
+            let diagnostic = if absent(right) {
+                diagnostic.help(format!("did you mean `{right}`?")).fix(span.clone(), right)
+            } else {
+                diagnostic.help(format!("remove `{wrong}`"))
+            };
+            Some(Hint { diagnostic, meant: absent(right).then_some(right) })
+        }
+        "source_port" | "source_ports" | "src_port" | "src_ports" | "sport" | "sports" => no_match(
+            "no source ports in AWS",
+            "AWS matches the destination port of the packet, in both directions (N21, N23)",
+            "write the other leg: the ports a client sends from are the destination ports of the replies",
+        ),
+        "tcp_flags" | "flags" | "syn" | "established" | "state" | "ct_state" | "ctstate" | "connection_state" => {
+            no_match(
+                "no TCP flags and no connection state in AWS",
+                "network ACLs are stateless: every packet is judged by itself (N8, N21)",
+                "allow the replies with a rule of their own in the other direction: `ports = \"ephemeral:any\"`",
+            )
+        }
+        "prefix_list" | "prefix_lists" | "prefix_list_id" | "prefix_list_ids" => no_match(
+            "no prefix lists in network ACLs",
+            "AWS takes prefix lists in security groups and routes only (N36)",
+            "write one rule for each CIDR of the list",
+        ),
+        "security_group" | "security_groups" | "source_security_group" | "source_security_group_id" => no_match(
+            "no security groups in network ACLs",
+            "AWS's network ACL rules hold one CIDR and nothing else there (N21)",
+            "write the CIDR of the subnet the group's members stand in: `subnet:NAME`",
+        ),
+        "local_address" | "local" | "interface" | "in_interface" | "out_interface" => no_match(
+            "the near end is never matched",
+            "AWS matches the source of inbound and the destination of outbound packets only (N22)",
+            "put a network ACL of its own on the other subnet or interface",
+        ),
+        "rule_no" | "rule_number" | "number" | "priority" | "order" => {
+            instead("rule", true, "it is written `rule`".to_owned())
+        }
+        "rule_action" | "target" | "policy" => instead("action", true, "it is written `action`".to_owned()),
+        "ip_protocol" | "proto" => instead("protocol", true, "it is written `protocol`".to_owned()),
+        "cidr" | "cidr_block" | "ipv6_cidr" | "ipv6_cidr_block" | "address" | "remote" | "ip" | "cidr_blocks" => {
+            instead(right, true, format!("here it is written `{right}`; both families go there"))
+        }
+        "from" if direction == Direction::Inbound => instead(right, true, format!("it is written `{right}`")),
+        "to" if direction == Direction::Outbound => instead(right, true, format!("it is written `{right}`")),
+        "dport" | "dports" | "destination_port" | "destination_ports" | "port_range" => {
+            instead("ports", true, "it is written `ports`, and always is the destination port".to_owned())
+        }
+        "from_port" | "to_port" => instead("ports", false, "one range, written `ports = \"FIRST-LAST\"`".to_owned()),
+        "icmp_type" | "icmp_code" | "icmp_type_code" => {
+            instead("icmp", false, "written `icmp = { type = 8, code = 0 }`".to_owned())
+        }
+        "note" | "comment" | "name" => instead("description", true, "free text is written `description`".to_owned()),
+        "egress" | "direction" => {
+            let message = format!("a network ACL rule has no key `{}`", key.escape_debug());
+            let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span, message)
+                .at("unknown key")
+                .help("the list says the direction: `inbound = [ … ]` or `outbound = [ … ]`");
+            Some(Hint { diagnostic, meant: None })
+        }
+        _ => None,
+    }
+}
+
+fn number(reader: &mut Reader<'_>, value: Value<'_>) -> Option<At<u16>> {
+    let span = value.span();
+    let Some(number) = value.as_integer() else {
+        let mut diagnostic = Diagnostic::new(
+            &codes::WRONG_TYPE,
+            span.clone(),
+            format!("a rule number must be an integer, not {}", value.kind()),
+        )
+        .at("expected an integer from 1 to 32766");
+        if let Some(number) = value.as_str().and_then(|text| text.trim().parse::<u16>().ok()) {
+            diagnostic = diagnostic.help("without quotes").fix(span, number.to_string());
+        }
+        reader.push(diagnostic);
+        return None;
+    };
+    if (1..=LAST_NUMBER).contains(&number) {
+        return Some(At { value: number as u16, span });
+    }
+    let diagnostic = Diagnostic::new(&codes::RULE_NUMBER, span, format!("rule number {number} is out of range"))
+        .at("expected 1 to 32766");
+    reader.push(match number {
+        32767 | 32768 => diagnostic
+            .note("32767 and 32768 are AWS's own numbers for `*`, which denies what no rule matched (N2)")
+            .help("remove the rule: `*` is implied, for IPv4 and for IPv6"),
+        _ => diagnostic.note("AWS keeps 32767 and above for itself (N1)"),
+    });
+    None
+}
+
+fn action(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Action> {
+    let instead = match value.as_str().map(str::to_ascii_lowercase).as_deref() {
+        Some("accept" | "permit" | "pass") => "allow",
+        Some("drop" | "reject" | "block") => "deny",
+        _ => return value.choice(reader, "action", &[("allow", Action::Allow), ("deny", Action::Deny)]),
+    };
+    reader.push(
+        Diagnostic::new(&codes::UNKNOWN_VALUE, value.span(), "AWS's actions are \"allow\" and \"deny\"")
+            .at("unknown action")
+            .help(format!("AWS calls it \"{instead}\""))
+            .fix(value.span(), format!("\"{instead}\"")),
+    );
+    None
+}
+
+fn protocol(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Protocol> {
+    let span = value.span();
+    let by_number = |number: i64| match number {
+        -1 => Some(Protocol::All),
+        _ => u8::try_from(number).ok().map(Protocol::Number),
+    };
+    if let Some(number) = value.as_integer() {
+        let found = by_number(number);
+        if found.is_none() {
+            reader.push(
+                Diagnostic::new(&codes::PROTOCOL, span, format!("there is no protocol {number}"))
+                    .at("expected 0 to 255, or -1 for all"),
+            );
+        }
+        return found;
+    }
+    if refuse_list(reader, value, "protocol", "a rule has one protocol, or \"all\"") {
+        return None;
+    }
+    let Some(text) = value.as_str() else {
+        reader.push(
+            Diagnostic::new(
+                &codes::WRONG_TYPE,
+                span,
+                format!("`protocol` must be a name or a number, not {}", value.kind()),
+            )
+            .at("expected a name such as \"tcp\", a number, or \"all\""),
+        );
+        return None;
+    };
+    let text = text.trim();
+    if text.eq_ignore_ascii_case("all") {
+        return Some(Protocol::All);
+    }
+    if let Some(number) = names::protocol(text) {
+        return Some(Protocol::Number(number));
+    }
+    if let Some(found) = text.parse().ok().and_then(by_number) {
+        return Some(found);
+    }
+    let diagnostic =
+        Diagnostic::new(&codes::PROTOCOL, span.clone(), format!("unknown protocol \"{}\"", text.escape_debug()))
+            .at("expected a name, a number from 0 to 255, or \"all\"");
+    let lower = text.to_ascii_lowercase();
+    reader.push(match lower.as_str() {
+        "any" | "*" | "ip" | "" => diagnostic.help("every protocol is \"all\"").fix(span, "\"all\""),
+        "tcp/udp" | "tcp_udp" | "tcp+udp" | "tcp,udp" => diagnostic.help("write two rules: one for tcp, one for udp"),
+        "icmp6" => diagnostic.help("did you mean \"icmpv6\"?").fix(span, "\"icmpv6\""),
+        "icmpv4" | "icmp4" => diagnostic.help("did you mean \"icmp\"?").fix(span, "\"icmp\""),
+        _ if names::service(text).is_some() => {
+            let carrier = if matches!(lower.as_str(), "ntp" | "snmp" | "dns" | "domain") { "udp" } else { "tcp" };
+            diagnostic.help(format!("it is a service: `protocol = \"{carrier}\", ports = \"{lower}\"`"))
+        }
+        _ => diagnostic.did_you_mean(text, span, names::protocols().chain(["all"]), |name| format!("\"{name}\"")),
+    });
+    None
+}
+
+/// Reports a list in a place of one value.
+fn refuse_list(reader: &mut Reader<'_>, value: Value<'_>, key: &str, note: &str) -> bool {
+    let Some(array) = value.as_array() else { return false };
+    let mut diagnostic =
+        Diagnostic::new(&codes::ONE_VALUE, value.span(), format!("`{key}` holds one value, not a list"))
+            .at("a list")
+            .note(note.to_owned());
+    let items: Vec<_> = array.iter().map(Value::new).collect();
+    diagnostic = if let [one] = items[..] {
+        diagnostic.help("without brackets").fix(value.span(), &reader.text[one.span()])
+    } else {
+        diagnostic.help("write one rule for each, with a number of its own")
+    };
+    reader.push(diagnostic);
+    true
+}
+
+/// First and last port.
+fn ports(reader: &mut Reader<'_>, value: Value<'_>) -> Option<(u16, u16)> {
+    const NOTE: &str = "a port is a number from 0 to 65535";
+    let span = value.span();
+    let bad = |message: String| Diagnostic::new(&codes::PORTS, span.clone(), message);
+    if let Some(port) = value.as_integer() {
+        let found = u16::try_from(port).ok();
+        if found.is_none() {
+            let diagnostic = bad(format!("there is no port {port}")).at("expected 0 to 65535");
+            reader.push(if port == -1 {
+                diagnostic.help("all ports are \"all\"").fix(span.clone(), "\"all\"")
+            } else {
+                diagnostic
+            });
+        }
+        return found.map(|port| (port, port));
+    }
+    if refuse_list(reader, value, "ports", "an AWS rule has one port range") {
+        return None;
+    }
+    let Some(text) = value.as_str() else {
+        reader.push(
+            Diagnostic::new(
+                &codes::WRONG_TYPE,
+                span.clone(),
+                format!("`ports` must be a port, a range or a name, not {}", value.kind()),
+            )
+            .at("expected 443, \"1024-65535\", \"https\" or \"ephemeral:linux\""),
+        );
+        return None;
+    };
+    let text = text.trim();
+    if text.eq_ignore_ascii_case("all") {
+        return Some((0, u16::MAX));
+    }
+    if let Some(port) = names::service(text) {
+        return Some((port, port));
+    }
+    if let Some(kind) = text.strip_prefix("ephemeral").filter(|kind| kind.is_empty() || kind.starts_with([':', '-'])) {
+        let kind = kind.trim_start_matches([':', '-']);
+        if let Some(client) = Client::from_name(kind).filter(|_| text.starts_with("ephemeral:")) {
+            return Some(client.ports());
+        }
+        let names = || Client::ALL.into_iter().map(Client::name);
+        let mut diagnostic = bad(format!("\"{}\" is no kind of client", text.escape_debug()))
+            .at(if kind.is_empty() { "ephemeral ports of whom?" } else { "unknown kind" })
+            .note(format!("the kinds are {}", names().collect::<Vec<_>>().join(", ")));
+        let close = if kind.is_empty() { Some("any") } else { names::closest(kind, names()) };
+        if let Some(name) = close {
+            diagnostic = diagnostic
+                .help(format!("did you mean \"ephemeral:{name}\"?"))
+                .fix(span.clone(), format!("\"ephemeral:{name}\""));
+        }
+        reader.push(diagnostic);
+        return None;
+    }
+    let numeric = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let split = ["-", "..", ":", "–"].into_iter().find_map(|sign| {
+        let (first, last) = text.split_once(sign)?;
+        let (first, last) = (first.trim(), last.trim());
+        (numeric(first) && numeric(last)).then_some((sign, first, last))
+    });
+    let (first, last) = match split {
+        Some((sign, first, last)) => {
+            if sign != "-" {
+                reader.push(
+                    bad(format!("\"{}\" is not a port range", text.escape_debug()))
+                        .at("expected FIRST-LAST")
+                        .help("a range is written with a hyphen")
+                        .fix(span.clone(), format!("\"{first}-{last}\"")),
+                );
+                return None;
+            }
+            (first, last)
+        }
+        None if numeric(text) => (text, text),
+        None => {
+            let diagnostic =
+                bad(format!("\"{}\" is neither a port, nor a range, nor a known service", text.escape_debug()))
+                    .at("expected 443, \"1024-65535\", \"https\" or \"ephemeral:linux\"");
+            reader.push(match text {
+                "any" | "*" | "-1" | "" => diagnostic.help("all ports are \"all\"").fix(span.clone(), "\"all\""),
+                _ if text.contains(',') => diagnostic
+                    .note("an AWS rule has one port range")
+                    .help("write one rule for each, with a number of its own"),
+                _ => diagnostic.did_you_mean(text, span.clone(), names::services(), |name| format!("\"{name}\"")),
+            });
+            return None;
+        }
+    };
+    let (Ok(from), Ok(to)) = (first.parse::<u16>(), last.parse::<u16>()) else {
+        let wrong = if first.parse::<u16>().is_err() { first } else { last };
+        reader.push(bad(format!("there is no port {wrong}")).at("expected 0 to 65535").note(NOTE));
+        return None;
+    };
+    if from > to {
+        reader.push(
+            bad(format!("the port range {from}-{to} is reversed"))
+                .at(format!("{from} is greater than {to}"))
+                .help("did you mean the range the other way round?")
+                .fix(span.clone(), format!("\"{to}-{from}\"")),
+        );
+        return None;
+    }
+    Some((from, to))
+}
+
+fn icmp(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Icmp> {
+    if !value.is_table() {
+        reader.push(
+            Diagnostic::new(&codes::WRONG_TYPE, value.span(), format!("`icmp` must be a table, not {}", value.kind()))
+                .at("expected { type = 8, code = 0 }"),
+        );
+        return None;
+    }
+    let table = value.table(reader, "`icmp`", &["type", "code"], &|_| None)?;
+    let kind = table.require(reader, "type", "the ICMP type, or -1 for all: `icmp = { type = 8 }`")?;
+    let kind = icmp_number(reader, kind, "type");
+    let code = match table.get("code") {
+        Some(code) => icmp_number(reader, code, "code"),
+        None => Some(None),
+    };
+    let icmp = Icmp { kind: kind?, code: code? };
+    if icmp.kind.is_none() && icmp.code.is_some() {
+        let span = table.get("code").map_or(value.span(), |code| code.span());
+        reader.push(
+            Diagnostic::new(&codes::ICMP_IGNORED, span, "the code is ignored: type -1 is every type with every code")
+                .at("ignored")
+                .note("in AWS a code means something only together with its type (N31)"),
+        );
+        return Some(Icmp { kind: None, code: None });
+    }
+    Some(icmp)
+}
+
+/// Outer `None`: unreadable. Inner `None`: all.
+fn icmp_number(reader: &mut Reader<'_>, value: Value<'_>, what: &str) -> Option<Option<u8>> {
+    let Some(number) = value.as_integer() else {
+        reader.push(
+            Diagnostic::new(
+                &codes::WRONG_TYPE,
+                value.span(),
+                format!("an ICMP {what} must be an integer, not {}", value.kind()),
+            )
+            .at("expected 0 to 255, or -1 for all"),
+        );
+        return None;
+    };
+    if number == -1 {
+        return Some(None);
+    }
+    let found = u8::try_from(number).ok();
+    if found.is_none() {
+        reader.push(
+            Diagnostic::new(&codes::ICMP, value.span(), format!("there is no ICMP {what} {number}"))
+                .at("expected 0 to 255, or -1 for all"),
+        );
+    }
+    found.map(Some)
+}
+
+/// `source` or `destination`.
+fn remote(reader: &mut Reader<'_>, value: Value<'_>, key: &str) -> Option<Address> {
+    if refuse_list(reader, value, key, "an AWS rule has one CIDR (N21)") {
+        return None;
+    }
+    let text = value.string(reader, key)?;
+    let span = value.span();
+    if let Some(name) = text.strip_prefix("subnet:") {
+        let (name, family) = match name.rsplit_once('/') {
+            Some((name, "ipv4")) => (name, Some(Family::V4)),
+            Some((name, "ipv6")) => (name, Some(Family::V6)),
+            _ => (name, None),
+        };
+        return Some(Address::Subnet(name.to_owned(), family));
+    }
+    let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| text.starts_with(prefix));
+    if is(&["sg:", "sg-", "pl:", "pl-"]) {
+        let (what, note, help) = if is(&["sg"]) {
+            (
+                "security group",
+                "AWS takes group references in security group rules only (N21)",
+                "write the CIDR its members stand in, or `subnet:NAME`",
+            )
+        } else {
+            (
+                "prefix list",
+                "AWS takes prefix lists in security groups and routes only (N36)",
+                "write one rule for each CIDR of the list",
+            )
+        };
+        reader.push(
+            Diagnostic::new(&codes::NO_SUCH_REFERENCE, span, format!("a network ACL rule cannot refer to a {what}"))
+                .at("expected a CIDR or `subnet:NAME`")
+                .note(note)
+                .help(help),
+        );
+        return None;
+    }
+    cidr(reader, text, span).map(Address::Cidr)
+}
+
+/// A CIDR, made canonical with a warning (N35).
+pub(super) fn cidr(reader: &mut Reader<'_>, text: &str, span: Range<usize>) -> Option<IpNet> {
+    if let Ok(net) = text.parse::<IpNet>() {
+        let canonical = net.trunc();
+        if canonical != net {
+            reader.push(
+                Diagnostic::new(&codes::HOST_BITS, span.clone(), format!("{net} has host bits set"))
+                    .at(format!("taken as {canonical}"))
+                    .note("AWS stores the CIDR with the bits behind the prefix zeroed (N35)")
+                    .help("write what is meant")
+                    .fix(span, format!("\"{canonical}\"")),
+            );
+        }
+        return Some(canonical);
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        let (bits, help) = match address {
+            _ if address.is_unspecified() => (0, "every address of the family is a /0"),
+            IpAddr::V4(_) => (32, "one IPv4 address is a /32"),
+            IpAddr::V6(_) => (128, "one IPv6 address is a /128"),
+        };
+        reader.push(
+            Diagnostic::new(&codes::NO_PREFIX, span.clone(), format!("{address} has no prefix length"))
+                .at("expected a CIDR")
+                .help(help)
+                .fix(span, format!("\"{address}/{bits}\"")),
+        );
+        return None;
+    }
+    let diagnostic = Diagnostic::new(&codes::CIDR, span.clone(), format!("\"{}\" is not a CIDR", text.escape_debug()));
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
+    reader.push(match (address.parse::<IpAddr>(), prefix) {
+        (Ok(address), Some(prefix)) => {
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            let diagnostic = diagnostic.at(format!("expected a prefix length from 0 to {bits} behind the slash"));
+            match prefix.parse::<IpAddr>().ok().and_then(|mask| ipnet::ip_mask_to_prefix(mask).ok()) {
+                Some(prefix) => diagnostic
+                    .help("the mask is written as a prefix length")
+                    .fix(span, format!("\"{address}/{prefix}\"")),
+                None => diagnostic,
+            }
+        }
+        _ => {
+            let diagnostic = diagnostic.at("expected ADDRESS/PREFIX");
+            match text.to_ascii_lowercase().as_str() {
+                "any" | "all" | "anywhere" | "*" | "0/0" | "" => {
+                    diagnostic.help("every IPv4 address is \"0.0.0.0/0\", every IPv6 address \"::/0\"")
+                }
+                _ => diagnostic.help(one_of(&[
+                    "write a CIDR such as \"10.0.1.0/24\" or \"2001:db8::/64\"".to_owned(),
+                    "a subnet of the policy as \"subnet:NAME\"".to_owned(),
+                ])),
+            }
+        }
+    });
+    None
+}

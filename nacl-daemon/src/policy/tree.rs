@@ -1,0 +1,326 @@
+//! A spanned TOML tree and typed reads from it, each recording its own diagnostic. Knows types, keys and spelling;
+//! nothing of rules or networks.
+
+use std::{collections::BTreeSet, ops::Range};
+
+use toml::{
+    Spanned,
+    de::{DeArray, DeTable, DeValue},
+};
+
+use super::{Diagnostic, codes, names};
+
+/// What is being read, and what has been found so far.
+pub(super) struct Reader<'t> {
+    pub(super) text: &'t str,
+    pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+impl Reader<'_> {
+    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+}
+
+/// A value with where it stands.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'d> {
+    data: &'d DeValue<'d>,
+    start: usize,
+    end: usize,
+}
+
+/// A value's type, as TOML calls it.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+impl<'d> Value<'d> {
+    pub(super) fn new(value: &'d Spanned<DeValue<'d>>) -> Self {
+        Self { data: value.get_ref(), start: value.span().start, end: value.span().end }
+    }
+
+    pub(super) fn span(&self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        kind(self.data)
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        matches!(self.data, DeValue::Table(_))
+    }
+
+    pub(super) fn as_str(&self) -> Option<&'d str> {
+        match self.data {
+            DeValue::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// An integer, saturated.
+    pub(super) fn as_integer(&self) -> Option<i64> {
+        let DeValue::Integer(integer) = self.data else { return None };
+        let digits = integer.as_str();
+        let saturated = if digits.starts_with('-') { i64::MIN } else { i64::MAX };
+        Some(i64::from_str_radix(digits, integer.radix()).unwrap_or(saturated))
+    }
+
+    pub(super) fn as_array(&self) -> Option<&'d DeArray<'d>> {
+        match self.data {
+            DeValue::Array(array) => Some(array),
+            _ => None,
+        }
+    }
+
+    pub(super) fn as_table(&self) -> Option<&'d DeTable<'d>> {
+        match self.data {
+            DeValue::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    fn wrong_type(&self, key: &str, wanted: &str) -> Diagnostic {
+        Diagnostic::new(&codes::WRONG_TYPE, self.span(), format!("`{key}` must be {wanted}, not {}", self.kind()))
+            .at(format!("expected {wanted}"))
+    }
+
+    pub(super) fn string(&self, reader: &mut Reader<'_>, key: &str) -> Option<&'d str> {
+        let text = self.as_str();
+        if text.is_none() {
+            let diagnostic = self.wrong_type(key, "a string");
+            let diagnostic = match self.data {
+                DeValue::Integer(_) | DeValue::Float(_) | DeValue::Boolean(_) | DeValue::Datetime(_) => {
+                    diagnostic.help("put it in quotes").fix(self.span(), format!("\"{}\"", &reader.text[self.span()]))
+                }
+                _ => diagnostic,
+            };
+            reader.push(diagnostic);
+        }
+        text
+    }
+
+    pub(super) fn boolean(&self, reader: &mut Reader<'_>, key: &str) -> Option<bool> {
+        if let DeValue::Boolean(value) = self.data {
+            return Some(*value);
+        }
+        let mut diagnostic = self.wrong_type(key, "`true` or `false`");
+        if let Some(text @ ("true" | "false")) = self.as_str() {
+            diagnostic = diagnostic.help("without quotes").fix(self.span(), text);
+        }
+        reader.push(diagnostic);
+        None
+    }
+
+    /// The items of an array; a single string is read as its only item after the error.
+    pub(super) fn strings(&self, reader: &mut Reader<'_>, key: &str) -> Option<Vec<(&'d str, Range<usize>)>> {
+        let Some(array) = self.as_array() else {
+            let mut diagnostic = self.wrong_type(key, "an array of strings");
+            if self.as_str().is_some() {
+                diagnostic =
+                    diagnostic.help("put it in brackets").fix(self.span(), format!("[{}]", &reader.text[self.span()]));
+            }
+            reader.push(diagnostic);
+            return self.as_str().map(|text| vec![(text, self.span())]);
+        };
+        let items = array.iter().map(Value::new);
+        Some(items.filter_map(|item| Some((item.string(reader, key)?, item.span()))).collect())
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&self, reader: &mut Reader<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.string(reader, key)?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|&(_, value)| value);
+        if found.is_none() {
+            let all: Vec<_> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let span = self.span();
+            let mut diagnostic = Diagnostic::new(
+                &codes::UNKNOWN_VALUE,
+                span.clone(),
+                format!("`{key}` cannot be \"{}\"", text.escape_debug()),
+            )
+            .at(format!("expected {}", one_of(&all)));
+            if let Some(word) = names::closest(text, words.iter().map(|(word, _)| *word)) {
+                diagnostic = diagnostic.help(format!("did you mean \"{word}\"?")).fix(span, format!("\"{word}\""));
+            }
+            reader.push(diagnostic);
+        }
+        found
+    }
+
+    /// A table whose keys are names chosen by the author, in the order of the text.
+    pub(super) fn named(&self, reader: &mut Reader<'_>, key: &str, example: &str) -> Vec<Entry<'d>> {
+        let DeValue::Table(table) = self.data else {
+            let diagnostic = self
+                .wrong_type(key, "a table of named tables")
+                .help(format!("write `[{key}.{example}]` and its keys below it"));
+            reader.push(diagnostic);
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        for entry in entries_of(table) {
+            if entry.value.is_table() {
+                entries.push(entry);
+            } else {
+                reader.push(
+                    Diagnostic::new(
+                        &codes::UNKNOWN_KEY,
+                        entry.key_span.clone(),
+                        format!("`{}` stands directly in `[{key}]`", entry.key.escape_debug()),
+                    )
+                    .at("belongs to a named table")
+                    .help(format!("every {key} has a name: `[{key}.{example}]`")),
+                );
+            }
+        }
+        entries
+    }
+
+    /// A table with known keys.
+    pub(super) fn table(
+        &self,
+        reader: &mut Reader<'_>,
+        what: &str,
+        known: &[&'static str],
+        hint: &dyn Fn(&Unknown<'_, 'd>) -> Option<Hint>,
+    ) -> Option<Table<'d>> {
+        let DeValue::Table(table) = self.data else {
+            let diagnostic = self.wrong_type(what, "a table");
+            reader.push(diagnostic);
+            return None;
+        };
+        Some(Table::read(reader, what, self.span(), table, known, hint))
+    }
+}
+
+/// "a, b or c".
+pub(super) fn one_of(words: &[String]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}
+
+/// A key and its value.
+#[derive(Clone)]
+pub(super) struct Entry<'d> {
+    pub(super) key: &'d str,
+    pub(super) key_span: Range<usize>,
+    pub(super) value: Value<'d>,
+}
+
+/// Entries in the order of the text; the parser sorts them by name.
+pub(super) fn entries_of<'d>(table: &'d DeTable<'d>) -> Vec<Entry<'d>> {
+    let mut entries: Vec<_> = table
+        .iter()
+        .map(|(key, value)| Entry { key: key.get_ref().as_ref(), key_span: key.span(), value: Value::new(value) })
+        .collect();
+    entries.sort_by_key(|entry| entry.key_span.start);
+    entries
+}
+
+/// An unknown key, for whoever knows better than spelling what was meant.
+pub(super) struct Unknown<'e, 'd> {
+    pub(super) entry: &'e Entry<'d>,
+    /// The key in lower case with `_` for `-`.
+    pub(super) plain: String,
+    /// All entries of the table.
+    pub(super) siblings: &'e [Entry<'d>],
+}
+
+/// What was meant by an unknown key.
+pub(super) struct Hint {
+    /// The diagnostic to give instead of "unknown key".
+    pub(super) diagnostic: Diagnostic,
+    /// The key that was meant: it is not reported as missing.
+    pub(super) meant: Option<&'static str>,
+}
+
+/// A table whose unknown keys have been reported.
+pub(super) struct Table<'d> {
+    pub(super) span: Range<usize>,
+    what: String,
+    entries: Vec<Entry<'d>>,
+    meant: BTreeSet<&'static str>,
+}
+
+impl<'d> Table<'d> {
+    pub(super) fn read(
+        reader: &mut Reader<'_>,
+        what: &str,
+        span: Range<usize>,
+        table: &'d DeTable<'d>,
+        known: &[&'static str],
+        hint: &dyn Fn(&Unknown<'_, 'd>) -> Option<Hint>,
+    ) -> Self {
+        let entries = entries_of(table);
+        let mut meant = BTreeSet::new();
+        for entry in entries.iter().filter(|entry| !known.contains(&entry.key)) {
+            let plain = entry.key.to_ascii_lowercase().replace('-', "_");
+            let unknown = Unknown { entry, plain, siblings: &entries };
+            let found = hint(&unknown).unwrap_or_else(|| {
+                let absent = known.iter().copied().filter(|key| entries.iter().all(|entry| entry.key != *key));
+                let close = names::closest(entry.key, absent);
+                let span = entry.key_span.clone();
+                let message = format!("{what} has no key `{}`", entry.key.escape_debug());
+                let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span.clone(), message).at("unknown key");
+                let diagnostic = if let Some(key) = close {
+                    diagnostic.help(format!("did you mean `{key}`?")).fix(span, key)
+                } else {
+                    diagnostic.note(format!("its keys are {}", known.join(", ")))
+                };
+                let meant = known.iter().copied().find(|key| Some(*key) == close);
+                Hint { diagnostic, meant }
+            });
+            meant.extend(found.meant);
+            reader.push(found.diagnostic);
+        }
+        Self { span, what: what.to_owned(), entries, meant }
+    }
+
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry<'d>> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Value<'d>> {
+        self.entry(key).map(|entry| entry.value)
+    }
+
+    /// Whether the key is there, or another was written for it.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entry(key).is_some() || self.meant.contains(key)
+    }
+
+    /// A key that must be there.
+    pub(super) fn require(&self, reader: &mut Reader<'_>, key: &str, help: &str) -> Option<Value<'d>> {
+        self.require_at(reader, key, &self.span, help)
+    }
+
+    /// A key that must be there; `place` is what is pointed at when it is not.
+    pub(super) fn require_at(
+        &self,
+        reader: &mut Reader<'_>,
+        key: &str,
+        place: &Range<usize>,
+        help: &str,
+    ) -> Option<Value<'d>> {
+        if !self.has(key) {
+            reader.push(
+                Diagnostic::new(&codes::MISSING_KEY, place.clone(), format!("{} has no `{key}`", self.what))
+                    .at(format!("`{key}` is missing"))
+                    .help(help),
+            );
+        }
+        self.get(key)
+    }
+}

@@ -1,0 +1,715 @@
+//! A policy as written → what it means here. Looks up names, applies AWS's defaults and normalises rules; makes the
+//! diagnostics about names, references, geometry and quotas.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::Range,
+    sync::Arc,
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nacl_common::{Action, Direction, Family};
+
+use super::{Eni, Host, Icmp, Interface, Nacl, Protocol, Resolved, Rule, Subnet};
+use crate::policy::{
+    Diagnostic, codes, protocol_name,
+    written::{self, Address, At, List, Policy, Ports},
+};
+
+/// The name a subnet's network ACL has when the policy gives none.
+pub const DEFAULT_NACL: &str = "default";
+
+/// Own rules in one direction and family, `*` not counted, that AWS takes by default and at most (N38 to N40).
+const DEFAULT_QUOTA: usize = 19;
+const MAXIMUM_QUOTA: usize = 39;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// IPv6 extension headers that the parser looks behind: hop-by-hop, routing, fragment, destination options.
+const EXTENSION_HEADERS: [u8; 4] = [0, 43, 44, 60];
+
+/// Resolves a policy; `None` where that is impossible, with the reason in `diagnostics`.
+pub(crate) fn resolve(
+    file: &str,
+    text: &Arc<str>,
+    policy: &Policy,
+    host: &dyn Host,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Resolved> {
+    let mut resolver = Resolver {
+        policy,
+        diagnostics,
+        lines: text.match_indices('\n').map(|(at, _)| at).collect(),
+        used_subnets: BTreeSet::new(),
+        used_nacls: BTreeSet::new(),
+        complete: true,
+    };
+    resolver.geometry();
+    let subnets = resolver.subnets();
+    let mut nacls: BTreeMap<_, _> =
+        policy.nacls.iter().map(|(name, nacl)| (name.clone(), Arc::new(resolver.nacl(name, nacl)))).collect();
+    if !policy.nacls.contains_key(DEFAULT_NACL) && resolver.used_nacls.contains(DEFAULT_NACL)
+        || policy.interfaces.values().any(|interface| is_default(interface.nacl.as_ref()))
+    {
+        nacls.entry(DEFAULT_NACL.to_owned()).or_insert_with(|| Arc::new(default_nacl()));
+    }
+    let enis = resolver.enis();
+    let interfaces = resolver.interfaces(&subnets, &nacls, host);
+    resolver.unused();
+    resolver.complete.then(|| Resolved {
+        file: file.to_owned(),
+        text: Arc::clone(text),
+        nacls,
+        subnets,
+        enis,
+        interfaces,
+    })
+}
+
+fn is_default(name: Option<&At<String>>) -> bool {
+    name.is_some_and(|name| name.value == DEFAULT_NACL)
+}
+
+/// AWS's default network ACL: 100 and 101 allow everything, in both directions (N9, N10).
+pub fn default_nacl() -> Nacl {
+    let allow = |number, cidr| Rule {
+        number,
+        action: Action::Allow,
+        protocol: Protocol::All,
+        ports: None,
+        icmp: None,
+        cidr,
+        reference: None,
+        description: None,
+        line: 0,
+        span: 0..0,
+    };
+    let list = || vec![allow(100, Ipv4Net::default().into()), allow(101, Ipv6Net::default().into())];
+    Nacl { name: DEFAULT_NACL.to_owned(), id: None, inbound: list(), outbound: list() }
+}
+
+struct Resolver<'p> {
+    policy: &'p Policy,
+    diagnostics: &'p mut Vec<Diagnostic>,
+    /// Where lines end.
+    lines: Vec<usize>,
+    used_subnets: BTreeSet<String>,
+    used_nacls: BTreeSet<String>,
+    /// False once something is missing from the result; a diagnostic says what.
+    complete: bool,
+}
+
+const fn family(cidr: &IpNet) -> Family {
+    match cidr {
+        IpNet::V4(_) => Family::V4,
+        IpNet::V6(_) => Family::V6,
+    }
+}
+
+const fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+/// What a protocol is called in a message.
+fn protocol_text(protocol: Protocol) -> String {
+    match protocol {
+        Protocol::All => "\"all\"".to_owned(),
+        Protocol::Number(number) => {
+            protocol_name(number).map_or_else(|| format!("protocol {number}"), |name| format!("{name} ({number})"))
+        }
+    }
+}
+
+impl<'p> Resolver<'p> {
+    fn push(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    fn line(&self, at: usize) -> usize {
+        self.lines.partition_point(|&end| end < at) + 1
+    }
+
+    /// Looks a subnet up, or says that it is not there.
+    fn subnet_named(
+        &mut self,
+        name: &str,
+        span: &Range<usize>,
+        edit: impl Fn(&str) -> String,
+    ) -> Option<&'p written::Subnet> {
+        let policy = self.policy;
+        let found = policy.subnets.get(name);
+        if found.is_some() {
+            self.used_subnets.insert(name.to_owned());
+        } else {
+            self.complete = false;
+            let message = format!("there is no subnet \"{}\"", name.escape_debug());
+            let diagnostic = Diagnostic::new(&codes::UNKNOWN_SUBNET, span.clone(), message).at("not defined");
+            let names = policy.subnets.keys().map(String::as_str);
+            let diagnostic = diagnostic.did_you_mean(name, span.clone(), names, edit);
+            self.push(if diagnostic.help.is_none() {
+                let help = "define it: `[subnet.NAME]` with `cidrs = [ … ]`";
+                diagnostic.help(help)
+            } else {
+                diagnostic
+            });
+        }
+        found
+    }
+
+    /// Checks that a network ACL is there.
+    fn nacl_named(&mut self, name: &At<String>) {
+        let policy = self.policy;
+        self.used_nacls.insert(name.value.clone());
+        if name.value == DEFAULT_NACL || policy.nacls.contains_key(&name.value) {
+            return;
+        }
+        self.complete = false;
+        let message = format!("there is no network ACL \"{}\"", name.value.escape_debug());
+        let names = policy.nacls.keys().map(String::as_str);
+        let diagnostic = Diagnostic::new(&codes::UNKNOWN_NACL, name.span.clone(), message)
+            .at("not defined")
+            .did_you_mean(&name.value, name.span.clone(), names, |name| format!("\"{name}\""));
+        self.push(if diagnostic.help.is_none() {
+            diagnostic.help("define it: `[nacl.NAME]` with `inbound = [ … ]` and `outbound = [ … ]`")
+        } else {
+            diagnostic
+        });
+    }
+
+    /// The VPC of a subnet, by name; `None` where there is none or it cannot be said which.
+    fn vpc_of(&mut self, subnet: &'p written::Subnet) -> Option<(&'p str, &'p written::Vpc)> {
+        let vpcs = &self.policy.vpcs;
+        let Some(name) = &subnet.vpc else {
+            if vpcs.len() > 1 {
+                let names: Vec<_> = vpcs.keys().map(String::as_str).collect();
+                self.push(
+                    Diagnostic::new(
+                        &codes::UNKNOWN_VPC,
+                        subnet.name.clone(),
+                        "the subnet does not say which VPC it is in",
+                    )
+                    .at("`vpc` is missing")
+                    .note(format!("the policy has {}", names.join(", ")))
+                    .help("add `vpc = \"NAME\"` to it"),
+                );
+            }
+            return vpcs.iter().next().filter(|_| vpcs.len() == 1).map(|(name, vpc)| (name.as_str(), vpc));
+        };
+        if let Some((key, vpc)) = vpcs.get_key_value(&name.value).filter(|_| !name.value.is_empty()) {
+            return Some((key, vpc));
+        }
+        let message = format!("there is no VPC \"{}\"", name.value.escape_debug());
+        let names = vpcs.keys().map(String::as_str);
+        let mut diagnostic = Diagnostic::new(&codes::UNKNOWN_VPC, name.span.clone(), message)
+            .at("not defined")
+            .did_you_mean(&name.value, name.span.clone(), names.filter(|name| !name.is_empty()), |name| {
+                format!("\"{name}\"")
+            });
+        if vpcs.contains_key("") {
+            diagnostic = diagnostic.help("the only VPC has no name: remove `vpc` here, or name it, `[vpc.NAME]`");
+        }
+        self.push(diagnostic);
+        None
+    }
+
+    /// Subnets inside their VPC, and apart from each other.
+    fn geometry(&mut self) {
+        let policy = self.policy;
+        // Subnets, by where they stand in the text, so that of two that overlap the later one is blamed.
+        let mut order: Vec<_> = policy.subnets.iter().collect();
+        order.sort_by_key(|(_, subnet)| subnet.name.start);
+        let mut placed: Vec<(&str, &str, &At<IpNet>)> = Vec::new();
+        for (name, subnet) in order {
+            let vpc = self.vpc_of(subnet);
+            for cidr in &subnet.cidrs {
+                if let Some((_, vpc)) = vpc.filter(|(_, vpc)| !vpc.cidrs.is_empty()) {
+                    self.inside_vpc(name, cidr, vpc);
+                }
+                let key = vpc.map_or("", |(name, _)| name);
+                let overlap = placed.iter().find(|(other_vpc, _, other)| {
+                    *other_vpc == key && (other.value.contains(&cidr.value) || cidr.value.contains(&other.value))
+                });
+                if let Some((_, other_name, other)) = overlap {
+                    let message = format!(
+                        "{} of subnet \"{name}\" overlaps {} of subnet \"{other_name}\"",
+                        cidr.value, other.value
+                    );
+                    let diagnostic = Diagnostic::new(&codes::OVERLAP, cidr.span.clone(), message)
+                        .at("overlaps")
+                        .and(other.span.clone(), "this one")
+                        .note("an address stands in one subnet, and its traffic meets that subnet's network ACL");
+                    self.diagnostics.push(diagnostic);
+                }
+                placed.push((key, name, cidr));
+            }
+        }
+    }
+
+    fn inside_vpc(&mut self, name: &str, cidr: &At<IpNet>, vpc: &written::Vpc) {
+        if vpc.cidrs.iter().any(|outer| outer.value.contains(&cidr.value)) {
+            return;
+        }
+        let message = format!("{} of subnet \"{name}\" lies outside its VPC", cidr.value);
+        let mut diagnostic = Diagnostic::new(&codes::OUTSIDE_VPC, cidr.span.clone(), message).at("outside");
+        let same: Vec<_> = vpc.cidrs.iter().filter(|outer| family(&outer.value) == family(&cidr.value)).collect();
+        for outer in &same {
+            diagnostic = diagnostic.and(outer.span.clone(), "the VPC's range");
+        }
+        if same.is_empty() {
+            diagnostic =
+                diagnostic.and(vpc.name.clone(), format!("the VPC has no {} range", family_name(family(&cidr.value))));
+        }
+        self.push(diagnostic);
+    }
+
+    fn subnets(&mut self) -> BTreeMap<String, Subnet> {
+        let policy = self.policy;
+        let mut found = BTreeMap::new();
+        for (name, subnet) in &policy.subnets {
+            let nacl = match &subnet.nacl {
+                Some(nacl) => {
+                    self.nacl_named(nacl);
+                    nacl.value.clone()
+                }
+                None => {
+                    self.used_nacls.insert(DEFAULT_NACL.to_owned());
+                    DEFAULT_NACL.to_owned()
+                }
+            };
+            let cidrs = subnet.cidrs.iter().map(|cidr| cidr.value).collect();
+            found.insert(name.clone(), Subnet { name: name.clone(), id: subnet.id.clone(), cidrs, nacl });
+        }
+        found
+    }
+
+    fn nacl(&mut self, name: &str, nacl: &'p written::Nacl) -> Nacl {
+        for (list, key, other, what) in
+            [(&nacl.inbound, "inbound", &nacl.outbound, "into"), (&nacl.outbound, "outbound", &nacl.inbound, "out of")]
+        {
+            if list.is_none() {
+                let mut diagnostic = Diagnostic::new(
+                    &codes::DIRECTION_ABSENT,
+                    nacl.name.clone(),
+                    format!("network ACL \"{name}\" has no `{key}` list: nothing gets {what} the subnet"),
+                )
+                .at(format!("no `{key}`"))
+                .note("what no rule matches, `*` denies");
+                if other.as_ref().is_some_and(|other| other.rules.iter().any(|rule| rule.action == Some(Action::Allow)))
+                {
+                    diagnostic = diagnostic.help(format!(
+                        "replies need a rule of their own, because a network ACL remembers nothing (N8); `{key} = []` says that it is meant"
+                    ));
+                }
+                self.push(diagnostic);
+            }
+        }
+        Nacl {
+            name: name.to_owned(),
+            id: nacl.id.clone(),
+            inbound: self.list(name, nacl.inbound.as_ref(), Direction::Inbound),
+            outbound: self.list(name, nacl.outbound.as_ref(), Direction::Outbound),
+        }
+    }
+
+    fn list(&mut self, nacl: &str, list: Option<&'p List>, direction: Direction) -> Vec<Rule> {
+        let Some(list) = list else { return Vec::new() };
+        let mut numbers: BTreeMap<u16, &At<u16>> = BTreeMap::new();
+        for number in list.rules.iter().filter_map(|rule| rule.number.as_ref()) {
+            if let Some(first) = numbers.get(&number.value) {
+                let free = (number.value + 1..=u16::try_from(32766).unwrap_or(u16::MAX)).find(|candidate| {
+                    list.rules.iter().all(|rule| rule.number.as_ref().is_none_or(|number| number.value != *candidate))
+                });
+                let mut diagnostic = Diagnostic::new(
+                    &codes::DUPLICATE_NUMBER,
+                    number.span.clone(),
+                    format!("rule number {} is used twice in one direction", number.value),
+                )
+                .at("used again")
+                .and(first.span.clone(), "first used here")
+                .note("IPv4 and IPv6 rules share the numbers of a direction (N5)");
+                if let Some(free) = free {
+                    diagnostic = diagnostic
+                        .help(format!("{free} is the next free number"))
+                        .fix(number.span.clone(), free.to_string());
+                }
+                self.push(diagnostic);
+            } else {
+                numbers.insert(number.value, number);
+            }
+        }
+        let mut rules: Vec<_> = list.rules.iter().filter_map(|rule| self.rule(rule, direction)).collect();
+        rules.sort_by_key(|rule| rule.number);
+        for family_of_rules in [Family::V4, Family::V6] {
+            let count = rules.iter().filter(|rule| family(&rule.cidr) == family_of_rules).count();
+            self.quota(nacl, list, count, family_of_rules, direction);
+        }
+        rules
+    }
+
+    fn quota(&mut self, nacl: &str, list: &List, count: usize, family: Family, direction: Direction) {
+        if count <= DEFAULT_QUOTA {
+            return;
+        }
+        let list_name = match direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+        };
+        let over = count > MAXIMUM_QUOTA;
+        let (code, what) = if over {
+            (&codes::OVER_MAXIMUM_QUOTA, "AWS takes 40 at most")
+        } else {
+            (&codes::OVER_DEFAULT_QUOTA, "AWS takes 20 unless the quota is raised")
+        };
+        let message =
+            format!("network ACL \"{nacl}\" has {} {list_name} {} rules, and {what}", count + 1, family_name(family));
+        self.push(
+            Diagnostic::new(code, list.key.clone(), message)
+                .at(format!("{count} rules and `*`"))
+                .note("AWS counts each direction and each family by itself, and counts `*` (N38 to N40)")
+                .help("neighbouring CIDRs and port ranges with the same action can often be one rule"),
+        );
+    }
+
+    /// Normalises one rule, and warns about what AWS accepts and ignores (N27 to N35).
+    fn rule(&mut self, rule: &'p written::Rule, direction: Direction) -> Option<Rule> {
+        let address = rule.address.as_ref().and_then(|address| Some((self.cidr(address)?, address)));
+        let (Some(number), Some(action), Some(protocol), Some((cidr, address))) =
+            (rule.number.as_ref(), rule.action, rule.protocol.as_ref(), address)
+        else {
+            self.complete = false;
+            return None;
+        };
+        let (key, _) = crate::policy::address_keys(direction);
+        let v6 = family(&cidr) == Family::V6;
+        let mut ports = None;
+        let mut icmp = None;
+        match protocol.value {
+            Protocol::Number(TCP | UDP) => {
+                match &rule.ports {
+                    // A rule for all ports does not look at them, so that it matches fragments too.
+                    Ports::Range(range) => ports = Some(range.value).filter(|&range| range != (0, u16::MAX)),
+                    Ports::Absent => {
+                        let message = format!("rule {} matches all ports", number.value);
+                        self.push(
+                            Diagnostic::new(&codes::PORTS_UNWRITTEN, rule.span.clone(), message)
+                                .at("no `ports`")
+                                .note("AWS wants them written (N29)")
+                                .help("write `ports = \"all\"`, or the ports that are meant"),
+                        );
+                    }
+                    Ports::Bad => {}
+                }
+                self.ignored_icmp(rule, protocol, "only ICMP has types");
+            }
+            Protocol::Number(ICMP) if !v6 => icmp = self.icmp(rule, protocol, number.value),
+            Protocol::Number(ICMPV6) if v6 => icmp = self.icmp(rule, protocol, number.value),
+            Protocol::Number(ICMP) => {
+                self.push(
+                    Diagnostic::new(
+                        &codes::ICMP_ON_IPV6,
+                        protocol.span.clone(),
+                        format!("rule {} can match no real packet: icmp (1) does not travel on IPv6", number.value),
+                    )
+                    .at("IPv4's ICMP")
+                    .and(address.span.clone(), format!("an IPv6 {key}"))
+                    .help("IPv6 has \"icmpv6\", protocol 58")
+                    .fix(protocol.span.clone(), "\"icmpv6\""),
+                );
+                self.ignored_ports(rule, protocol);
+                self.ignored_icmp(rule, protocol, "the rule matches by protocol number only");
+            }
+            Protocol::Number(ICMPV6) => {
+                self.push(
+                    Diagnostic::new(
+                        &codes::ICMPV6_ON_IPV4,
+                        protocol.span.clone(),
+                        format!("rule {} matches icmpv6 (58) on IPv4, which no host sends", number.value),
+                    )
+                    .at("IPv6's ICMP")
+                    .and(address.span.clone(), format!("an IPv4 {key}"))
+                    .note("AWS takes it, for all types and codes, whatever is written (N28)")
+                    .help("IPv4 has \"icmp\", protocol 1")
+                    .fix(protocol.span.clone(), "\"icmp\""),
+                );
+                self.ignored_ports(rule, protocol);
+                self.ignored_icmp(rule, protocol, "with an IPv4 CIDR AWS ignores them (N28)");
+            }
+            Protocol::All | Protocol::Number(_) => {
+                self.ignored_ports(rule, protocol);
+                self.ignored_icmp(rule, protocol, "only ICMP has types");
+                if let Protocol::Number(header) = protocol.value
+                    && v6
+                    && EXTENSION_HEADERS.contains(&header)
+                {
+                    self.push(
+                        Diagnostic::new(
+                            &codes::EXTENSION_HEADER,
+                            protocol.span.clone(),
+                            format!("{} is an IPv6 extension header, not a protocol", protocol_text(protocol.value)),
+                        )
+                        .at("never what a packet carries in the end")
+                        .note("packets are judged by the protocol behind their extension headers"),
+                    );
+                }
+            }
+        }
+        if action == Action::Allow && protocol.value == Protocol::All && cidr.prefix_len() == 0 {
+            let (what, from) = match direction {
+                Direction::Inbound => ("in", "from"),
+                Direction::Outbound => ("out", "to"),
+            };
+            self.push(
+                Diagnostic::new(
+                    &codes::ALLOW_EVERYTHING,
+                    rule.span.clone(),
+                    format!(
+                        "rule {} lets everything {what}: every protocol {from} every {} address",
+                        number.value,
+                        family_name(family(&cidr))
+                    ),
+                )
+                .at("allows everything no lower number denies")
+                .help("least privilege: name the protocol, the ports and the CIDR that are needed"),
+            );
+        }
+        let reference = match &address.value {
+            Address::Cidr(_) => None,
+            Address::Subnet(name, Some(Family::V4)) => Some(format!("subnet:{name}/ipv4")),
+            Address::Subnet(name, Some(Family::V6)) => Some(format!("subnet:{name}/ipv6")),
+            Address::Subnet(name, None) => Some(format!("subnet:{name}")),
+        };
+        Some(Rule {
+            number: number.value,
+            action,
+            protocol: protocol.value,
+            ports,
+            icmp,
+            cidr,
+            reference,
+            description: rule.description.clone(),
+            line: self.line(rule.span.start),
+            span: rule.span.clone(),
+        })
+    }
+
+    fn icmp(&mut self, rule: &written::Rule, protocol: &At<Protocol>, number: u16) -> Option<Icmp> {
+        self.ignored_ports(rule, protocol);
+        if rule.icmp.is_none() {
+            self.push(
+                Diagnostic::new(&codes::ICMP_UNWRITTEN, rule.span.clone(), format!("rule {number} matches all ICMP types and codes"))
+                    .at("no `icmp`")
+                    .note("AWS wants them written (N30)")
+                    .help("write `icmp = { type = -1 }`, or the type that is meant: `icmp = { type = 8 }` is an IPv4 echo request"),
+            );
+        }
+        let icmp = rule.icmp.as_ref()?.value;
+        Some(Icmp { kind: icmp.kind?, code: icmp.code })
+    }
+
+    fn ignored_ports(&mut self, rule: &written::Rule, protocol: &At<Protocol>) {
+        let Ports::Range(range) = &rule.ports else { return };
+        if protocol.value == Protocol::All && range.value == (0, u16::MAX) {
+            return; // Says the same twice.
+        }
+        self.push(
+            Diagnostic::new(
+                &codes::PORTS_IGNORED,
+                range.span.clone(),
+                format!("the ports are ignored: the rule matches every port of {}", protocol_text(protocol.value)),
+            )
+            .at("ignored")
+            .and(protocol.span.clone(), "AWS matches ports of tcp and udp only")
+            .note("AWS accepts such a rule, and ignores its ports (N27, N34)"),
+        );
+    }
+
+    fn ignored_icmp(&mut self, rule: &written::Rule, protocol: &At<Protocol>, why: &str) {
+        let Some(icmp) = &rule.icmp else { return };
+        self.push(
+            Diagnostic::new(&codes::ICMP_IGNORED, icmp.span.clone(), "the ICMP type and code are ignored")
+                .at("ignored")
+                .and(protocol.span.clone(), why)
+                .note("AWS accepts such a rule, and ignores them (N27)"),
+        );
+    }
+
+    /// The one CIDR an address stands for.
+    fn cidr(&mut self, address: &'p At<Address>) -> Option<IpNet> {
+        let (name, wanted) = match &address.value {
+            Address::Cidr(cidr) => return Some(*cidr),
+            Address::Subnet(name, wanted) => (name, *wanted),
+        };
+        let suffix = match wanted {
+            None => "",
+            Some(Family::V4) => "/ipv4",
+            Some(Family::V6) => "/ipv6",
+        };
+        let span = &address.span;
+        let subnet = self.subnet_named(name, span, |name| format!("\"subnet:{name}{suffix}\""))?;
+        let found: Vec<_> =
+            subnet.cidrs.iter().filter(|cidr| wanted.is_none_or(|wanted| wanted == family(&cidr.value))).collect();
+        if let [one] = found[..] {
+            return Some(one.value);
+        }
+        self.complete = false;
+        if subnet.cidrs.is_empty() {
+            return None; // Reported where the subnet is defined.
+        }
+        let message = match (found.len(), wanted) {
+            (0, Some(wanted)) => format!("subnet \"{name}\" has no {} CIDR", family_name(wanted)),
+            (count, Some(wanted)) => {
+                format!("subnet \"{name}\" has {count} {} CIDRs, and a rule holds one", family_name(wanted))
+            }
+            (count, None) => format!("subnet \"{name}\" has {count} CIDRs, and a rule holds one"),
+        };
+        let mut diagnostic =
+            Diagnostic::new(&codes::SUBNET_NOT_ONE_CIDR, span.clone(), message).at("must stand for exactly one CIDR");
+        for cidr in &subnet.cidrs {
+            diagnostic = diagnostic.and(cidr.span.clone(), family_name(family(&cidr.value)));
+        }
+        let families =
+            [Family::V4, Family::V6].map(|one| subnet.cidrs.iter().filter(|cidr| family(&cidr.value) == one).count());
+        diagnostic = match (wanted, families) {
+            (None, [1, 1]) => diagnostic.help(format!(
+                "write `subnet:{name}/ipv4` or `subnet:{name}/ipv6`; for both, two rules with a number each"
+            )),
+            _ => diagnostic.help("write the CIDR that is meant"),
+        };
+        self.push(diagnostic);
+        None
+    }
+
+    fn enis(&mut self) -> BTreeMap<String, Eni> {
+        let policy = self.policy;
+        let mut found = BTreeMap::new();
+        for (name, eni) in &policy.enis {
+            if let Some(subnet) = &eni.subnet
+                && let Some(written) = self.subnet_named(&subnet.value, &subnet.span, |name| format!("\"{name}\""))
+            {
+                self.inside_subnet(&eni.addresses, &subnet.value, written, true);
+            }
+            let addresses = eni.addresses.iter().map(|address| address.value).collect();
+            let subnet = eni.subnet.as_ref().map(|subnet| subnet.value.clone());
+            found.insert(name.clone(), Eni { name: name.clone(), addresses, subnet });
+        }
+        found
+    }
+
+    fn inside_subnet(&mut self, addresses: &[At<IpAddr>], name: &str, subnet: &written::Subnet, elsewhere: bool) {
+        for address in addresses.iter().filter(|_| !subnet.cidrs.is_empty()) {
+            if subnet.cidrs.iter().any(|cidr| cidr.value.contains(&address.value)) {
+                continue;
+            }
+            let code = if elsewhere { &codes::OUTSIDE_SUBNET } else { &codes::ADDRESS_OUTSIDE };
+            let message = format!("{} lies outside subnet \"{name}\"", address.value);
+            let mut diagnostic = Diagnostic::new(code, address.span.clone(), message).at("outside");
+            for cidr in &subnet.cidrs {
+                diagnostic = diagnostic.and(cidr.span.clone(), "the subnet's range");
+            }
+            self.push(diagnostic);
+        }
+    }
+
+    fn interfaces(
+        &mut self,
+        subnets: &BTreeMap<String, Subnet>,
+        nacls: &BTreeMap<String, Arc<Nacl>>,
+        host: &dyn Host,
+    ) -> BTreeMap<String, Interface> {
+        let policy = self.policy;
+        let mut found = BTreeMap::new();
+        if policy.interfaces.is_empty() {
+            self.push(
+                Diagnostic::new(&codes::NO_INTERFACE, 0..0, "the policy names no interface, so it enforces nothing")
+                    .help("add `[interface.eth0]` with `nacl = \"NAME\"` or `subnet = \"NAME\"`"),
+            );
+        }
+        for (name, interface) in &policy.interfaces {
+            let mut subnet = None;
+            if let Some(at) = &interface.subnet
+                && let Some(written) = self.subnet_named(&at.value, &at.span, |name| format!("\"{name}\""))
+            {
+                subnet = subnets.get(&at.value);
+                self.inside_subnet(interface.addresses.as_deref().unwrap_or_default(), &at.value, written, false);
+                if let Some(direct) = &interface.nacl {
+                    self.disagreement(name, at, written, direct);
+                }
+            }
+            if let Some(direct) = &interface.nacl {
+                self.nacl_named(direct);
+            }
+            let nacl = match (subnet, &interface.nacl) {
+                (Some(subnet), _) => nacls.get(&subnet.nacl),
+                (None, Some(direct)) => nacls.get(&direct.value),
+                (None, None) => None,
+            };
+            let Some(nacl) = nacl else {
+                self.complete = false;
+                continue;
+            };
+            let addresses = match &interface.addresses {
+                Some(written) => written.iter().map(|address| address.value).collect(),
+                None => host.addresses(interface.netns.as_deref(), name),
+            };
+            found.insert(
+                name.clone(),
+                Interface {
+                    name: name.clone(),
+                    netns: interface.netns.clone(),
+                    addresses,
+                    subnet: subnet.map(|subnet| subnet.name.clone()),
+                    subnet_cidrs: subnet.map(|subnet| subnet.cidrs.clone()).unwrap_or_default(),
+                    nacl: Arc::clone(nacl),
+                    side: interface.side,
+                    enforce: interface.enforce,
+                    xdp: interface.xdp,
+                    drop_non_ip: interface.drop_non_ip,
+                },
+            );
+        }
+        found
+    }
+
+    /// An interface with a subnet has that subnet's network ACL, and no other (N14).
+    fn disagreement(&mut self, name: &str, at: &At<String>, subnet: &written::Subnet, direct: &At<String>) {
+        let of_subnet = subnet.nacl.as_ref().map_or(DEFAULT_NACL, |nacl| nacl.value.as_str());
+        if of_subnet == direct.value {
+            return;
+        }
+        let message = format!(
+            "interface \"{name}\" has network ACL \"{}\", and its subnet \"{}\" has \"{of_subnet}\"",
+            direct.value.escape_debug(),
+            at.value
+        );
+        let diagnostic = Diagnostic::new(&codes::NACL_DISAGREES, direct.span.clone(), message).at("not the subnet's");
+        let (place, text) = match &subnet.nacl {
+            Some(nacl) => (nacl.span.clone(), "the subnet's"),
+            None => (subnet.name.clone(), "no `nacl`, so AWS's default one"),
+        };
+        self.push(
+            diagnostic
+                .and(place, text)
+                .note("AWS puts network ACLs on subnets; every interface in one has the same (N14)")
+                .help("remove `nacl` from the interface and write it in the subnet, or remove `subnet`"),
+        );
+    }
+
+    fn unused(&mut self) {
+        let policy = self.policy;
+        for (name, nacl) in policy.nacls.iter().filter(|(name, _)| !self.used_nacls.contains(*name)) {
+            let message = format!("network ACL \"{name}\" is used by no subnet and no interface");
+            self.diagnostics.push(Diagnostic::new(&codes::UNUSED_NACL, nacl.name.clone(), message).at("unused"));
+        }
+        for (name, subnet) in policy.subnets.iter().filter(|(name, _)| !self.used_subnets.contains(*name)) {
+            let message = format!("subnet \"{name}\" is named by no interface and no rule");
+            self.diagnostics.push(Diagnostic::new(&codes::UNUSED_SUBNET, subnet.name.clone(), message).at("unused"));
+        }
+    }
+}
