@@ -42,8 +42,9 @@ impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
 /// IPv6 address nodes on a path: at most one for each byte of the address, and one more that compares the rest.
 const MAX_NODES: u32 = 17;
 
-/// Longest row of rule bits, in words: 16,384 rules.
-pub const MAX_ROW_WORDS: u32 = 256;
+/// Longest row of rule bits, in words: 2048 rules. The verifier walks each word on some seventy ways here, so that a row
+/// eight times as long would take half a million of the million instructions it allows, and a second to load.
+pub const MAX_ROW_WORDS: u32 = 32;
 
 /// The class of an IPv4 address: a directory of four bytes, the first two always, the others where a longer prefix asks.
 #[inline(always)]
@@ -113,40 +114,46 @@ pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2
     if list.form == List::TABLE {
         return image.half(list.decisions + address * list.stride + service) as u16;
     }
-    let mut row = list.address_rows + address * list.stride;
-    let mut other = list.l4_rows + service * list.stride;
-    let mut rank = 0;
-    let mut word = 0;
-    while word < MAX_ROW_WORDS && word < list.stride {
-        let common = image.word(row) & image.word(other);
+    let first = list.address_rows + address * list.stride;
+    let offset = (list.l4_rows + service * list.stride).wrapping_sub(first);
+    let end = first + list.stride;
+    let mut row = first;
+    let mut bit = 0;
+    let mut left = MAX_ROW_WORDS;
+    while left > 0 && row != end {
+        let common = image.word(row) & image.word(row.wrapping_add(offset));
         if common != 0 {
-            rank += lowest_bit(common);
+            bit = lowest_bit(common);
             break;
         }
-        rank += 64;
         row += 1;
-        other += 1;
-        word += 1;
+        left -= 1;
     }
+    // From `row`, whose value the kernel's verifier does not know, and not counted up in the loop: with a rank it knew it
+    // would walk all that follows once for each of 2048 ranks.
+    let rank = (row - first) * 64 + bit;
     image.half(list.decisions + rank) as u16
 }
 
-/// Index of the lowest set bit of a non-zero word. BPF has no instruction for it before version 4, and LLVM's expansion
-/// of `trailing_zeros` wants a look-up table in a section of its own; six halvings need neither.
+/// Index of the lowest set bit of a non-zero word, by a de Bruijn sequence: BPF has no instruction for it before version
+/// 4, and halving by branches gives the verifier 64 ways to walk on.
 #[inline(always)]
 fn lowest_bit(word: u64) -> u32 {
-    let mut word = word;
-    let mut index = 0;
-    let mut half = 32;
-    while half > 0 {
-        if word & ((1 << half) - 1) == 0 {
-            word >>= half;
-            index += half;
-        }
-        half /= 2;
+    u32::from(DE_BRUIJN_INDEX[((word & word.wrapping_neg()).wrapping_mul(DE_BRUIJN) >> 58) as usize])
+}
+
+/// Every run of six bits in it is another number.
+const DE_BRUIJN: u64 = 0x03f7_9d71_b4cb_0a89;
+
+static DE_BRUIJN_INDEX: [u8; 64] = {
+    let mut index = [0; 64];
+    let mut bit = 0;
+    while bit < 64 {
+        index[((1_u64 << bit).wrapping_mul(DE_BRUIJN) >> 58) as usize] = bit as u8;
+        bit += 1;
     }
     index
-}
+};
 
 /// Splits a decision into allow or not, and the slot.
 #[inline(always)]

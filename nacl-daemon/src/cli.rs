@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
+use nacl_common::Direction;
 use nacl_daemon::{clients::Client, service::DEFAULT_SOCKET};
 
 const STYLES: styling::Styles = styling::Styles::styled()
@@ -16,7 +17,7 @@ Exit codes:
     0  done
     1  failed
     2  wrong usage
-    3  check: errors in the policy          4  check --deny-warnings: only warnings
+    3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
     7  lab: an expectation did not hold
   130  interrupted by Ctrl-C
@@ -85,15 +86,21 @@ pub struct Socket {
 /// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine.
 #[derive(Args, Debug)]
 pub struct Check {
-    /// Policy files.
+    /// Policy files; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Exit with 4 when there are only warnings.
-    #[arg(long)]
-    pub deny_warnings: bool,
-    /// Print diagnostics as JSON.
+    /// Exit with 4 when there are warnings and no errors.
+    #[arg(long, value_enum, value_name = "SEVERITY")]
+    pub deny: Option<Deny>,
+    /// Print diagnostics as JSON, on standard output.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Deny {
+    /// Warnings.
+    Warnings,
 }
 
 /// Say what becomes of one flow, request and reply, and why.
@@ -159,6 +166,15 @@ pub enum Way {
     Inbound,
     /// Out of the subnet.
     Outbound,
+}
+
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Inbound => Self::Inbound,
+            Way::Outbound => Self::Outbound,
+        }
+    }
 }
 
 fn client(name: &str) -> Result<Client, String> {

@@ -20,7 +20,7 @@ pub enum Exit {
     // 2 is clap's own, for wrong usage.
     /// `check`: the policy has errors.
     PolicyErrors = 3,
-    /// `check --deny-warnings`: the policy has only warnings.
+    /// `check --deny warnings`: the policy has only warnings.
     PolicyWarnings = 4,
     /// `explain --exit-code`: the request is denied.
     RequestDenied = 5,

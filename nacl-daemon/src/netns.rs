@@ -24,10 +24,21 @@ pub fn path(name: &str) -> PathBuf {
 /// When `work` panics.
 pub fn within<T: Send>(name: Option<&str>, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     let Some(name) = name else { return Ok(work()) };
-    let namespace = File::open(path(name))?;
+    within_open(Some(&File::open(path(name))?), work)
+}
+
+/// As [`within`], for a namespace that was opened before and may have lost its name since.
+///
+/// # Errors
+/// The namespace cannot be entered, or the thread cannot be started.
+///
+/// # Panics
+/// When `work` panics.
+pub fn within_open<T: Send>(namespace: Option<&File>, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let Some(namespace) = namespace else { return Ok(work()) };
     thread::scope(|scope| {
-        let worker = thread::Builder::new().name(format!("netns {name}")).spawn_scoped(scope, || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)?;
+        let worker = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
             Ok(work())
         })?;
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -1,2 +1,50 @@
-//! Set-up, build, tests and labs: `cargo xtask --help`.
-fn main() {}
+//! Set-up, build, tests and lint: `cargo xtask --help`. One file a command; what they share is in `shell`.
+
+mod build;
+mod demo;
+mod lint;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set-up, build and tests of nacld")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what building the kernel programs needs (may ask for sudo)
+    Setup,
+    /// Build nacld with its kernel programs in it, and print where it is
+    Build(build::Args),
+    /// Set up, then run all tests: host, kernel and wire level (the last two as root)
+    Test(test::Args),
+    /// rustfmt, clippy and cargo-deny
+    Lint,
+    /// Set up, build, and run the quiz: real packets, a real network ACL
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup => setup::run().map(|_| ()),
+        Command::Build(args) => build::run(&args),
+        Command::Test(args) => test::run(&args),
+        Command::Lint => lint::run(),
+        Command::Demo(args) => demo::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -2,6 +2,8 @@
 
 use nacl_common::{Action, Direction, Layer, Packet, Reason, Verdict};
 
+use thiserror::Error;
+
 use super::{
     Fix,
     flow::{Flow, FlowError},
@@ -67,21 +69,44 @@ pub struct Explanation {
     pub fix: Option<Fix>,
 }
 
-/// Judges both legs. `direction`: of the request; `None`: from the interface's addresses and subnet. `client`: who asks,
-/// where known, so that a fix opens that client's ports.
+/// Why a flow could not be explained.
+#[derive(Debug, Error)]
+pub enum ExplainError<E: std::error::Error + 'static> {
+    /// No packet can belong to it.
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+    /// The judge failed.
+    #[error(transparent)]
+    Judge(E),
+}
+
+/// Judges both legs by `judge`: the engine in this process ([`Compiled::judge`]) or the loaded program. `direction`: of
+/// the request; `None`: from the interface's addresses and subnet. `client`: who asks, where known, so that a fix opens
+/// that client's ports.
 ///
 /// # Errors
-/// The ends are of different families.
-pub fn explain(
+/// The ends are of different families, or the judge fails.
+pub fn explain<E: std::error::Error + 'static>(
     interface: &Interface,
     compiled: &Compiled,
+    mut judge: impl FnMut(Direction, &Packet) -> Result<Verdict, E>,
     flow: Flow,
     direction: Option<Direction>,
     client: Option<Client>,
-) -> Result<Explanation, FlowError> {
+) -> Result<Explanation, ExplainError<E>> {
     let (direction, assumed) = direction.map_or_else(|| flow.direction(interface), |direction| (direction, None));
-    let request = leg(interface, compiled, direction, flow.request()?);
-    let reply = flow.reply()?.map(|packet| leg(interface, compiled, direction.reverse(), packet));
+    let mut leg = |direction, packet: Packet| {
+        let verdict = judge(direction, &packet).map_err(ExplainError::Judge)?;
+        let rule = rule_of(interface, compiled, verdict).cloned();
+        let blockers = if verdict.action == Action::Deny {
+            vec![Blocker { layer: verdict.layer, reason: verdict.reason, rule: rule.clone() }]
+        } else {
+            Vec::new()
+        };
+        Ok::<_, ExplainError<E>>(Leg { direction, packet, verdict, rule, blockers })
+    };
+    let request = leg(direction, flow.request()?)?;
+    let reply = flow.reply()?.map(|packet| leg(direction.reverse(), packet)).transpose()?;
     let denied = |leg: &Leg| leg.verdict.action == Action::Deny;
     let outcome = if denied(&request) {
         Outcome::RequestDenied
@@ -92,17 +117,6 @@ pub fn explain(
     };
     let fix = if outcome == Outcome::Works { None } else { smallest_fix(interface, flow, direction, client) };
     Ok(Explanation { flow, assumed, request, reply, outcome, fix })
-}
-
-fn leg(interface: &Interface, compiled: &Compiled, direction: Direction, packet: Packet) -> Leg {
-    let verdict = compiled.judge(direction, &packet);
-    let rule = rule_of(interface, compiled, verdict).cloned();
-    let blockers = if verdict.action == Action::Deny {
-        vec![Blocker { layer: verdict.layer, reason: verdict.reason, rule: rule.clone() }]
-    } else {
-        Vec::new()
-    };
-    Leg { direction, packet, verdict, rule, blockers }
 }
 
 /// The numbered rule behind a verdict.

@@ -1,11 +1,11 @@
 //! A flow as a person names it, and the packets it consists of.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use nacl_common::{Direction, Family, Fragment, Packet};
 use thiserror::Error;
 
-use crate::resolve::Interface;
+use crate::{policy, resolve::Interface};
 
 /// TCP flags of the first packets.
 const SYN: u8 = 0x02;
@@ -27,11 +27,31 @@ pub struct Flow {
 }
 
 /// A flow no packet can belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum FlowError {
     /// One end is IPv4, the other IPv6.
     #[error("source and destination are of different families")]
     Families,
+    /// Not a protocol.
+    #[error("{0:?} is no protocol: write a name such as tcp, udp, icmp or icmpv6, or a number from 0 to 255")]
+    Protocol(String),
+    /// Not an address.
+    #[error(
+        "{0:?} is no address: write 198.51.100.7:52345, [2001:db8::7]:52345, or without a port where the protocol has none"
+    )]
+    Address(String),
+    /// A port is missing.
+    #[error("{0:?} needs a port, as in {0}:443")]
+    PortMissing(String),
+    /// A port too many.
+    #[error("{0:?} has a port, and the protocol has none")]
+    PortTooMany(String),
+    /// ICMP type and code.
+    #[error("{0:?} is no ICMP type: write TYPE or TYPE/CODE, each from 0 to 255")]
+    Icmp(String),
+    /// ICMP type for another protocol.
+    #[error("an ICMP type needs the protocol icmp with IPv4 addresses, or icmpv6 with IPv6 ones")]
+    NotIcmp,
 }
 
 /// An address as the number the engine compares.
@@ -42,7 +62,48 @@ pub fn number(address: IpAddr) -> [u64; 2] {
     }
 }
 
+/// An end of a flow: an address, and a port if one was written.
+fn end(text: &str) -> Result<(IpAddr, Option<u16>), FlowError> {
+    if let Ok(end) = text.parse::<SocketAddr>() {
+        return Ok((end.ip(), Some(end.port())));
+    }
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    bare.parse().map(|address| (address, None)).map_err(|_| FlowError::Address(text.to_owned()))
+}
+
 impl Flow {
+    /// A flow as typed: `tcp 198.51.100.7:52345 10.0.1.10:443`. A TCP or UDP source port that is not written is one that
+    /// many systems pick, 50000. `icmp`: `TYPE` or `TYPE/CODE`, an echo request where absent.
+    ///
+    /// # Errors
+    /// What cannot be read, and how it is written.
+    pub fn parse(protocol: &str, source: &str, destination: &str, icmp: Option<&str>) -> Result<Self, FlowError> {
+        const USUAL_PORT: u16 = 50000;
+        let number = policy::protocol_number(protocol).or_else(|| protocol.parse().ok());
+        let number = number.ok_or_else(|| FlowError::Protocol(protocol.to_owned()))?;
+        let ((from, sport), (to, dport)) = (end(source)?, end(destination)?);
+        let flow = Self { protocol: number, source: from, destination: to, sport: 0, dport: 0 };
+        flow.request()?;
+        if flow.has_ports() && icmp.is_none() {
+            let dport = dport.ok_or_else(|| FlowError::PortMissing(destination.to_owned()))?;
+            return Ok(Self { sport: sport.unwrap_or(USUAL_PORT), dport, ..flow });
+        }
+        if let Some((text, _)) = [(source, sport), (destination, dport)].iter().find(|(_, port)| port.is_some()) {
+            return Err(FlowError::PortTooMany((*text).to_owned()));
+        }
+        if !flow.is_icmp() {
+            return if icmp.is_some() { Err(FlowError::NotIcmp) } else { Ok(flow) };
+        }
+        let Some(text) = icmp else {
+            return Ok(Self { dport: if from.is_ipv4() { 8 << 8 } else { 128 << 8 }, ..flow });
+        };
+        let (kind, code) = text.split_once('/').unwrap_or((text, "0"));
+        match (kind.parse::<u8>(), code.parse::<u8>()) {
+            (Ok(kind), Ok(code)) => Ok(Self { dport: u16::from(kind) << 8 | u16::from(code), ..flow }),
+            _ => Err(FlowError::Icmp(text.to_owned())),
+        }
+    }
+
     /// Whether the flow is ICMP on IPv4 or ICMPv6 on IPv6.
     pub fn is_icmp(&self) -> bool {
         self.protocol == if self.source.is_ipv4() { 1 } else { 58 }
@@ -123,5 +184,35 @@ pub(crate) fn address(family: Family, number: [u64; 2]) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::from(number[1] as u32).into(),
         Family::V6 => Ipv6Addr::from(u128::from(number[0]) << 64 | u128::from(number[1])).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_are_read_as_people_write_them() {
+        let read = |protocol, source, destination, icmp| {
+            Flow::parse(protocol, source, destination, icmp).map(|flow| (flow.protocol, flow.sport, flow.dport))
+        };
+        assert_eq!(read("tcp", "198.51.100.7:52345", "10.0.1.10:443", None), Ok((6, 52345, 443)));
+        assert_eq!(read("TCP", "198.51.100.7", "10.0.1.10:443", None), Ok((6, 50000, 443)));
+        assert_eq!(read("17", "[2001:db8::7]:5353", "[2001:db8::1]:53", None), Ok((17, 5353, 53)));
+        assert_eq!(read("icmp", "198.51.100.7", "10.0.1.10", None), Ok((1, 0, 0x0800)));
+        assert_eq!(read("icmpv6", "2001:db8::7", "[2001:db8::1]", Some("3/1")), Ok((58, 0, 0x0301)));
+        assert_eq!(read("gre", "198.51.100.7", "10.0.1.10", None), Ok((47, 0, 0)));
+    }
+
+    #[test]
+    fn what_is_no_flow_says_what_to_write() {
+        let read = |protocol, source, destination, icmp| Flow::parse(protocol, source, destination, icmp).unwrap_err();
+        assert_eq!(read("tpc", "1.2.3.4:1", "1.2.3.5:2", None), FlowError::Protocol("tpc".into()));
+        assert_eq!(read("tcp", "1.2.3", "1.2.3.5:2", None), FlowError::Address("1.2.3".into()));
+        assert_eq!(read("tcp", "1.2.3.4", "1.2.3.5", None), FlowError::PortMissing("1.2.3.5".into()));
+        assert_eq!(read("icmp", "1.2.3.4", "1.2.3.5:80", None), FlowError::PortTooMany("1.2.3.5:80".into()));
+        assert_eq!(read("tcp", "1.2.3.4", "[::1]:2", None), FlowError::Families);
+        assert_eq!(read("icmp", "1.2.3.4", "1.2.3.5", Some("8/x")), FlowError::Icmp("8/x".into()));
+        assert_eq!(read("gre", "1.2.3.4", "1.2.3.5", Some("8")), FlowError::NotIcmp);
     }
 }

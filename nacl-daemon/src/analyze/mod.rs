@@ -8,7 +8,7 @@ mod jsonl;
 mod query;
 
 pub use self::{
-    explain::{Blocker, Explanation, Leg, Outcome, explain},
+    explain::{Blocker, ExplainError, Explanation, Leg, Outcome, explain},
     fix::{Fix, NewRule, smallest_fix},
     flow::{Flow, FlowError, number},
     jsonl::{StreamError, answer},

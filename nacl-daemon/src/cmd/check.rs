@@ -1,7 +1,86 @@
 //! `nacld check`.
 
+use std::path::Path;
+
+use nacl_daemon::{
+    policy::Severity,
+    report::diagnostics::{self, tally},
+    resolve::{NoHost, Resolved},
+};
+use serde_json::{Value, json};
+
+use super::policy::{self, Loaded};
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Check) -> anyhow::Result<Exit> {
-    anyhow::bail!("under construction: {args:?}")
+    let (mut unreadable, mut errors, mut warnings) = (false, false, false);
+    let mut files = Vec::new();
+    for path in &args.files {
+        match policy::load(path, &NoHost) {
+            Ok(loaded) => {
+                errors |= loaded.outcome.count(Severity::Error) != 0;
+                warnings |= loaded.outcome.count(Severity::Warning) != 0;
+                if args.json {
+                    files.push(as_json(&loaded));
+                } else {
+                    loaded.show(Severity::Note)?;
+                    super::print(summary(&loaded))?;
+                }
+            }
+            Err(error) => {
+                unreadable = true;
+                files.push(json!({ "file": file_name(path), "ok": false, "error": format!("{error:#}") }));
+                crate::print_error(&error);
+            }
+        }
+    }
+    if args.json {
+        super::print(format!("{:#}\n", json!({ "schema": 1, "files": files })))?;
+    }
+    Ok(if unreadable {
+        Exit::Failed
+    } else if errors {
+        Exit::PolicyErrors
+    } else if warnings && args.deny == Some(cli::Deny::Warnings) {
+        Exit::PolicyWarnings
+    } else {
+        Exit::Done
+    })
+}
+
+fn file_name(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// One line a file: what it holds, or how much is wrong with it.
+fn summary(loaded: &Loaded) -> String {
+    let tally = tally(&loaded.outcome.diagnostics);
+    let file = &loaded.file;
+    match &loaded.outcome.resolved {
+        None => format!("{file}: {tally}\n"),
+        Some(resolved) => {
+            let found = if tally.is_empty() { String::new() } else { format!(" ({tally})") };
+            format!("{file}: ok, {}{found}\n", holds(resolved))
+        }
+    }
+}
+
+/// "1 interface, 2 network ACLs, 9 rules".
+fn holds(resolved: &Resolved) -> String {
+    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    let rules = resolved.nacls.values().map(|nacl| nacl.inbound.len() + nacl.outbound.len()).sum();
+    [plural(resolved.interfaces.len(), "interface"), plural(resolved.nacls.len(), "network ACL"), plural(rules, "rule")]
+        .join(", ")
+}
+
+fn as_json(loaded: &Loaded) -> Value {
+    let outcome = &loaded.outcome;
+    json!({
+        "file": loaded.file,
+        "ok": outcome.resolved.is_some(),
+        "errors": outcome.count(Severity::Error),
+        "warnings": outcome.count(Severity::Warning),
+        "notes": outcome.count(Severity::Note),
+        "diagnostics": diagnostics::json(&loaded.text, &outcome.diagnostics),
+    })
 }

@@ -6,6 +6,7 @@ mod detach;
 mod explain;
 mod lab;
 mod man;
+pub mod policy;
 mod reload;
 mod rules;
 mod run;

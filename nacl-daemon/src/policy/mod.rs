@@ -5,6 +5,7 @@ pub mod codes;
 mod names;
 mod read;
 mod rule;
+mod syntax;
 mod tree;
 pub mod written;
 
@@ -13,7 +14,8 @@ use std::{ops::Range, sync::Arc};
 use serde::Serialize;
 
 use self::codes::Code;
-pub(crate) use self::{names::protocol_name, rule::address_keys};
+pub use self::names::{protocol as protocol_number, protocol_name};
+pub(crate) use self::rule::{LAST_NUMBER, address_keys};
 use crate::resolve::{self, Resolved};
 
 /// How bad it is.
@@ -145,25 +147,15 @@ pub fn load(file: &str, text: &str, host: &dyn resolve::Host) -> Outcome {
     let read = read::read(text);
     let mut diagnostics = read.diagnostics;
     let resolved = resolve::build::resolve(file, &Arc::from(text), &read.policy, host, &mut diagnostics);
-    if !read.broken_lines.is_empty() {
-        // What follows from a syntax error is noise: keys it swallowed are not missing, names it swallowed not unknown.
-        let follows = [
-            &codes::MISSING_KEY,
-            &codes::UNKNOWN_NACL,
-            &codes::UNKNOWN_SUBNET,
-            &codes::UNKNOWN_VPC,
-            &codes::SUBNET_NOT_ONE_CIDR,
-            &codes::VERSION,
-        ];
-        diagnostics.retain(|diagnostic| {
-            diagnostic.code == codes::SYNTAX.id
-                || diagnostic.severity == Severity::Error
-                    && follows.iter().all(|code| code.id != diagnostic.code)
-                    && read.broken_lines.iter().all(|line| !line.contains(&diagnostic.span.start))
-        });
+    if let Some(broken) = &read.broken {
+        broken.quieten(&mut diagnostics);
     }
     diagnostics.sort_by_key(|diagnostic| (diagnostic.severity, diagnostic.span.start, diagnostic.span.end));
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+    if failed {
+        // An error makes things look unused that are not; notes are for policies that can be used.
+        diagnostics.retain(|diagnostic| diagnostic.severity != Severity::Note);
+    }
     Outcome { resolved: if failed { None } else { resolved }, diagnostics }
 }
 

@@ -214,7 +214,7 @@ const SERVICES: &[(&str, u16)] = &[
 ];
 
 /// The number of a protocol name, in any case.
-pub(super) fn protocol(name: &str) -> Option<u8> {
+pub fn protocol(name: &str) -> Option<u8> {
     PROTOCOLS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|&(_, number)| number)
 }
 
@@ -224,7 +224,7 @@ pub(super) fn protocols() -> impl Iterator<Item = &'static str> {
 }
 
 /// The usual name of a protocol number.
-pub(crate) fn protocol_name(number: u8) -> Option<&'static str> {
+pub fn protocol_name(number: u8) -> Option<&'static str> {
     PROTOCOLS.iter().find(|&&(_, known)| known == number).map(|&(name, _)| name)
 }
 

@@ -4,10 +4,11 @@
 use std::{collections::BTreeMap, net::IpAddr, ops::Range};
 
 use nacl_common::Direction;
-use toml::de::{DeTable, Error};
+use toml::de::DeTable;
 
 use super::{
     Diagnostic, codes, rule,
+    syntax::{self, Broken},
     tree::{Entry, Hint, Reader, Table, Unknown, Value, entries_of},
     written::{At, Eni, Interface, List, Nacl, Policy, Subnet, Vpc},
 };
@@ -17,8 +18,8 @@ use crate::resolve::{Side, Xdp};
 pub(super) struct Read {
     pub(super) policy: Policy,
     pub(super) diagnostics: Vec<Diagnostic>,
-    /// Lines on which the TOML is broken.
-    pub(super) broken_lines: Vec<Range<usize>>,
+    /// Where the TOML is broken, if it is.
+    pub(super) broken: Option<Broken>,
 }
 
 /// The version of the language this program speaks.
@@ -35,7 +36,7 @@ const STATELESS: &str = "this version enforces network ACLs statelessly, and ref
 pub(super) fn read(text: &str) -> Read {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader { text, diagnostics: Vec::new() };
-    let broken_lines = errors.iter().map(|error| syntax(&mut reader, error)).collect();
+    let broken = syntax::report(&mut reader, document.get_ref(), &errors);
     let top = Table::read(&mut reader, "a policy", 0..0, document.get_ref(), &TOP, &top_hint);
     version(&mut reader, &top);
     let mut policy = Policy::default();
@@ -57,38 +58,16 @@ pub(super) fn read(text: &str) -> Read {
     for entry in tables(&mut reader, "interface", "eth0") {
         policy.interfaces.extend(interface(&mut reader, &entry).map(|found| (entry.key.to_owned(), found)));
     }
-    Read { policy, diagnostics: reader.diagnostics, broken_lines }
-}
-
-/// Records a syntax error and returns the lines it touches.
-fn syntax(reader: &mut Reader<'_>, error: &Error) -> Range<usize> {
-    let text = reader.text;
-    let span = error.span().unwrap_or(0..0);
-    let floor = |at: usize| text.floor_char_boundary(at.min(text.len()));
-    let span = floor(span.start)..text.ceil_char_boundary(span.end.min(text.len())).max(floor(span.start));
-    let (message, expected) = match error.message().split_once(", expected ") {
-        Some((message, expected)) => (message, Some(expected)),
-        None => (error.message(), None),
-    };
-    let diagnostic = Diagnostic::new(&codes::SYNTAX, span.clone(), format!("not valid TOML: {message}"));
-    let diagnostic = match expected {
-        Some("nothing") => diagnostic.at("nothing may stand here"),
-        Some(expected) => diagnostic.at(format!("expected {expected}")),
-        None => diagnostic,
-    };
-    reader.push(diagnostic);
-    let start = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
-    let end = text[span.end..].find('\n').map_or(text.len(), |at| span.end + at);
-    start..end + 1
+    Read { policy, diagnostics: reader.diagnostics, broken }
 }
 
 fn not_yet(span: Range<usize>, what: &str) -> Diagnostic {
     Diagnostic::new(&codes::NOT_YET, span, format!("{what} not in this version"))
-        .at("not in this version")
+        .at("refused, not ignored")
         .note(STATELESS)
 }
 
-fn top_hint<'d>(unknown: &Unknown<'_, 'd>) -> Option<Hint> {
+fn top_hint(unknown: &Unknown<'_, '_>) -> Option<Hint> {
     let what = match unknown.plain.as_str() {
         "security_group" | "security_groups" | "sg" => "security groups are",
         "prefix_list" | "prefix_lists" | "pl" => "prefix lists are",
@@ -106,15 +85,16 @@ fn none(_: &Unknown<'_, '_>) -> Option<Hint> {
 fn version(reader: &mut Reader<'_>, top: &Table<'_>) {
     let Some(value) = top.get("version") else {
         if !top.has("version") {
+            let start = if reader.text.starts_with('\u{feff}') { 3 } else { 0 };
             reader.push(
                 Diagnostic::new(
                     &codes::VERSION,
-                    0..0,
+                    start..start,
                     "the policy does not say which version of the language it is in",
                 )
                 .at("`version` is missing")
                 .help("begin the file with `version = 1`")
-                .fix(0..0, "version = 1\n"),
+                .fix(start..start, "version = 1\n"),
             );
         }
         return;

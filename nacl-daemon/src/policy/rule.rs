@@ -7,13 +7,13 @@ use nacl_common::{Action, Direction, Family};
 
 use super::{
     Diagnostic, codes, names,
-    tree::{Hint, Reader, Table, Unknown, Value, one_of},
+    tree::{Hint, Reader, Table, Unknown, Value},
     written::{Address, At, Icmp, Ports, Rule},
 };
 use crate::{clients::Client, resolve::Protocol};
 
 /// Highest number of an own rule (N1).
-const LAST_NUMBER: i64 = 32766;
+pub(crate) const LAST_NUMBER: u16 = 32766;
 
 /// The key that holds a rule's CIDR (N22), and the one of the other direction.
 pub(crate) const fn address_keys(direction: Direction) -> (&'static str, &'static str) {
@@ -36,15 +36,23 @@ pub(super) fn read(reader: &mut Reader<'_>, value: Value<'_>, direction: Directi
         star(reader, &table, address);
         return None;
     }
-    let number = table
-        .require(reader, "rule", "rules are judged in the order of their numbers, lowest first: `rule = 100`")
-        .and_then(|value| number(reader, value));
-    let action = table
-        .require(reader, "action", "`action = \"allow\"` or `action = \"deny\"`")
-        .and_then(|value| action(reader, value));
-    let protocol = table
-        .require(reader, "protocol", "a name, an IANA number, or `\"all\"`: `protocol = \"tcp\"`")
-        .and_then(|value| Some(At { value: protocol(reader, value)?, span: value.span() }));
+    let everywhere = match direction {
+        Direction::Inbound => "where packets come from, such as `source = \"0.0.0.0/0\"`",
+        Direction::Outbound => "where packets go to, such as `destination = \"0.0.0.0/0\"`",
+    };
+    table.require_all(
+        reader,
+        &[
+            ("rule", "rules are judged in the order of their numbers, lowest first, such as `rule = 100`"),
+            ("action", "what becomes of the packet, such as `action = \"allow\"`"),
+            ("protocol", "a name, an IANA number or \"all\", such as `protocol = \"tcp\"`"),
+            (address, everywhere),
+        ],
+    );
+    let number = table.get("rule").and_then(|value| number(reader, value));
+    let action = table.get("action").and_then(|value| action(reader, value));
+    let protocol =
+        table.get("protocol").and_then(|value| Some(At { value: protocol(reader, value)?, span: value.span() }));
     let ports = match table.get("ports") {
         None if table.has("ports") => Ports::Bad,
         None => Ports::Absent,
@@ -54,13 +62,8 @@ pub(super) fn read(reader: &mut Reader<'_>, value: Value<'_>, direction: Directi
         },
     };
     let icmp = table.get("icmp").and_then(|value| Some(At { value: icmp(reader, value)?, span: value.span() }));
-    let help = match direction {
-        Direction::Inbound => "where packets come from: `source = \"0.0.0.0/0\"` is every IPv4 address",
-        Direction::Outbound => "where packets go to: `destination = \"0.0.0.0/0\"` is every IPv4 address",
-    };
-    let found = table
-        .require(reader, address, help)
-        .and_then(|value| Some(At { value: remote(reader, value, address)?, span: value.span() }));
+    let found =
+        table.get(address).and_then(|value| Some(At { value: remote(reader, value, address)?, span: value.span() }));
     let description = table.get("description").and_then(|value| value.string(reader, "description")).map(str::to_owned);
     Some(Rule { span: table.span, number, action, protocol, ports, icmp, address: found, description })
 }
@@ -68,41 +71,29 @@ pub(super) fn read(reader: &mut Reader<'_>, value: Value<'_>, direction: Directi
 /// A written `*`: only as what is implied anyway (N2).
 fn star(reader: &mut Reader<'_>, table: &Table<'_>, address: &str) {
     let span = table.get("rule").map_or(table.span.clone(), |value| value.span());
-    let refuse = |value: Value<'_>, why: &str| {
-        Diagnostic::new(&codes::STAR, value.span(), "`*` denies everything, and cannot do anything else")
-            .at(why.to_owned())
-            .and(span.clone(), "this is the rule AWS adds by itself")
-            .note("AWS ends every list with it, once for each family, and nobody can change it (N2, N3)")
-            .help("give the rule a number from 1 to 32766")
+    let mut more = Vec::new();
+    let mut check = |key: &str, accepted: &dyn Fn(&Value<'_>) -> bool, why: &'static str| {
+        more.extend(table.get(key).filter(|value| !accepted(value)).map(|value| (value.span(), why)));
     };
-    let mut fine = true;
-    let mut check = |reader: &mut Reader<'_>, key: &str, accepted: &dyn Fn(&Value<'_>) -> bool, why: &str| {
-        if let Some(value) = table.get(key).filter(|value| !accepted(value)) {
-            reader.push(refuse(value, why));
-            fine = false;
-        }
-    };
-    check(reader, "action", &|value| value.as_str() == Some("deny"), "only \"deny\"");
+    check("action", &|value| value.as_str() == Some("deny"), "only \"deny\"");
     check(
-        reader,
         "protocol",
         &|value| matches!(value.as_str(), Some("all" | "-1")) || value.as_integer() == Some(-1),
         "only \"all\"",
     );
-    check(reader, "ports", &|value| matches!(value.as_str(), Some("all" | "0-65535")), "only all ports");
-    check(reader, "icmp", &|_| false, "only all types");
-    check(
-        reader,
-        address,
-        &|value| matches!(value.as_str(), Some("0.0.0.0/0" | "::/0")),
-        "only \"0.0.0.0/0\" or \"::/0\"",
-    );
-    if fine {
-        reader.push(
-            Diagnostic::new(&codes::STAR_IMPLIED, span, "the `*` rule is there without being written")
-                .at("denies what no numbered rule matched, in both families"),
-        );
-    }
+    check("ports", &|value| matches!(value.as_str(), Some("all" | "0-65535")), "only all ports");
+    check("icmp", &|_| false, "only all types");
+    check(address, &|value| matches!(value.as_str(), Some("0.0.0.0/0" | "::/0")), "only \"0.0.0.0/0\" or \"::/0\"");
+    reader.push(if more.is_empty() {
+        Diagnostic::new(&codes::STAR_IMPLIED, span, "the `*` rule is there without being written")
+            .at("denies what no numbered rule matched, in both families")
+    } else {
+        let refused = Diagnostic::new(&codes::STAR, span, "`*` denies everything, and can do nothing else")
+            .at("the rule AWS adds by itself")
+            .note("AWS ends every list with it, once for each family, and nobody can change it (N2, N3)")
+            .help("give the rule a number from 1 to 32766");
+        more.into_iter().fold(refused, |refused, (span, why)| refused.and(span, why))
+    });
 }
 
 /// Keys that come from habit: other tools' names for ours, and what AWS cannot match on.
@@ -215,8 +206,8 @@ fn number(reader: &mut Reader<'_>, value: Value<'_>) -> Option<At<u16>> {
         reader.push(diagnostic);
         return None;
     };
-    if (1..=LAST_NUMBER).contains(&number) {
-        return Some(At { value: number as u16, span });
+    if let Ok(value @ 1..=LAST_NUMBER) = u16::try_from(number) {
+        return Some(At { value, span });
     }
     let diagnostic = Diagnostic::new(&codes::RULE_NUMBER, span, format!("rule number {number} is out of range"))
         .at("expected 1 to 32766");
@@ -435,13 +426,13 @@ fn icmp(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Icmp> {
         return None;
     }
     let table = value.table(reader, "`icmp`", &["type", "code"], &|_| None)?;
-    let kind = table.require(reader, "type", "the ICMP type, or -1 for all: `icmp = { type = 8 }`")?;
+    let kind = table.require_at(reader, "type", &table.span, "the ICMP type, or -1 for all: `icmp = { type = 8 }`")?;
     let kind = icmp_number(reader, kind, "type");
     let code = match table.get("code") {
         Some(code) => icmp_number(reader, code, "code"),
-        None => Some(None),
+        None => Some(-1),
     };
-    let icmp = Icmp { kind: kind?, code: code? };
+    let icmp = Icmp { kind: u8::try_from(kind?).ok(), code: u8::try_from(code?).ok() };
     if icmp.kind.is_none() && icmp.code.is_some() {
         let span = table.get("code").map_or(value.span(), |code| code.span());
         reader.push(
@@ -454,30 +445,20 @@ fn icmp(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Icmp> {
     Some(icmp)
 }
 
-/// Outer `None`: unreadable. Inner `None`: all.
-fn icmp_number(reader: &mut Reader<'_>, value: Value<'_>, what: &str) -> Option<Option<u8>> {
+/// A type or a code; -1 is all.
+fn icmp_number(reader: &mut Reader<'_>, value: Value<'_>, what: &str) -> Option<i64> {
+    let expected = "expected 0 to 255, or -1 for all";
     let Some(number) = value.as_integer() else {
-        reader.push(
-            Diagnostic::new(
-                &codes::WRONG_TYPE,
-                value.span(),
-                format!("an ICMP {what} must be an integer, not {}", value.kind()),
-            )
-            .at("expected 0 to 255, or -1 for all"),
-        );
+        let message = format!("an ICMP {what} must be an integer, not {}", value.kind());
+        reader.push(Diagnostic::new(&codes::WRONG_TYPE, value.span(), message).at(expected));
         return None;
     };
-    if number == -1 {
-        return Some(None);
+    if (-1..=255).contains(&number) {
+        return Some(number);
     }
-    let found = u8::try_from(number).ok();
-    if found.is_none() {
-        reader.push(
-            Diagnostic::new(&codes::ICMP, value.span(), format!("there is no ICMP {what} {number}"))
-                .at("expected 0 to 255, or -1 for all"),
-        );
-    }
-    found.map(Some)
+    let message = format!("there is no ICMP {what} {number}");
+    reader.push(Diagnostic::new(&codes::ICMP, value.span(), message).at(expected));
+    None
 }
 
 /// `source` or `destination`.
@@ -530,7 +511,7 @@ pub(super) fn cidr(reader: &mut Reader<'_>, text: &str, span: Range<usize>) -> O
                 Diagnostic::new(&codes::HOST_BITS, span.clone(), format!("{net} has host bits set"))
                     .at(format!("taken as {canonical}"))
                     .note("AWS stores the CIDR with the bits behind the prefix zeroed (N35)")
-                    .help("write what is meant")
+                    .help("write it as AWS stores it")
                     .fix(span, format!("\"{canonical}\"")),
             );
         }
@@ -552,29 +533,22 @@ pub(super) fn cidr(reader: &mut Reader<'_>, text: &str, span: Range<usize>) -> O
     }
     let diagnostic = Diagnostic::new(&codes::CIDR, span.clone(), format!("\"{}\" is not a CIDR", text.escape_debug()));
     let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
-    reader.push(match (address.parse::<IpAddr>(), prefix) {
-        (Ok(address), Some(prefix)) => {
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            let diagnostic = diagnostic.at(format!("expected a prefix length from 0 to {bits} behind the slash"));
-            match prefix.parse::<IpAddr>().ok().and_then(|mask| ipnet::ip_mask_to_prefix(mask).ok()) {
-                Some(prefix) => diagnostic
-                    .help("the mask is written as a prefix length")
-                    .fix(span, format!("\"{address}/{prefix}\"")),
-                None => diagnostic,
+    let (Ok(address), Some(prefix)) = (address.parse::<IpAddr>(), prefix) else {
+        let help = match text.to_ascii_lowercase().as_str() {
+            "any" | "all" | "anywhere" | "*" | "0/0" | "" => {
+                "every IPv4 address is \"0.0.0.0/0\", every IPv6 address \"::/0\""
             }
-        }
-        _ => {
-            let diagnostic = diagnostic.at("expected ADDRESS/PREFIX");
-            match text.to_ascii_lowercase().as_str() {
-                "any" | "all" | "anywhere" | "*" | "0/0" | "" => {
-                    diagnostic.help("every IPv4 address is \"0.0.0.0/0\", every IPv6 address \"::/0\"")
-                }
-                _ => diagnostic.help(one_of(&[
-                    "write a CIDR such as \"10.0.1.0/24\" or \"2001:db8::/64\"".to_owned(),
-                    "a subnet of the policy as \"subnet:NAME\"".to_owned(),
-                ])),
-            }
-        }
-    });
+            _ => "a CIDR is an address and a prefix length, such as \"10.0.1.0/24\" or \"2001:db8::/64\"",
+        };
+        reader.push(diagnostic.at("expected ADDRESS/PREFIX").help(help));
+        return None;
+    };
+    let bits = if address.is_ipv4() { 32 } else { 128 };
+    let mut diagnostic = diagnostic.at(format!("expected a prefix length from 0 to {bits} behind the slash"));
+    if let Some(prefix) = prefix.parse::<IpAddr>().ok().and_then(|mask| ipnet::ip_mask_to_prefix(mask).ok()) {
+        diagnostic =
+            diagnostic.help("the mask is written as a prefix length").fix(span, format!("\"{address}/{prefix}\""));
+    }
+    reader.push(diagnostic);
     None
 }

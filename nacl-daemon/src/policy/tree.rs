@@ -211,6 +211,14 @@ pub(super) fn one_of(words: &[String]) -> String {
     }
 }
 
+/// "a, b and c".
+fn all_of(words: &[String]) -> String {
+    match words {
+        [most @ .., last] if !most.is_empty() => format!("{} and {last}", most.join(", ")),
+        _ => words.concat(),
+    }
+}
+
 /// A key and its value.
 #[derive(Clone)]
 pub(super) struct Entry<'d> {
@@ -301,9 +309,25 @@ impl<'d> Table<'d> {
         self.entry(key).is_some() || self.meant.contains(key)
     }
 
-    /// A key that must be there.
-    pub(super) fn require(&self, reader: &mut Reader<'_>, key: &str, help: &str) -> Option<Value<'d>> {
-        self.require_at(reader, key, &self.span, help)
+    /// Reports those of some keys that must be there and are not, together.
+    pub(super) fn require_all(&self, reader: &mut Reader<'_>, keys: &[(&str, &str)]) {
+        let missing: Vec<_> = keys.iter().filter(|(key, _)| !self.has(key)).collect();
+        let names: Vec<_> = missing.iter().map(|(key, _)| format!("`{key}`")).collect();
+        let (message, help) = match missing[..] {
+            [] => return,
+            [(_, help)] => (format!("{} has no {}", self.what, names[0]), (*help).to_owned()),
+            _ => {
+                let examples: Vec<_> =
+                    missing.iter().map(|(_, help)| help.rsplit("such as ").next().unwrap_or_default()).collect();
+                (format!("{} has no {}", self.what, one_of(&names)), format!("such as {}", examples.join(", ")))
+            }
+        };
+        let label = if missing.len() == 1 { "is missing" } else { "are missing" };
+        reader.push(
+            Diagnostic::new(&codes::MISSING_KEY, self.span.clone(), message)
+                .at(format!("{} {label}", all_of(&names)))
+                .help(help),
+        );
     }
 
     /// A key that must be there; `place` is what is pointed at when it is not.

@@ -2,7 +2,7 @@
 //! is wanted is the caller's to say.
 
 use annotate_snippets::{
-    AnnotationKind, Group, Level, Patch, Renderer, Snippet, normalize_untrusted_str, renderer::DecorStyle,
+    AnnotationKind, Group, Level, Origin, Patch, Renderer, Snippet, normalize_untrusted_str, renderer::DecorStyle,
 };
 use serde::Serialize;
 
@@ -29,13 +29,18 @@ fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic) -> Vec<G
         Severity::Warning => Level::WARNING,
         Severity::Note => Level::NOTE,
     };
-    let primary = AnnotationKind::Primary.span(diagnostic.span.clone()).label(diagnostic.label.as_deref());
-    let context = diagnostic
-        .labels
-        .iter()
-        .map(|label| AnnotationKind::Context.span(label.span.clone()).label(label.text.as_str()));
-    let snippet = Snippet::source(text).path(file).annotation(primary).annotations(context);
-    let mut group = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code).element(snippet);
+    let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code);
+    let mut group = if diagnostic.span.is_empty() && diagnostic.label.is_none() {
+        // About the file as a whole: no place in it would say more.
+        title.element(Origin::path(file))
+    } else {
+        let primary = AnnotationKind::Primary.span(diagnostic.span.clone()).label(diagnostic.label.as_deref());
+        let context = diagnostic
+            .labels
+            .iter()
+            .map(|label| AnnotationKind::Context.span(label.span.clone()).label(label.text.as_str()));
+        title.element(Snippet::source(text).path(file).annotation(primary).annotations(context))
+    };
     if let Some(note) = &diagnostic.note {
         group = group.element(Level::NOTE.message(normalize_untrusted_str(note)));
     }

@@ -44,6 +44,9 @@ pub fn text(policy: &Resolved, interface: &Interface, explanation: &Explanation)
         (Some(reply), _) => leg(&mut out, policy, "reply", reply),
     }
     let _ = writeln!(out, "  {}", conclusion(explanation));
+    if explanation.outcome == Outcome::ReplyDenied && explanation.flow.has_ports() {
+        let _ = write!(out, "  {}", client_lines(explanation.flow.sport));
+    }
     if let Some(assumed) = explanation.assumed {
         let _ = writeln!(out, "  {DIM}Note: {assumed}.{DIM:#}");
     }
@@ -95,42 +98,41 @@ fn source_line(policy: &Resolved, rule: &Rule) -> String {
 }
 
 fn conclusion(explanation: &Explanation) -> String {
-    let Explanation { flow, outcome, request, .. } = explanation;
+    let Explanation { outcome, request, .. } = explanation;
     match outcome {
         Outcome::Works => format!("{GREEN}Works.{GREEN:#} Both legs pass."),
         Outcome::RequestDenied => {
             format!("{RED}Does not work.{RED:#} The request is dropped, nothing answers: the client hangs.")
         }
         Outcome::ReplyDenied => {
-            let who = if flow.has_ports() { format!(" {}", client_sentence(flow.sport)) } else { String::new() };
             let side = match request.direction {
                 Direction::Inbound => "The request arrives and is answered; the answer is dropped on its way out",
                 Direction::Outbound => "The request leaves and is answered; the answer is dropped on its way in",
             };
             format!(
                 "{RED}Does not work.{RED:#} {side}: the client hangs.\n  A network ACL is stateless: the answer needs a rule \
-                 of its own, for the port the client chose.{who}"
+                 of its own, for the port the client chose."
             )
         }
     }
 }
 
-/// Who picks this source port.
-pub fn client_sentence(port: u16) -> String {
-    let kinds: Vec<_> = Client::with_port(port).filter(|client| *client != Client::Any).collect();
-    if kinds.is_empty() {
-        return format!("\n  No system picks port {port} by itself: the client bound it.");
-    }
+/// Who picks this source port, a line for each range.
+pub fn client_lines(port: u16) -> String {
     let mut ranges: Vec<((u16, u16), Vec<&str>)> = Vec::new();
-    for client in kinds {
+    for client in Client::with_port(port).filter(|client| *client != Client::Any) {
         match ranges.iter_mut().find(|(range, _)| *range == client.ports()) {
             Some((_, names)) => names.push(client.title()),
             None => ranges.push((client.ports(), vec![client.title()])),
         }
     }
-    let ranges: Vec<_> =
-        ranges.iter().map(|((first, last), names)| format!("{} ({first}-{last})", names.join(", "))).collect();
-    format!("\n  Port {port} may be picked by {}.", ranges.join("; "))
+    if ranges.is_empty() {
+        return format!("No system picks port {port} by itself: the client bound it.\n");
+    }
+    ranges.iter().fold(format!("Port {port} is one that these clients pick:\n"), |mut lines, ((first, last), names)| {
+        let _ = writeln!(lines, "    {:>5}-{last:<5}  {}", first, names.join(", "));
+        lines
+    })
 }
 
 fn fix_text(out: &mut String, fix: &Fix) {

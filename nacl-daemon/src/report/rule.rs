@@ -5,27 +5,22 @@ use std::net::IpAddr;
 use nacl_common::{Direction, Family, Packet};
 
 use crate::{
-    analyze,
+    analyze, policy,
     resolve::{Protocol, Rule},
 };
 
-/// `tcp`, `udp`, `icmp`, `icmpv6`, or the number.
+/// The usual name of a protocol, or its number.
 pub fn protocol_name(number: u8) -> String {
-    match number {
-        1 => "icmp".into(),
-        6 => "tcp".into(),
-        17 => "udp".into(),
-        58 => "icmpv6".into(),
-        _ => number.to_string(),
-    }
+    policy::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned)
 }
 
 /// The rule as one would write it in a policy.
 pub fn rule_toml(rule: &Rule, direction: Direction) -> String {
     let protocol = match rule.protocol {
-        Protocol::All => "\"all\"".into(),
-        Protocol::Number(number @ (1 | 6 | 17 | 58)) => format!("{:?}", protocol_name(number)),
-        Protocol::Number(number) => number.to_string(),
+        Protocol::All => "\"all\"".to_owned(),
+        Protocol::Number(number) => {
+            policy::protocol_name(number).map_or_else(|| number.to_string(), |name| format!("{name:?}"))
+        }
     };
     let ports = match rule.ports {
         None => String::new(),

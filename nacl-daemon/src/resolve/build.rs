@@ -13,7 +13,7 @@ use nacl_common::{Action, Direction, Family};
 
 use super::{Eni, Host, Icmp, Interface, Nacl, Protocol, Resolved, Rule, Subnet};
 use crate::policy::{
-    Diagnostic, codes, protocol_name,
+    Diagnostic, LAST_NUMBER, address_keys, codes, protocol_name,
     written::{self, Address, At, List, Policy, Ports},
 };
 
@@ -273,16 +273,11 @@ impl<'p> Resolver<'p> {
         let policy = self.policy;
         let mut found = BTreeMap::new();
         for (name, subnet) in &policy.subnets {
-            let nacl = match &subnet.nacl {
-                Some(nacl) => {
-                    self.nacl_named(nacl);
-                    nacl.value.clone()
-                }
-                None => {
-                    self.used_nacls.insert(DEFAULT_NACL.to_owned());
-                    DEFAULT_NACL.to_owned()
-                }
-            };
+            let nacl = subnet.nacl.as_ref().map_or(DEFAULT_NACL, |nacl| nacl.value.as_str()).to_owned();
+            if let Some(nacl) = &subnet.nacl {
+                self.nacl_named(nacl);
+            }
+            self.used_nacls.insert(nacl.clone());
             let cidrs = subnet.cidrs.iter().map(|cidr| cidr.value).collect();
             found.insert(name.clone(), Subnet { name: name.clone(), id: subnet.id.clone(), cidrs, nacl });
         }
@@ -323,7 +318,7 @@ impl<'p> Resolver<'p> {
         let mut numbers: BTreeMap<u16, &At<u16>> = BTreeMap::new();
         for number in list.rules.iter().filter_map(|rule| rule.number.as_ref()) {
             if let Some(first) = numbers.get(&number.value) {
-                let free = (number.value + 1..=u16::try_from(32766).unwrap_or(u16::MAX)).find(|candidate| {
+                let free = (number.value + 1..=LAST_NUMBER).find(|candidate| {
                     list.rules.iter().all(|rule| rule.number.as_ref().is_none_or(|number| number.value != *candidate))
                 });
                 let mut diagnostic = Diagnostic::new(
@@ -386,7 +381,7 @@ impl<'p> Resolver<'p> {
             self.complete = false;
             return None;
         };
-        let (key, _) = crate::policy::address_keys(direction);
+        let (key, _) = address_keys(direction);
         let v6 = family(&cidr) == Family::V6;
         let mut ports = None;
         let mut icmp = None;

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 use nacl_common::{Action, Direction};
+use thiserror::Error;
 
 /// What resolving may ask of the machine it runs on. Tests and offline verbs use [`NoHost`].
 pub trait Host {
@@ -40,6 +41,52 @@ pub struct Resolved {
     pub enis: BTreeMap<String, Eni>,
     /// Interfaces here, by name.
     pub interfaces: BTreeMap<String, Interface>,
+}
+
+/// An interface that was asked for, and is not in the policy.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum InterfaceError {
+    /// No such name.
+    #[error("the policy {file} has no interface {name:?}; it has {known}")]
+    Unknown {
+        /// The policy.
+        file: String,
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// None was named, and there is not exactly one.
+    #[error("which interface? the policy {file} has {known}")]
+    Which {
+        /// The policy.
+        file: String,
+        /// What there is.
+        known: String,
+    },
+}
+
+impl Resolved {
+    /// The interface of this name; `None`: the only one there is.
+    ///
+    /// # Errors
+    /// See [`InterfaceError`].
+    pub fn interface(&self, name: Option<&str>) -> Result<&Interface, InterfaceError> {
+        let file = self.file.clone();
+        let known = match self.interfaces.len() {
+            0 => "none".to_owned(),
+            _ => self.interfaces.keys().cloned().collect::<Vec<_>>().join(", "),
+        };
+        let mut all = self.interfaces.values();
+        match (name, all.next(), all.next()) {
+            (Some(name), ..) => {
+                let unknown = || InterfaceError::Unknown { file, name: name.to_owned(), known };
+                self.interfaces.get(name).ok_or_else(unknown)
+            }
+            (None, Some(only), None) => Ok(only),
+            _ => Err(InterfaceError::Which { file, known }),
+        }
+    }
 }
 
 /// A subnet.

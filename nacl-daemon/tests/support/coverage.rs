@@ -162,6 +162,7 @@ impl Coverage {
 }
 
 impl fmt::Display for Coverage {
+    #[expect(clippy::cast_precision_loss, reason = "percentages with two decimals")]
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{} (policy, packet) pairs", self.pairs)?;
         let mut last = "";

@@ -26,7 +26,7 @@ impl Random {
 
     /// 0 to `limit - 1`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(limit) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 
     /// True once in `times`.
@@ -128,12 +128,10 @@ fn rules(random: &mut Random, bases: &Bases, count: usize) -> Vec<Rule> {
     let wide = |rule: &Rule| rule.cidr.prefix_len() < if rule.cidr.addr().is_ipv4() { 16 } else { 40 };
     let keep = 3 + count / 16;
     let mut seen = 0;
-    for index in 0..rules.len() {
-        if wide(&rules[index]) {
-            seen += 1;
-            while seen > keep && wide(&rules[index]) {
-                rules[index] = rule(random, bases, rules[index].number);
-            }
+    for one in rules.iter_mut().filter(|rule| wide(rule)) {
+        seen += 1;
+        while seen > keep && wide(one) {
+            *one = rule(random, bases, one.number);
         }
     }
     rules
@@ -264,7 +262,7 @@ pub fn case(random: &mut Random, interface: &Interface) -> Case {
         tags: if random.once_in(8) { 1 + random.below(2) as u8 } else { 0 },
         options: if !v6 && random.once_in(6) { 1 + random.below(10) as u8 } else { 0 },
         extensions: if v6 && random.once_in(4) {
-            (0..1 + random.below(3)).map(|_| *random.pick(&[0, 43, 60])).collect()
+            (0..=random.below(3)).map(|_| *random.pick(&[0, 43, 60])).collect()
         } else {
             Vec::new()
         },

@@ -38,8 +38,8 @@ pub fn judge(interface: &Interface, case: &Case) -> Expected {
     if case.v6() && case.has_icmp() && matches!(case.part, Part::Whole | Part::Atomic) {
         let exempt = |reason| Expected { allow: true, reason, rule: None };
         match case.icmp.0 {
-            133 | 134 | 135 | 136 | 137 if case.hop_limit == 255 => return exempt("neighbour-discovery"),
-            130 | 131 | 132 | 143 if case.hop_limit == 1 => return exempt("mld"),
+            133..=137 if case.hop_limit == 255 => return exempt("neighbour-discovery"),
+            130..=132 | 143 if case.hop_limit == 1 => return exempt("mld"),
             _ => {}
         }
     }
@@ -103,10 +103,10 @@ fn matches(rule: &Rule, case: &Case) -> bool {
     if case.has_ports() && rule.ports.is_some_and(|(first, last)| case.dport < first || case.dport > last) {
         return false;
     }
-    if case.has_icmp() {
-        if let Some(icmp) = rule.icmp {
-            return icmp.kind == case.icmp.0 && icmp.code.is_none_or(|code| code == case.icmp.1);
-        }
+    if case.has_icmp()
+        && let Some(icmp) = rule.icmp
+    {
+        return icmp.kind == case.icmp.0 && icmp.code.is_none_or(|code| code == case.icmp.1);
     }
     true
 }

@@ -1,0 +1,61 @@
+//! Policy files for the verbs that take one: reading, and showing what is wrong with them. Wiring only.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use anyhow::Context;
+use nacl_daemon::{
+    policy::{self, Outcome, Severity},
+    report::diagnostics,
+    resolve::{Host, Resolved},
+};
+
+/// A policy file that could be read, whatever stands in it.
+pub struct Loaded {
+    pub file: String,
+    pub text: String,
+    pub outcome: Outcome,
+}
+
+/// Reads a policy file, or standard input for `-`. Fails only where the file cannot be read.
+pub fn load(path: &Path, host: &dyn Host) -> anyhow::Result<Loaded> {
+    let (file, bytes) = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        ("<stdin>".to_owned(), bytes)
+    } else {
+        let file = path.display().to_string();
+        (file.clone(), fs::read(path).with_context(|| format!("cannot read {file}"))?)
+    };
+    Ok(match policy::decode(bytes) {
+        Ok(text) => Loaded { outcome: policy::load(&file, &text, host), file, text },
+        Err(broken) => {
+            let (text, diagnostic) = *broken;
+            Loaded { file, text, outcome: Outcome { resolved: None, diagnostics: vec![diagnostic] } }
+        }
+    })
+}
+
+impl Loaded {
+    /// Shows diagnostics up to a severity, on standard error.
+    pub fn show(&self, least: Severity) -> io::Result<()> {
+        let shown: Vec<_> =
+            self.outcome.diagnostics.iter().filter(|diagnostic| diagnostic.severity <= least).cloned().collect();
+        // The stream takes the colour out again where it is not wanted.
+        let text = diagnostics::render(&self.file, &self.text, &shown, true);
+        anstream::stderr().lock().write_all(text.as_bytes())
+    }
+}
+
+/// For verbs that need a policy they can use: shows errors and warnings, and fails on errors.
+pub fn usable(path: &Path, host: &dyn Host) -> anyhow::Result<Resolved> {
+    let loaded = load(path, host)?;
+    loaded.show(Severity::Warning)?;
+    loaded.outcome.resolved.ok_or_else(|| {
+        let tally = diagnostics::tally(&loaded.outcome.diagnostics);
+        anyhow::anyhow!("{} cannot be used: {tally}", loaded.file)
+    })
+}

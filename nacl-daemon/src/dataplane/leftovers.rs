@@ -1,0 +1,122 @@
+//! Taking our programs off an interface without a daemon and without a policy: what a crash left, or what a daemon
+//! that does not answer still holds. Nobody else's program is touched: ours are known by their names.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use aya::programs::{
+    SchedClassifier, TcAttachType,
+    links::{Link, LinkType},
+    loaded_links, loaded_programs,
+    tc::SchedClassifierLink,
+};
+
+use super::{
+    DataplaneError, Target,
+    device::{holder, index, open_namespace},
+    netlink,
+};
+use crate::netns;
+
+/// What all our programs' names begin with.
+const OURS: &str = "nacl_";
+
+/// Takes every program of nacld off an interface, and the clsact qdisc where nothing else is on it. Returns a line for
+/// each thing that was removed, with the process that held it, where one did.
+///
+/// # Errors
+/// There is no such interface, or the kernel cannot be asked or refuses.
+pub fn detach_leftovers(target: &Target) -> Result<Vec<String>, DataplaneError> {
+    let namespace = open_namespace(target)?;
+    let failed = |source| DataplaneError::Detach { interface: target.name.clone(), source };
+    netns::within_open(namespace.as_ref(), || {
+        let ifindex = index(&target.name)
+            .ok_or_else(|| DataplaneError::NoInterface { name: target.name.clone(), netns: target.netns.clone() })?;
+        let mut removed = Vec::new();
+        links(target, ifindex, &mut removed).map_err(failed)?;
+        filters(target, ifindex, &mut removed).map_err(failed)?;
+        Ok(removed)
+    })
+    .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })?
+}
+
+/// XDP and tcx.
+fn links(target: &Target, ifindex: u32, removed: &mut Vec<String>) -> io::Result<()> {
+    let names: Vec<(u32, String)> = loaded_programs()
+        .filter_map(Result::ok)
+        .filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))
+        .filter(|(_, name)| name.starts_with(OURS))
+        .collect();
+    let name = |id: u32| names.iter().find(|(number, _)| *number == id).map(|(_, name)| name.as_str());
+    let mut found: Vec<(u32, LinkType)> = netlink::xdp(ifindex)?.into_iter().map(|id| (id, LinkType::Xdp)).collect();
+    for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+        // Fails where the kernel has no tcx, and then there is none.
+        if let Ok((_, programs)) = SchedClassifier::query_tcx(&target.name, hook) {
+            found.extend(programs.iter().map(|program| (program.id(), LinkType::Tcx)));
+        }
+    }
+    for (id, kind) in found {
+        let Some(name) = name(id) else { continue };
+        let held = holder(id).map_or_else(String::new, |holder| format!(", held by {holder}"));
+        let links: Vec<u32> = loaded_links()
+            .filter_map(Result::ok)
+            .filter(|link| link.program_id() == id && link.link_type().is_ok_and(|found| found == kind))
+            .map(|link| link.id())
+            .collect();
+        if links.is_empty() && kind == LinkType::Xdp {
+            netlink::clear_xdp(ifindex)?;
+        }
+        for link in links {
+            detach_link(link)?;
+        }
+        let kind = if kind == LinkType::Xdp { "XDP" } else { "tcx" };
+        removed.push(format!("{kind} program {name} (id {id}{held})"));
+    }
+    Ok(())
+}
+
+/// Filters, and the qdisc.
+fn filters(target: &Target, ifindex: u32, removed: &mut Vec<String>) -> io::Result<()> {
+    let mut ours = false;
+    for egress in [false, true] {
+        for filter in netlink::filters(ifindex, egress)? {
+            if !filter.name.starts_with(OURS) {
+                continue;
+            }
+            ours = true;
+            let held = holder(filter.id).map_or_else(String::new, |holder| format!(", held by {holder}"));
+            let hook = if filter.egress { TcAttachType::Egress } else { TcAttachType::Ingress };
+            let link = SchedClassifierLink::attached(&target.name, hook, filter.priority, filter.handle.into(), None)?;
+            Link::detach(link).map_err(io::Error::other)?;
+            removed.push(format!("clsact filter {} (id {}{held})", filter.name, filter.id));
+        }
+    }
+    if ours && netlink::has_clsact(ifindex)? {
+        netlink::remove_empty_clsact(ifindex)?;
+        if !netlink::has_clsact(ifindex)? {
+            removed.push("clsact qdisc".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Detaches a link that another process may hold; aya can only detach its own.
+fn detach_link(id: u32) -> io::Result<()> {
+    const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
+    const BPF_LINK_DETACH: libc::c_long = 34;
+    let fd = bpf(BPF_LINK_GET_FD_BY_ID, id)?;
+    // SAFETY: the kernel just made it for this process.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    bpf(BPF_LINK_DETACH, fd.as_raw_fd().cast_unsigned()).map(drop)
+}
+
+/// The bpf system call, for commands whose one argument is the first word.
+fn bpf(command: libc::c_long, argument: u32) -> io::Result<i32> {
+    let mut attributes = [0_u32; 4];
+    attributes[0] = argument;
+    // SAFETY: the attributes are as long as said, and the commands read no pointer from them.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(&attributes)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

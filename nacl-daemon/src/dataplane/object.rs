@@ -1,0 +1,208 @@
+//! The embedded kernel programs: what they need of this machine, and loading them. Attaches nothing.
+
+use std::fs;
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    maps::{Map, MapError},
+    programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
+    sys::SyscallError,
+    util::KernelVersion,
+};
+
+use super::{DataplaneError, Options};
+use crate::compile::Compiled;
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-ebpf"));
+
+/// XDP on ingress, for frames of several parts.
+pub const XDP: &str = "nacl_ingress";
+/// XDP on ingress, for kernels before 5.18, which know no such frames.
+pub const XDP_LINEAR: &str = "nacl_ingress_ln";
+/// TC on ingress.
+pub const TC_INGRESS: &str = "nacl_ingress_tc";
+/// TC on egress.
+pub const TC_EGRESS: &str = "nacl_egress";
+
+/// Rule counters an interface has at least: a policy may grow this far without a restart.
+const SLOTS: u32 = 1024;
+
+/// A loaded object.
+pub struct Object(Ebpf);
+
+impl Object {
+    /// Makes the maps and prepares the programs; none is in the kernel yet.
+    pub fn load(options: &Options, compiled: &Compiled, test: bool) -> Result<Self, DataplaneError> {
+        if OBJECT.is_empty() {
+            return Err(DataplaneError::NotBuiltIn);
+        }
+        let mut loader = EbpfLoader::new();
+        // Off by default, by another value than 0.
+        if test {
+            loader.override_global("TEST", &1_u32, true);
+        }
+        if options.trace {
+            loader.override_global("TRACE", &1_u32, true);
+        }
+        loader
+            // Room for as much again, so that a policy can grow while it is in force.
+            .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(SLOTS, 0x8000));
+        if !options.trace {
+            // The log's ring is part of the object; without --trace nothing writes to it.
+            loader.map_max_entries("AYA_LOGS", 4096);
+        }
+        loader.load(OBJECT).map(Self).map_err(|error| match &error {
+            EbpfError::MapError(MapError::CreateError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EPERM) =>
+            {
+                DataplaneError::NoPrivilege { what: "make the kernel's maps", capability: "CAP_BPF".into() }
+            }
+            _ => DataplaneError::Object(error),
+        })
+    }
+
+    /// Takes a map out. It must live as long as programs are loaded from this object.
+    pub fn map<T: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<T, DataplaneError> {
+        let map = self.0.take_map(name).ok_or(DataplaneError::Lacks(name))?;
+        T::try_from(map).map_err(|source| DataplaneError::Map { map: name, source })
+    }
+
+    /// Loads the XDP program, unless that was done, and returns it.
+    pub fn xdp(&mut self) -> Result<&mut Xdp, DataplaneError> {
+        let name = if kernel_is(5, 18) { XDP } else { XDP_LINEAR };
+        let program = self.program::<Xdp>(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| refused(name, source))?;
+        }
+        Ok(program)
+    }
+
+    /// Loads a TC program, unless that was done, and returns it.
+    pub fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, DataplaneError> {
+        let program = self.program::<SchedClassifier>(name)?;
+        if program.fd().is_err() {
+            program.load().map_err(|source| refused(name, source))?;
+        }
+        Ok(program)
+    }
+
+    fn program<'a, T>(&'a mut self, name: &'static str) -> Result<&'a mut T, DataplaneError>
+    where
+        &'a mut T: TryFrom<&'a mut AyaProgram, Error = ProgramError>,
+    {
+        let program = self.0.program_mut(name).ok_or(DataplaneError::Lacks(name))?;
+        program.try_into().map_err(|_| DataplaneError::Lacks(name))
+    }
+
+    /// The whole of it, for the logger.
+    pub const fn ebpf(&mut self) -> &mut Ebpf {
+        &mut self.0
+    }
+}
+
+/// Rule slots a policy uses: one more than the highest.
+pub fn slots(compiled: &Compiled) -> u32 {
+    compiled.slots.slots.last_key_value().map_or(0, |(slot, _)| u32::from(*slot) + 1)
+}
+
+fn refused(program: &'static str, source: ProgramError) -> DataplaneError {
+    match source {
+        ProgramError::LoadError { ref io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
+            DataplaneError::NoPrivilege { what: "load the kernel programs", capability: "CAP_BPF".into() }
+        }
+        source => DataplaneError::Load { program, source },
+    }
+}
+
+/// Whether the kernel is at least of this version; where it does not say, it is taken to be new.
+pub fn kernel_is(major: u8, minor: u8) -> bool {
+    KernelVersion::current().map_or(true, |version| version >= KernelVersion::new(major, minor, 0))
+}
+
+/// Fails where nothing can be attached at all; `netns`: whether another namespace is to be entered.
+pub fn usable(netns: bool) -> Result<(), DataplaneError> {
+    if OBJECT.is_empty() {
+        return Err(DataplaneError::NotBuiltIn);
+    }
+    old_kernel()?;
+    let lacking = lacking_capabilities(netns);
+    if !lacking.is_empty() {
+        let capability = lacking.join(", ");
+        return Err(DataplaneError::NoPrivilege { what: "attach kernel programs", capability });
+    }
+    Ok(())
+}
+
+/// What this binary, process and kernel lack to attach at all, each with its remedy; empty: nothing.
+pub fn missing() -> Vec<String> {
+    let mut missing = Vec::new();
+    if OBJECT.is_empty() {
+        missing.push(DataplaneError::NotBuiltIn.to_string());
+    }
+    if let Err(error) = old_kernel() {
+        missing.push(error.to_string());
+    }
+    let lacking = lacking_capabilities(false);
+    if !lacking.is_empty() {
+        let capability = lacking.join(", ");
+        missing.push(DataplaneError::NoPrivilege { what: "attach kernel programs", capability }.to_string());
+    }
+    missing
+}
+
+/// Linux 5.15 is the oldest whose verifier and maps these programs were written for; the others say it themselves.
+fn old_kernel() -> Result<(), DataplaneError> {
+    let old = |missing: &str| {
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        Err(DataplaneError::KernelTooOld { kernel: kernel.trim().into(), missing: missing.into() })
+    };
+    if !kernel_is(5, 15) {
+        return old("nacld needs Linux 5.15 or later");
+    }
+    if !fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.contains("\tbpf")) {
+        return old("it was built without CONFIG_BPF_SYSCALL");
+    }
+    Ok(())
+}
+
+/// Names of the capabilities this process lacks.
+fn lacking_capabilities(netns: bool) -> Vec<&'static str> {
+    const NET_ADMIN: u32 = 12;
+    const SYS_ADMIN: u32 = 21;
+    const PERFMON: u32 = 38;
+    const BPF: u32 = 39;
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
+        .unwrap_or_default();
+    let has = |number: u32| effective >> number & 1 != 0;
+    let mut lacking = Vec::new();
+    // The kernel takes SYS_ADMIN for the two that were split from it.
+    for (number, name, instead) in
+        [(NET_ADMIN, "CAP_NET_ADMIN", false), (BPF, "CAP_BPF", true), (PERFMON, "CAP_PERFMON", true)]
+    {
+        if !has(number) && !(instead && has(SYS_ADMIN)) {
+            lacking.push(name);
+        }
+    }
+    if netns && !has(SYS_ADMIN) {
+        lacking.push("CAP_SYS_ADMIN (to enter another network namespace)");
+    }
+    lacking
+}
+
+/// The error number of a program that could not be attached.
+pub fn errno(error: &ProgramError) -> Option<i32> {
+    match error {
+        ProgramError::SyscallError(SyscallError { io_error, .. }) | ProgramError::IOError(io_error) => {
+            io_error.raw_os_error()
+        }
+        ProgramError::NetlinkError(error)
+        | ProgramError::XdpError(aya::programs::xdp::XdpError::NetlinkError(error))
+        | ProgramError::TcError(aya::programs::tc::TcError::NetlinkError(error)) => error.raw_os_error(),
+        ProgramError::TcError(aya::programs::tc::TcError::IoError(error)) => error.raw_os_error(),
+        _ => None,
+    }
+}

@@ -1,0 +1,177 @@
+//! Running the loaded programs on frames without attaching them (BPF_PROG_TEST_RUN): what `--level kernel` and the
+//! kernel-level tests stand on.
+
+use aya::{
+    maps::{Array, IterableMap, MapData},
+    programs::{ProgramError, TestRun, TestRunOptions},
+};
+use nacl_common::{Action, Event, evaluate::Hook};
+
+use super::{
+    Counters, DataplaneError, EventReader, Options,
+    maps::{Mapped, Maps},
+    object::{self, Object, TC_EGRESS, TC_INGRESS, XDP},
+};
+use crate::compile::Compiled;
+
+/// One of the three entry points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// XDP on ingress.
+    Xdp,
+    /// TC on ingress.
+    TcIngress,
+    /// TC on egress.
+    TcEgress,
+}
+
+impl Program {
+    /// All three.
+    pub const ALL: [Self; 3] = [Self::Xdp, Self::TcIngress, Self::TcEgress];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => XDP,
+            Self::TcIngress => TC_INGRESS,
+            Self::TcEgress => TC_EGRESS,
+        }
+    }
+}
+
+/// What an skb is on the wire, beside its bytes: segmentation offload. XDP knows none of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wire {
+    /// Segments.
+    pub gso_segs: u32,
+    /// Payload bytes of a segment.
+    pub gso_size: u32,
+    /// Bytes of all segments with their headers; 0: as many as the skb has.
+    pub wire_len: u32,
+}
+
+/// The programs, loaded and not attached.
+pub struct TestBed {
+    last: Mapped,
+    _last: Array<MapData, [u64; 8]>,
+    maps: Maps,
+    events: EventReader,
+    object: Object,
+}
+
+impl TestBed {
+    /// Loads the programs and installs a policy.
+    ///
+    /// # Errors
+    /// See [`DataplaneError`].
+    pub fn load(options: &Options, compiled: &Compiled) -> Result<Self, DataplaneError> {
+        object::usable(false)?;
+        let mut object = Object::load(options, compiled, true)?;
+        let mut maps = Maps::take(&mut object)?;
+        maps.install(options, compiled)?;
+        let events = EventReader::take(&mut object, options.trace)?;
+        let last: Array<MapData, [u64; 8]> = object.map("LAST")?;
+        let mapped = Mapped::new(last.map()).map_err(DataplaneError::ControlWord)?;
+        object.xdp()?;
+        object.tc(TC_INGRESS)?;
+        object.tc(TC_EGRESS)?;
+        Ok(Self { last: mapped, _last: last, maps, events, object })
+    }
+
+    /// Switches to another policy, as an attached interface would.
+    ///
+    /// # Errors
+    /// See [`DataplaneError`].
+    pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
+        self.maps.install(options, compiled)
+    }
+
+    /// Runs a frame of at least 14 bytes through the program of a hook: XDP on ingress, TC on egress. Returns what
+    /// happened to it, and the event with what the policy said.
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<(Action, Event), DataplaneError> {
+        let program = match hook {
+            Hook::Ingress => Program::Xdp,
+            Hook::Egress => Program::TcEgress,
+        };
+        self.run_program(program, frame, None)
+    }
+
+    /// Runs a frame through one of the programs; `wire` goes into the context of a TC program.
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn run_program(
+        &mut self,
+        program: Program,
+        frame: &[u8],
+        wire: Option<Wire>,
+    ) -> Result<(Action, Event), DataplaneError> {
+        const XDP_DROP: u32 = 1;
+        const XDP_PASS: u32 = 2;
+        const TC_NEXT: u32 = u32::MAX;
+        const TC_SHOT: u32 = 2;
+        self.last.take_event();
+        let context = wire.map(context);
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.ctx_in = context.as_ref().map(|context| context.as_slice());
+        let name = program.name();
+        let failed = |source| DataplaneError::TestRun { program: name, source };
+        let (result, [drop, pass]) = match program {
+            Program::Xdp => (self.object.xdp()?.test_run(options), [XDP_DROP, XDP_PASS]),
+            Program::TcIngress | Program::TcEgress => (self.object.tc(name)?.test_run(options), [TC_SHOT, TC_NEXT]),
+        };
+        let value = result.map_err(failed)?.return_value;
+        let action = match value {
+            value if value == drop => Action::Deny,
+            value if value == pass => Action::Allow,
+            value => return Err(failed(ProgramError::IOError(std::io::Error::other(format!("it returned {value}"))))),
+        };
+        Ok((action, self.last.take_event()))
+    }
+
+    /// The counters.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn counters(&self) -> Result<Counters, DataplaneError> {
+        self.maps.counters()
+    }
+
+    /// The events.
+    pub const fn events(&mut self) -> &mut EventReader {
+        &mut self.events
+    }
+
+    /// How many instructions the verifier walked for each program, where the kernel tells (5.16).
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn verified(&mut self) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
+        let mut all = Vec::new();
+        for program in Program::ALL {
+            let name = program.name();
+            let info = match program {
+                Program::Xdp => self.object.xdp()?.info(),
+                Program::TcIngress | Program::TcEgress => self.object.tc(name)?.info(),
+            };
+            let info = info.map_err(|source| DataplaneError::Load { program: name, source })?;
+            all.push((name, info.verified_instruction_count().unwrap_or_default()));
+        }
+        Ok(all)
+    }
+}
+
+/// A `struct __sk_buff` of which the kernel takes these three fields.
+fn context(wire: Wire) -> [u8; 192] {
+    const WIRE_LEN: usize = 160;
+    const GSO_SEGS: usize = 164;
+    const GSO_SIZE: usize = 176;
+    let mut context = [0; 192];
+    for (at, value) in [(WIRE_LEN, wire.wire_len), (GSO_SEGS, wire.gso_segs), (GSO_SIZE, wire.gso_size)] {
+        context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    context
+}
