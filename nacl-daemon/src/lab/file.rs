@@ -21,8 +21,8 @@ use toml::Spanned;
 use super::Level;
 use crate::{
     clients::Client,
-    compile::{CompileError, Compiled, compile},
-    policy,
+    compile::{CompileError, Compiled, SlotTable, compile},
+    policy, report,
     resolve::{Interface, NoHost, Resolved},
 };
 
@@ -155,6 +155,17 @@ pub struct PolicyText {
     pub text: String,
     /// Lines of the lab file before it.
     before: usize,
+}
+
+/// A policy of a lab, ready to be installed.
+#[derive(Clone)]
+pub struct Policy {
+    /// What it means.
+    pub resolved: Resolved,
+    /// The interface the hook sits on.
+    pub interface: Interface,
+    /// Its tables.
+    pub compiled: Compiled,
 }
 
 /// Something shown: probes under one policy.
@@ -585,20 +596,20 @@ impl Lab {
     ///
     /// # Errors
     /// The policy is invalid, or has no interface of the hooked host's name.
-    pub fn compile(&self, policy: &PolicyText) -> Result<(Resolved, Interface, Compiled), LabError> {
+    pub fn compile(&self, policy: &PolicyText, previous: Option<&SlotTable>) -> Result<Policy, LabError> {
         // Blank lines stand for the lab file's own, so that every message names the line of the file.
         let text = format!("{}{}", "\n".repeat(policy.before), policy.text);
-        self.compile_text(&self.file, &text)
+        self.compile_text(&self.file, &text, previous)
     }
 
-    /// Compiles a policy for this lab from any file.
+    /// Compiles a policy for this lab from any file. `previous`: the slots in force, which unchanged rules keep.
     ///
     /// # Errors
     /// The policy is invalid, or has no interface of the hooked host's name.
-    pub fn compile_text(&self, file: &str, text: &str) -> Result<(Resolved, Interface, Compiled), LabError> {
+    pub fn compile_text(&self, file: &str, text: &str, previous: Option<&SlotTable>) -> Result<Policy, LabError> {
         let outcome = policy::load(file, text, &NoHost);
         let Some(resolved) = outcome.resolved else {
-            let rendered = super::show::diagnostics(file, text, &outcome.diagnostics);
+            let rendered = report::diagnostics::render(file, text, &outcome.diagnostics, false);
             return Err(LabError::Policy { file: file.into(), rendered });
         };
         let Some(interface) = resolved.interfaces.get(&self.hook).cloned() else {
@@ -610,8 +621,8 @@ impl Lab {
             return Err(LabError::Wrong { file: file.into(), what });
         }
         let compiled =
-            compile(&interface, None).map_err(|source| LabError::Compile { file: file.into(), source })?;
-        Ok((resolved, interface, compiled))
+            compile(&interface, previous).map_err(|source| LabError::Compile { file: file.into(), source })?;
+        Ok(Policy { resolved, interface, compiled })
     }
 
     /// Every probe: those of the steps, then those of the goal.
@@ -655,8 +666,8 @@ impl Lab {
         for (name, host) in &self.hosts {
             // It becomes the router's interface name.
             require(
-                (1..=12).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && name != "router",
-                format!("{name:?} is not a host name: at most twelve letters, digits and hyphens, and not \"router\""),
+                (1..=12).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !matches!(name.as_str(), "router" | "lo"),
+                format!("{name:?} is not a host name: at most twelve letters, digits and hyphens, and neither \"router\" nor \"lo\""),
             )?;
             require(
                 !host.addresses.is_empty()
@@ -731,7 +742,7 @@ impl Lab {
         require(all == expect.percent.is_some(), "a percentage goes with source_ports = \"all\"")?;
         require(all || expect.otherwise.is_none(), "`otherwise` goes with source_ports = \"all\"")?;
         require(
-            expect.percent.is_none_or(|percent| (percent < 100.0) == expect.otherwise.is_some()),
+            expect.percent.is_none_or(|percent| percent >= 100.0 || expect.otherwise.is_some()),
             "`otherwise` is the rule that decides the other ports, so it belongs where there are others",
         )?;
         require(

@@ -2,10 +2,16 @@
 //! loaded program; `wire` with real sockets in namespaces (`net`, `serve`, `ask`, `tap`); `hold` keeps one up to sit in;
 //! `show` prints; `demo` tells the story of one. What a policy means is decided elsewhere.
 
+mod ask;
 pub mod file;
+pub mod kernel;
+pub mod net;
 pub mod outcome;
 pub mod paper;
+mod serve;
 pub mod show;
+mod tap;
+pub mod wire;
 
 use std::fmt;
 

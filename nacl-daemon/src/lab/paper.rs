@@ -7,14 +7,13 @@ use nacl_common::{Action, Direction, Family, Fragment, Packet, Reason};
 
 use super::{
     Lab, LabError, LabReport, Level, Outcome,
-    file::{PolicyText, Probe, ProbeProtocol, SourcePorts},
+    file::{Policy, PolicyText, Probe, ProbeProtocol, SourcePorts},
     outcome::{Case, Observation, StepReport, compare, rule_of, source_ports},
 };
 use crate::{
     analyze::{Flow, number},
     compile::Compiled,
     lab::file::router_address,
-    resolve::Interface,
 };
 
 /// A verdict on one packet, from either judge.
@@ -34,7 +33,7 @@ pub trait Judge {
     type Error;
 
     /// From now on this policy is in force.
-    fn install(&mut self, interface: &Interface, compiled: &Compiled) -> Result<(), Self::Error>;
+    fn install(&mut self, policy: &Policy) -> Result<(), Self::Error>;
 
     /// Judges one packet.
     fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Judged, Self::Error>;
@@ -47,8 +46,8 @@ pub struct Engine(Option<Compiled>);
 impl Judge for Engine {
     type Error = LabError;
 
-    fn install(&mut self, _: &Interface, compiled: &Compiled) -> Result<(), LabError> {
-        self.0 = Some(compiled.clone());
+    fn install(&mut self, policy: &Policy) -> Result<(), LabError> {
+        self.0 = Some(policy.compiled.clone());
         Ok(())
     }
 
@@ -91,17 +90,18 @@ fn run_step<J: Judge<Error: From<LabError>>>(
     name: &str,
     probes: &[Probe],
 ) -> Result<StepReport, J::Error> {
-    let (_, interface, compiled) = lab.compile(policy)?;
-    judge.install(&interface, &compiled)?;
+    let policy = lab.compile(policy, None)?;
+    let Policy { interface, compiled, .. } = &policy;
+    judge.install(&policy)?;
     let mut reports = Vec::new();
     for probe in probes {
         let ports = match probe.protocol {
             ProbeProtocol::Icmp => vec![0],
-            _ => source_ports(lab, probe, &interface),
+            _ => source_ports(lab, probe, interface),
         };
         let mut cases = Vec::new();
         for port in ports {
-            let seen = follow(lab, probe, port, &compiled, judge)?;
+            let seen = follow(lab, probe, port, compiled, judge)?;
             cases.push(Case { source_port: port, seen, expected: expected(probe, &seen), control: None });
         }
         // The engine is fast enough to ask for every port; frames through the kernel are tried at the cuts.
@@ -109,14 +109,14 @@ fn run_step<J: Judge<Error: From<LabError>>>(
             let (first, last) = lab.host(&probe.from).os.ports();
             let mut as_said = 0_u32;
             for port in first..=last {
-                let seen = follow(lab, probe, port, &compiled, judge)?;
+                let seen = follow(lab, probe, port, compiled, judge)?;
                 as_said += u32::from(seen == probe.expected());
             }
             Some(100.0 * f64::from(as_said) / f64::from(u32::from(last) - u32::from(first) + 1))
         } else {
             None
         };
-        reports.push(compare(lab, probe, &interface, cases, exact));
+        reports.push(compare(lab, probe, interface, cases, exact));
     }
     Ok(StepReport { name: name.into(), probes: reports, problems: Vec::new(), counters: Vec::new() })
 }
@@ -183,7 +183,7 @@ pub(super) fn flow(lab: &Lab, probe: &Probe, source_port: u16) -> Flow {
 
 /// What the router sends to the host behind the hook when that host's packet does not fit the next link: ICMP
 /// "fragmentation needed" (3/4) or ICMPv6 "packet too big" (2/0). Nothing exempts it (N47).
-fn too_big(lab: &Lab, probe: &Probe) -> Packet {
+pub(super) fn too_big(lab: &Lab, probe: &Probe) -> Packet {
     let family = probe.family.into();
     let (protocol, kind) = match family {
         Family::V4 => (1, 3 << 8 | 4),
