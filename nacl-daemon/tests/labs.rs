@@ -23,7 +23,7 @@ fn every_lab_file_is_built_in() {
 fn every_expectation_holds() {
     for lab in labs() {
         let report = paper::run_host(&lab).unwrap_or_else(|error| panic!("{error}"));
-        assert!(report.ok, "{}", lab::show::report(&lab, &report));
+        assert!(report.ok, "{}", lab::show::lab_report(&lab, &report));
         assert_eq!(report.steps.len(), lab.steps.len() + 1);
         assert!(report.steps.iter().all(|step| !step.probes.is_empty()));
     }

@@ -433,12 +433,14 @@ pub enum LabError {
         what: String,
     },
     /// The policy has errors.
-    #[error("{file}: the policy has errors\n{rendered}")]
+    #[error("the policy in {file} has errors\n{}", report::diagnostics::render(.file, .text, .diagnostics, false))]
     Policy {
         /// The file.
         file: String,
-        /// The diagnostics, for a person.
-        rendered: String,
+        /// Its text.
+        text: String,
+        /// What is wrong with it.
+        diagnostics: Vec<policy::Diagnostic>,
     },
     /// The policy cannot be compiled.
     #[error("{file}: {source}")]
@@ -609,8 +611,8 @@ impl Lab {
     pub fn compile_text(&self, file: &str, text: &str, previous: Option<&SlotTable>) -> Result<Policy, LabError> {
         let outcome = policy::load(file, text, &NoHost);
         let Some(resolved) = outcome.resolved else {
-            let rendered = report::diagnostics::render(file, text, &outcome.diagnostics, false);
-            return Err(LabError::Policy { file: file.into(), rendered });
+            let diagnostics = outcome.diagnostics;
+            return Err(LabError::Policy { file: file.into(), text: text.into(), diagnostics });
         };
         let Some(interface) = resolved.interfaces.get(&self.hook).cloned() else {
             let what = format!("the policy has no [interface.{}], the interface this lab's hook sits on", self.hook);

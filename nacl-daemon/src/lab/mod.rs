@@ -4,10 +4,12 @@
 
 mod ask;
 pub mod file;
+pub mod hold;
 pub mod kernel;
 pub mod net;
 pub mod outcome;
 pub mod paper;
+pub mod run;
 mod serve;
 pub mod show;
 mod tap;

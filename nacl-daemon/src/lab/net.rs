@@ -126,6 +126,11 @@ impl Owner {
     }
 }
 
+/// The namespace of a host (or `router`) of a lab that `owner` holds.
+pub fn name(lab: &Lab, owner: Owner, host: &str) -> String {
+    format!("{PREFIX}{}-{}-{host}", lab.name.to_lowercase(), owner.text())
+}
+
 /// The owner that a namespace's name tells of, if it is a lab's.
 fn owner_of(name: &str) -> Option<Owner> {
     let (_lab, rest) = name.strip_prefix(PREFIX)?.split_once('-')?;
@@ -204,8 +209,8 @@ impl Net {
     /// # Errors
     /// See [`NetError`]. What was built until then is gone again.
     pub fn build(lab: &Lab, style: Style) -> Result<Self, NetError> {
-        let owner = Owner::this()?.text();
-        let name = |host: &str| format!("{PREFIX}{}-{owner}-{host}", lab.name.to_lowercase());
+        let owner = Owner::this()?;
+        let name = |host: &str| name(lab, owner, host);
         let namespaces = lab.hosts.keys().map(|host| (host.clone(), name(host))).collect();
         // From here on dropping it takes away what was made.
         let net = Self { namespaces, router: name("router") };

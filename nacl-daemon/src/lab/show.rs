@@ -4,10 +4,22 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use anstyle::{AnsiColor, Style};
+use nacl_common::{
+    Action, Direction, Family,
+    border::implicit_slot,
+};
+use serde_json::{Value, json};
 
 use super::{
-    Lab, LabReport, Level, Outcome,
+    Lab, LabReport, Level, Outcome, RuleRef,
+    file::Policy,
     outcome::{Observation, ProbeReport, StepReport},
+};
+use crate::{
+    dataplane::Counters,
+    policy::{self, Diagnostic},
+    report,
+    resolve::{Protocol, Rule},
 };
 
 pub(super) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
@@ -36,7 +48,7 @@ pub fn list(labs: &[Lab]) -> String {
 }
 
 /// One lab that was run.
-pub fn report(lab: &Lab, report: &LabReport) -> String {
+pub fn lab_report(lab: &Lab, report: &LabReport) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "{BOLD}{}{BOLD:#}  {BOLD}{}{BOLD:#}  {DIM}{} level{DIM:#}", lab.name, lab.title, report.level);
     if let Some(why) = &report.not_run {
@@ -123,10 +135,10 @@ fn path(seen: &Observation) -> String {
 }
 
 /// A rule in few letters: `in 100`, `out *`.
-pub(super) fn short(rule: super::RuleRef) -> String {
+pub(super) fn short(rule: RuleRef) -> String {
     let direction = match rule.direction {
-        nacl_common::Direction::Inbound => "in",
-        nacl_common::Direction::Outbound => "out",
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
     };
     rule.number.map_or_else(|| format!("{direction} *"), |number| format!("{direction} {number}"))
 }
@@ -144,13 +156,13 @@ fn ports_text(ports: &[u16]) -> String {
 }
 
 /// What a run came to.
-pub fn summary(reports: &[LabReport], disagreements: &[String]) -> String {
+pub fn summary(run: &super::run::Run) -> String {
     let mut out = String::new();
-    for what in disagreements {
+    for what in &run.disagreements {
         let _ = writeln!(out, "{BAD}✗{BAD:#} {what}");
     }
     let mut levels: BTreeMap<Level, (usize, usize, usize, f64)> = BTreeMap::new();
-    for report in reports {
+    for report in &run.reports {
         let (ran, failed, left_out, seconds) = levels.entry(report.level).or_default();
         match report.not_run {
             Some(_) => *left_out += 1,
@@ -166,9 +178,14 @@ pub fn summary(reports: &[LabReport], disagreements: &[String]) -> String {
         let labs = if *ran == 1 { "lab" } else { "labs" };
         let _ = writeln!(out, "{style}{mark}{style:#} {level:<6} {ran} {labs}, {verdict}{rest}  {DIM}{seconds:.1} s{DIM:#}");
     }
-    if levels.len() > 1 && disagreements.is_empty() {
-        let names: Vec<String> = levels.keys().map(Level::to_string).collect();
-        let _ = writeln!(out, "{GOOD}✓{GOOD:#} {} agree on every probe: outcome and deciding rules", names.join(" and "));
+    let others: Vec<String> = levels.keys().filter(|level| **level != Level::Host).map(Level::to_string).collect();
+    if !others.is_empty() && run.disagreements.is_empty() {
+        let says = if others.len() == 1 { "says" } else { "say" };
+        let _ = writeln!(
+            out,
+            "{GOOD}✓{GOOD:#} {} {says} what host says: the same outcome and the same rules, for every probe",
+            others.join(" and ")
+        );
     }
     out
 }
@@ -204,5 +221,216 @@ pub(super) fn wrap(text: &str, indent: &str, style: Style) -> String {
     if !line.is_empty() {
         put(&mut out, &line);
     }
+    out
+}
+
+/// What is wrong with a policy.
+pub(super) fn diagnostics(file: &str, text: &str, diagnostics: &[Diagnostic]) -> String {
+    report::diagnostics::render(file, text, diagnostics, true)
+}
+
+/// One line of a rule table.
+struct Line<'a> {
+    rule: Option<&'a Rule>,
+    family: Family,
+    hits: u64,
+}
+
+/// The lines of one list, `*` of each family last. That of IPv6 is left out where neither a rule nor a packet is IPv6.
+fn lines<'a>(policy: &'a Policy, counters: &Counters, direction: Direction) -> Vec<Line<'a>> {
+    let packets = |slot: u16| counters.slots.get(&slot).map_or(0, |counter| counter.packets);
+    let slots = &policy.compiled.slots.slots;
+    let nacl = &policy.interface.nacl;
+    let mut lines: Vec<Line<'_>> = nacl
+        .rules(direction)
+        .iter()
+        .map(|rule| {
+            let of = slots.iter().find(|(_, slot)| slot.direction == direction && slot.rule == Some(rule.number));
+            let family = if rule.cidr.addr().is_ipv4() { Family::V4 } else { Family::V6 };
+            Line { rule: Some(rule), family, hits: of.map_or(0, |(slot, _)| packets(*slot)) }
+        })
+        .collect();
+    let has_v6 = Direction::ALL.iter().flat_map(|direction| nacl.rules(*direction)).any(|rule| rule.cidr.addr().is_ipv6());
+    for family in [Family::V4, Family::V6] {
+        let hits = packets(implicit_slot(direction, family == Family::V6));
+        if family == Family::V4 || has_v6 || hits > 0 {
+            lines.push(Line { rule: None, family, hits });
+        }
+    }
+    lines
+}
+
+/// The rule tables with their hits, as the console of AWS orders its columns.
+pub fn rules(policy: &Policy, counters: &Counters) -> String {
+    let mut out = String::new();
+    for direction in Direction::ALL {
+        let remote = match direction {
+            Direction::Inbound => "source",
+            Direction::Outbound => "destination",
+        };
+        let _ = writeln!(
+            out,
+            "  {BOLD}{:<10}{BOLD:#}{DIM}{:>5}  {:<8} {:<12} {:<20} {:<6} {:>8}{DIM:#}",
+            direction.name(),
+            "rule",
+            "protocol",
+            "ports",
+            remote,
+            "action",
+            "packets"
+        );
+        for line in lines(policy, counters, direction) {
+            let all = if line.family == Family::V4 { "0.0.0.0/0" } else { "::/0" };
+            let action = line.rule.map_or(Action::Deny, |rule| rule.action);
+            let style = if action == Action::Allow { GOOD } else { BAD };
+            let hits = match (line.hits, action) {
+                (0, _) => DIM,
+                (_, Action::Allow) => GOOD.bold(),
+                (_, Action::Deny) => BAD.bold(),
+            };
+            let number = line.rule.map_or_else(|| "*".into(), |rule| rule.number.to_string());
+            let _ = writeln!(
+                out,
+                "  {:<10}{number:>5}  {:<8} {:<12} {:<20} {style}{:<6}{style:#} {hits}{:>8}{hits:#}",
+                "",
+                line.rule.map_or_else(|| "all".into(), protocol),
+                line.rule.map_or_else(|| "all".into(), ports),
+                line.rule.map_or_else(|| all.into(), |rule| rule.cidr.to_string()),
+                action.name(),
+                line.hits,
+            );
+        }
+    }
+    out
+}
+
+/// The same for a machine.
+pub(super) fn rule_hits(policy: &Policy, counters: &Counters) -> Value {
+    Direction::ALL
+        .iter()
+        .flat_map(|direction| lines(policy, counters, *direction).into_iter().map(move |line| (*direction, line)))
+        .map(|(direction, line)| {
+            let number = line.rule.map_or_else(|| json!("*"), |rule| json!(rule.number));
+            json!({
+                "direction": direction.name(),
+                "rule": number,
+                "family": line.family as u8,
+                "action": line.rule.map_or(Action::Deny, |rule| rule.action).name(),
+                "packets": line.hits,
+            })
+        })
+        .collect()
+}
+
+fn protocol(rule: &Rule) -> String {
+    match rule.protocol {
+        Protocol::All => "all".into(),
+        Protocol::Number(number) => policy::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
+    }
+}
+
+fn ports(rule: &Rule) -> String {
+    match (rule.ports, rule.icmp) {
+        (Some((first, last)), _) if first == last => first.to_string(),
+        (Some((first, last)), _) => format!("{first}-{last}"),
+        (None, Some(icmp)) => match icmp.code {
+            Some(code) => format!("type {}/{code}", icmp.kind),
+            None => format!("type {}", icmp.kind),
+        },
+        (None, None) => "all".into(),
+    }
+}
+
+/// Whether the goal is reached.
+pub(super) fn verified(lab: &Lab, report: &StepReport) -> String {
+    let mut out = step_text(report);
+    if report.ok() {
+        let _ = writeln!(out, "\n{GOOD}✓ The goal is reached.{GOOD:#}\n");
+        out.push_str(&wrap(&lab.lesson, "  ", Style::new()));
+        let _ = writeln!(out, "\n{DIM}nacld lab down {} takes the lab down.{DIM:#}", lab.name);
+    } else {
+        let _ = writeln!(out, "\n{BAD}✗ Not there yet.{BAD:#} {DIM}nacld lab hint {} helps.{DIM:#}", lab.name);
+    }
+    out
+}
+
+/// What somebody needs to know who sits down in a lab.
+pub fn welcome(held: &super::hold::Held) -> String {
+    let lab = &held.lab;
+    let mut out = String::new();
+    let _ = writeln!(out, "{BOLD}{}  {}{BOLD:#}\n", lab.name, lab.title);
+    out.push_str(&wrap(&lab.question, "  ", NOTE));
+    let _ = writeln!(out);
+    for (name, host) in &lab.hosts {
+        let addresses: Vec<String> = host.addresses.iter().map(|network| network.addr().to_string()).collect();
+        let (first, last) = host.os.ports();
+        let services: Vec<String> = host.services.iter().map(|service| service.port.to_string()).collect();
+        let serves = if services.is_empty() { String::new() } else { format!(", serves {}", services.join(" ")) };
+        let hook = if *name == lab.hook { "  ◀ behind the network ACL" } else { "" };
+        let _ = writeln!(
+            out,
+            "  {BOLD}{name:<10}{BOLD:#} {:<32} {DIM}{}, ports {first}-{last}{serves}{DIM:#}{WARN}{hook}{WARN:#}",
+            addresses.join(" "),
+            host.about,
+        );
+    }
+    let _ = writeln!(out, "\n  {BOLD}Your task{BOLD:#}");
+    out.push_str(&wrap(&lab.task, "  ", Style::new()));
+    let name = &lab.name;
+    let host = lab.hosts.keys().find(|host| **host != lab.hook).unwrap_or(&lab.hook);
+    let _ = writeln!(out);
+    for (command, about) in [
+        (format!("nacld lab shell {name} {host}"), "a shell on a host; $SERVER and the like hold addresses"),
+        (format!("nacld lab status {name}"), "the rules and what they counted"),
+        (format!("$EDITOR {}", held.policy().display()), "the policy"),
+        (format!("nacld lab reload {name}"), "put it in force"),
+        (format!("nacld lab verify {name}"), "is the goal reached?"),
+        (format!("nacld lab hint {name}"), "the next hint"),
+        (format!("nacld lab down {name}"), "take it down"),
+    ] {
+        let _ = writeln!(out, "  {NOTE}{command:<44}{NOTE:#} {DIM}{about}{DIM:#}");
+    }
+    out
+}
+
+/// The labs that are up.
+pub fn up(held: &[super::hold::Held]) -> String {
+    if held.is_empty() {
+        return format!("no lab is up  {DIM}(nacld lab up NAME){DIM:#}\n");
+    }
+    let mut out = String::new();
+    for held in held {
+        let lab = &held.lab;
+        let hosts: Vec<&str> = lab.hosts.keys().map(String::as_str).collect();
+        let _ = writeln!(
+            out,
+            "{BOLD}{:<5}{BOLD:#} {}\n      {DIM}process {}, hosts {}, policy {}{DIM:#}",
+            lab.name,
+            lab.title,
+            held.owner.pid,
+            hosts.join(" "),
+            held.policy().display()
+        );
+    }
+    out
+}
+
+/// One hint.
+pub fn hint(lab: &Lab, number: usize, hint: &str) -> String {
+    let head = format!("hint {number} of {}: ", lab.hints.len());
+    wrap(&format!("{head}{hint}"), "", NOTE)
+}
+
+/// What a lab teaches, and its solution.
+pub fn solution(lab: &Lab) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{BOLD}{}  {}{BOLD:#}\n", lab.name, lab.title);
+    out.push_str(&wrap(&lab.lesson, "  ", Style::new()));
+    for claim in &lab.claims {
+        let _ = writeln!(out);
+        out.push_str(&wrap(&format!("It is said: {}", claim.said), "  ", WARN));
+        out.push_str(&wrap(&format!("In fact: {}", claim.right), "  ", GOOD));
+    }
+    let _ = writeln!(out, "\n{DIM}# a policy that reaches the goal{DIM:#}\n{}", lab.solution.text);
     out
 }
