@@ -258,7 +258,9 @@ impl Net {
     /// `ip` fails.
     pub fn forget_paths(&self) -> Result<(), NetError> {
         for namespace in self.namespaces.values() {
-            ip(Some(namespace), &["-batch", "-"], Some("route flush cache\n-6 route flush cache\n"))?;
+            for family in ["-4", "-6"] {
+                ip(Some(namespace), &[family, "route", "flush", "cache"], None)?;
+            }
         }
         Ok(())
     }
