@@ -282,7 +282,8 @@ pub struct Detach {
 /// Ready-made networks to learn on, each with a question.
 ///
 /// `list`, `hint`, `solution` and `run --level host` need nothing; `run --level kernel` needs root and an eBPF kernel;
-/// `run --level wire`, `up`, `shell`, `verify` and `down` need root, an eBPF kernel and network namespaces.
+/// `run --level wire`, `up`, `shell`, `reload`, `verify` and `down` need root, an eBPF kernel and network namespaces.
+/// `demo` takes what there is.
 #[derive(Args, Debug)]
 pub struct Lab {
     #[command(subcommand)]
@@ -305,9 +306,9 @@ pub enum LabVerb {
         /// All of them.
         #[arg(long)]
         all: bool,
-        /// How real.
-        #[arg(long, value_enum, default_value_t = LabLevel::Host)]
-        level: LabLevel,
+        /// How real; several with commas. Whatever is chosen must agree with the host level.
+        #[arg(long, value_enum, default_value = "host", value_delimiter = ',')]
+        level: Vec<LabLevel>,
         /// Print as JSON.
         #[arg(long)]
         json: bool,
@@ -327,6 +328,19 @@ pub enum LabVerb {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Show the labs that are up, or one lab's rules and what they counted.
+    Status {
+        /// Lab.
+        lab: Option<String>,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put the edited policy of a lab in force. An invalid one changes nothing.
+    Reload {
+        /// Lab.
+        lab: String,
+    },
     /// Give the next hint.
     Hint {
         /// Lab.
@@ -336,6 +350,9 @@ pub enum LabVerb {
     Verify {
         /// Lab.
         lab: String,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Show the solution.
     Solution {
@@ -350,6 +367,18 @@ pub enum LabVerb {
         /// All of them, and whatever a crash left.
         #[arg(long)]
         all: bool,
+    },
+    /// Ask the quiz (L11), and answer it with packets.
+    Demo {
+        /// Do not wait for Enter.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// The background process of a lab that is up.
+    #[command(hide = true)]
+    Hold {
+        /// Lab, by name or file.
+        lab: String,
     },
 }
 

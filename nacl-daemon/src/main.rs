@@ -46,7 +46,7 @@ fn main() -> ExitCode {
         cli::Color::Never => anstream::ColorChoice::Never,
     }
     .write_global();
-    log_to_stderr(&cli.global);
+    log_to_stderr(&cli);
     match cmd::run(&cli) {
         Ok(exit) => exit.into(),
         // The reader of our output went away (`nacld rules | head`): nobody is left to tell.
@@ -58,15 +58,21 @@ fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr(global: &cli::Global) {
-    let level = match (global.quiet, global.verbose) {
+fn log_to_stderr(cli: &cli::Cli) {
+    let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "error",
         (false, 0) => "warn",
         (false, 1) => "nacld=debug,nacl_daemon=debug,warn",
         (false, _) => "trace",
     };
-    let filter = EnvFilter::try_from_env("NACLD_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(global.verbose > 0).init();
+    // The kernel programs log under their own name, and only where `run --trace` asked them to.
+    let trace = if matches!(&cli.verb, cli::Verb::Run(run) if run.trace) { ",nacl_ebpf=trace" } else { "" };
+    let filter = EnvFilter::try_from_env("NACLD_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level}{trace}")));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(cli.global.verbose > 0)
+        .init();
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -1,7 +1,28 @@
 //! `nacld detach`.
 
+use nacl_daemon::{dataplane::Target, service::detach};
+
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Detach) -> anyhow::Result<Exit> {
-    anyhow::bail!("under construction: {args:?}")
+    let runtime = super::runtime()?;
+    let socket = &args.socket.socket;
+    let (done, failed) = match &args.interface {
+        None => runtime.block_on(detach::all(socket)),
+        Some(name) => {
+            let target = Target { name: name.clone(), netns: args.netns.clone() };
+            (runtime.block_on(detach::one(&target, socket))?, Vec::new())
+        }
+    };
+    for line in &done {
+        super::print(format!("{line}\n"))?;
+    }
+    if done.is_empty() && failed.is_empty() {
+        super::print("nothing of nacld was attached\n")?;
+    }
+    let count = failed.len();
+    for error in failed {
+        crate::print_error(&error.into());
+    }
+    Ok(if count == 0 { Exit::Done } else { Exit::Failed })
 }

@@ -1,7 +1,163 @@
 //! `nacld lab`.
 
-use crate::{Exit, cli};
+use std::os::unix::process::CommandExt;
+
+use anyhow::Context as _;
+use nacl_daemon::lab::{Level, file, hold, net, run as runner, show};
+
+use super::print;
+use crate::{
+    Exit,
+    cli::{self, LabLevel, LabVerb},
+};
 
 pub fn run(args: &cli::Lab) -> anyhow::Result<Exit> {
-    anyhow::bail!("under construction: {args:?}")
+    // What a crash left goes first, whatever is asked for; who may not remove it has not made it either.
+    if nix::unistd::geteuid().is_root() {
+        for left in hold::sweep() {
+            tracing::warn!("removed {left}, which a crash had left");
+        }
+    }
+    match &args.verb {
+        LabVerb::List { json } => list(*json),
+        LabVerb::Run { labs, all, level, json } => run_labs(labs, *all, level, *json),
+        LabVerb::Up { lab } => {
+            print(show::welcome(&hold::up(lab)?))?;
+            Ok(Exit::Done)
+        }
+        LabVerb::Shell { lab, host, command } => {
+            let error = hold::find(lab)?.command(host, command)?.exec();
+            Err(error).context("running ip netns exec")
+        }
+        LabVerb::Status { lab, json } => status(lab.as_deref(), *json),
+        LabVerb::Reload { lab } => {
+            let answer = hold::find(lab)?.reload()?;
+            print(&answer.text)?;
+            Ok(if answer.ok { Exit::Done } else { Exit::Failed })
+        }
+        LabVerb::Hint { lab } => hint(lab),
+        LabVerb::Verify { lab, json } => {
+            let answer = hold::find(lab)?.verify()?;
+            if *json {
+                print(format!("{}\n", serde_json::json!({ "schema": 1, "ok": answer.ok, "report": answer.report })))?;
+            } else {
+                print(&answer.text)?;
+            }
+            Ok(if answer.ok { Exit::Done } else { Exit::Unexpected })
+        }
+        LabVerb::Solution { lab } => {
+            print(show::solution(&file::load(lab)?))?;
+            Ok(Exit::Done)
+        }
+        LabVerb::Down { lab, .. } => down(lab.as_deref()),
+        LabVerb::Demo { no_wait } => demo(*no_wait),
+        LabVerb::Hold { lab } => {
+            hold::hold(lab)?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn list(json: bool) -> anyhow::Result<Exit> {
+    let labs = file::all()?;
+    if json {
+        let labs: Vec<_> = labs
+            .iter()
+            .map(|lab| serde_json::json!({ "name": lab.name, "title": lab.title, "levels": lab.levels() }))
+            .collect();
+        print(format!("{}\n", serde_json::json!({ "schema": 1, "labs": labs })))?;
+    } else {
+        print(show::list(&labs))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn run_labs(names: &[String], all: bool, levels: &[LabLevel], json: bool) -> anyhow::Result<Exit> {
+    let labs = if all { file::all()? } else { names.iter().map(|name| file::load(name)).collect::<Result<_, _>>()? };
+    let levels: Vec<Level> = levels
+        .iter()
+        .map(|level| match level {
+            LabLevel::Host => Level::Host,
+            LabLevel::Kernel => Level::Kernel,
+            LabLevel::Wire => Level::Wire,
+        })
+        .collect();
+    if levels.contains(&Level::Wire) {
+        net::clean_up_on_signals(|| ()).context("watching for signals")?;
+    }
+    let mut printed = Ok(());
+    let run = runner::run(&labs, &levels, |lab, report| {
+        if !json && printed.is_ok() {
+            printed = print(show::lab_report(lab, report));
+        }
+    })?;
+    printed?;
+    if json {
+        print(format!("{}\n", serde_json::to_string_pretty(&run)?))?;
+    } else {
+        print(show::summary(&run))?;
+    }
+    Ok(if run.ok { Exit::Done } else { Exit::Unexpected })
+}
+
+fn status(lab: Option<&str>, json: bool) -> anyhow::Result<Exit> {
+    if let Some(lab) = lab {
+        let held = hold::find(lab)?;
+        let answer = held.status()?;
+        if json {
+            let name = &held.lab.name;
+            let policy = held.policy();
+            print(format!(
+                "{}\n",
+                serde_json::json!({ "schema": 1, "lab": name, "pid": held.owner.pid, "policy": policy, "report": answer.report })
+            ))?;
+        } else {
+            print(&answer.text)?;
+        }
+        return Ok(if answer.ok { Exit::Done } else { Exit::Failed });
+    }
+    let held = hold::held();
+    if json {
+        let labs: Vec<_> = held
+            .iter()
+            .map(|held| {
+                serde_json::json!({ "lab": held.lab.name, "pid": held.owner.pid, "policy": held.policy() })
+            })
+            .collect();
+        print(format!("{}\n", serde_json::json!({ "schema": 1, "up": labs })))?;
+    } else {
+        print(show::up(&held))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn hint(name: &str) -> anyhow::Result<Exit> {
+    let lab = file::load(name).or_else(|error| hold::find(name).map(|held| held.lab).map_err(|_| error))?;
+    let text = match hold::find(name) {
+        Ok(held) => {
+            let (number, hint) = held.hint()?;
+            show::hint(&lab, number, hint)
+        }
+        // Nobody counts hints of a lab that is not up.
+        Err(_) => lab.hints.iter().enumerate().map(|(index, hint)| show::hint(&lab, index + 1, hint)).collect(),
+    };
+    print(text)?;
+    Ok(Exit::Done)
+}
+
+fn down(name: Option<&str>) -> anyhow::Result<Exit> {
+    let held = match name {
+        Some(name) => vec![hold::find(name)?],
+        None => hold::held(),
+    };
+    for held in held {
+        held.down()?;
+        print(format!("{} is down\n", held.lab.name))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn demo(no_wait: bool) -> anyhow::Result<Exit> {
+    let _ = no_wait;
+    anyhow::bail!("under construction")
 }

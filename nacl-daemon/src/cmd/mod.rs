@@ -17,6 +17,12 @@ use std::{
     io::{self, Write},
 };
 
+use nacl_daemon::service::{
+    client::ClientError, detach::DetachError, load::LoadError, prepare::PrepareError, serve::RunError,
+    socket::SocketError,
+};
+use tokio::runtime::{Builder, Runtime};
+
 use crate::{
     Exit,
     cli::{Cli, Verb},
@@ -38,12 +44,22 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
     }
 }
 
+/// For verbs that talk to a daemon, or are one.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
 /// Prints data on standard output: colour only where it is wanted, and an error instead of a panic where the reader
 /// went away. Everything a verb prints goes through here.
 pub fn print(text: impl AsRef<str>) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_ref().as_bytes())?;
     out.flush()
+}
+
+/// Prints diagnostics on standard error, likewise.
+pub fn tell(text: impl AsRef<str>) -> io::Result<()> {
+    anstream::stderr().lock().write_all(text.as_ref().as_bytes())
 }
 
 /// Whether standard output takes colour, for renderers that must know.
@@ -54,6 +70,13 @@ pub fn colour() -> bool {
 
 /// What a person can do about an error, where the error itself knows.
 pub fn hint(error: &(dyn Error + 'static)) -> Option<String> {
-    let _ = error;
-    None
+    fn of<E: Error + 'static>(error: &(dyn Error + 'static), hint: fn(&E) -> Option<String>) -> Option<String> {
+        error.downcast_ref().and_then(hint)
+    }
+    of(error, RunError::hint)
+        .or_else(|| of(error, ClientError::hint))
+        .or_else(|| of(error, DetachError::hint))
+        .or_else(|| of(error, LoadError::hint))
+        .or_else(|| of(error, PrepareError::hint))
+        .or_else(|| of(error, SocketError::hint))
 }

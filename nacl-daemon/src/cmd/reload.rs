@@ -1,7 +1,16 @@
 //! `nacld reload`.
 
+use nacl_daemon::{report, service::client::Client};
+
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Reload) -> anyhow::Result<Exit> {
-    anyhow::bail!("under construction: {args:?}")
+    let answer = super::runtime()?.block_on(Client::new(&args.socket.socket).reload(args.force));
+    if let Err(nacl_daemon::service::client::ClientError::Refused(problem)) = &answer {
+        super::tell(&problem.diagnostics)?;
+    }
+    let answer = answer?;
+    super::tell(&answer.diagnostics)?;
+    super::print(report::status::changed(&answer.change))?;
+    Ok(Exit::Done)
 }

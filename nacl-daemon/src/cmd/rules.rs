@@ -1,7 +1,81 @@
 //! `nacld rules`.
 
+use std::{io::IsTerminal as _, thread::sleep, time::Duration};
+
+use anyhow::bail;
+use nacl_daemon::{
+    observe::{InterfaceRules, interface_rules},
+    report,
+    resolve::NoHost,
+    service::{
+        api::Rules,
+        client::Client,
+        prepare::{self, PrepareError},
+    },
+};
+
 use crate::{Exit, cli};
 
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
 pub fn run(args: &cli::Rules) -> anyhow::Result<Exit> {
-    anyhow::bail!("under construction: {args:?}")
+    if let Some(file) = &args.config {
+        show(args, &offline(file, args.interface.as_deref())?, &[])?;
+        return Ok(Exit::Done);
+    }
+    let runtime = super::runtime()?;
+    let client = Client::new(&args.socket.socket);
+    let mut before: Vec<InterfaceRules> = Vec::new();
+    loop {
+        let Rules { interfaces } = runtime.block_on(client.rules(args.interface.as_deref()))?;
+        show(args, &interfaces, &before)?;
+        if !args.watch {
+            return Ok(Exit::Done);
+        }
+        before = interfaces;
+        sleep(Duration::from_secs(1));
+    }
+}
+
+fn offline(file: &std::path::Path, interface: Option<&str>) -> anyhow::Result<Vec<InterfaceRules>> {
+    let reading = prepare::read(file, &NoHost)?;
+    let errors = reading.errors();
+    let Some(resolved) = &reading.resolved else {
+        super::tell(report::diagnostics::render(
+            &file.display().to_string(),
+            &reading.text,
+            &reading.diagnostics,
+            true,
+        ))?;
+        return Err(PrepareError::Invalid { file: file.to_owned(), errors }.into());
+    };
+    let wanted: Vec<_> = resolved
+        .interfaces
+        .values()
+        .filter(|held| interface.is_none_or(|interface| held.name == interface))
+        .map(|interface| interface_rules(interface, None, None))
+        .collect();
+    if wanted.is_empty() {
+        match interface {
+            Some(interface) => bail!("the policy {} names no interface {interface:?}", file.display()),
+            None => return Err(PrepareError::NoInterface { file: file.to_owned() }.into()),
+        }
+    }
+    Ok(wanted)
+}
+
+fn show(args: &cli::Rules, interfaces: &[InterfaceRules], before: &[InterfaceRules]) -> anyhow::Result<()> {
+    if args.json {
+        return Ok(super::print(report::json::pretty(&Rules { interfaces: interfaces.to_vec() })?)?);
+    }
+    let mut text = String::new();
+    if args.watch && std::io::stdout().is_terminal() {
+        text.push_str(CLEAR);
+    }
+    for rules in interfaces {
+        let before =
+            before.iter().find(|before| (&before.interface, &before.netns) == (&rules.interface, &rules.netns));
+        text.push_str(&report::rules::text(rules, before));
+    }
+    Ok(super::print(text)?)
 }

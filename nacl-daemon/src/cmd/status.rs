@@ -1,7 +1,11 @@
 //! `nacld status`.
 
+use nacl_daemon::{report, service::client::Client};
+
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Status) -> anyhow::Result<Exit> {
-    anyhow::bail!("under construction: {args:?}")
+    let status = super::runtime()?.block_on(Client::new(&args.socket.socket).status())?;
+    super::print(if args.json { report::json::pretty(&status)? } else { report::status::text(&status) })?;
+    Ok(Exit::Done)
 }

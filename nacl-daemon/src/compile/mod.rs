@@ -12,6 +12,7 @@ use nacl_common::{
 };
 use thiserror::Error;
 
+pub(crate) use self::slots::names as serde_names;
 pub use self::slots::{Slot, SlotTable};
 use crate::resolve::Interface;
 

@@ -143,7 +143,7 @@ impl SlotTable {
     }
 }
 
-mod names {
+pub(crate) mod names {
     //! Directions, families and actions in JSON, by the names AWS uses.
     macro_rules! by_name {
         ($module:ident, $type:ident, $($name:literal => $variant:ident),+) => {

@@ -1,1 +1,47 @@
-//! Labs: namespaces, hosts, probes and expectations.
+//! Labs: networks with a question, each provable at three levels. `file` reads them; `paper` runs them in the engine or the
+//! loaded program; `wire` with real sockets in namespaces (`net`, `serve`, `ask`, `tap`); `hold` keeps one up to sit in;
+//! `show` prints; `demo` tells the story of one. What a policy means is decided elsewhere.
+
+mod ask;
+pub mod file;
+pub mod hold;
+pub mod kernel;
+pub mod net;
+pub mod outcome;
+pub mod paper;
+pub mod run;
+mod serve;
+pub mod show;
+mod tap;
+pub mod wire;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub use self::{
+    file::{Lab, LabError, Outcome, RuleRef},
+    outcome::LabReport,
+};
+
+/// How real a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// The engine, in this process.
+    Host,
+    /// The program loaded into the kernel, given frames.
+    Kernel,
+    /// Sockets, namespaces and an attached program.
+    Wire,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Host => "host",
+            Self::Kernel => "kernel",
+            Self::Wire => "wire",
+        })
+    }
+}

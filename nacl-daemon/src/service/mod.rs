@@ -1,4 +1,202 @@
-//! The running daemon: state, signals, and the HTTP API on a unix socket.
+//! The running daemon: state machine, reload, events, the HTTP API on a unix socket, and the client of it. What the
+//! rules mean is none of its business.
+
+pub mod api;
+pub mod client;
+pub mod detach;
+pub mod guard;
+pub mod host;
+pub mod load;
+pub mod plane;
+pub mod prepare;
+pub mod serve;
+pub mod socket;
+pub mod state;
+
+use std::{
+    collections::BTreeSet,
+    io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{Notify, broadcast, watch},
+};
+
+use self::{
+    load::{LoadError, Loader},
+    serve::Notice,
+    state::{State, StateError},
+};
+use crate::{
+    dataplane::Events,
+    observe::{Change, Record},
+};
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/nacld/nacld.sock";
+
+/// Records a slow listener may be behind before it misses some. Bounded: a listener that sleeps costs nothing.
+const RECORDS_QUEUED: usize = 4096;
+/// Records read in one go, so that a flood of events does not keep others from the state.
+const RECORDS_AT_ONCE: usize = 256;
+
+/// A daemon: the state, and everyone who wants to know about it.
+pub struct Service {
+    state: Mutex<State>,
+    loader: Box<dyn Loader>,
+    records: broadcast::Sender<Arc<Record>>,
+    /// Listeners that want allowed packets too.
+    curious: Mutex<usize>,
+    attachments_changed: Notify,
+    stopping: watch::Sender<bool>,
+    tell: Arc<dyn Fn(Notice) + Send + Sync>,
+}
+
+impl ReloadError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Load(error) => error.hint(),
+            Self::State(_) => None,
+        }
+    }
+}
+
+/// A reload that changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The file cannot be used, or must not be.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The kernel would not take it.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+impl Service {
+    /// A daemon around a state that may already enforce something.
+    pub fn new(state: State, loader: Box<dyn Loader>, tell: Arc<dyn Fn(Notice) + Send + Sync>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(state),
+            loader,
+            records: broadcast::channel(RECORDS_QUEUED).0,
+            curious: Mutex::new(0),
+            attachments_changed: Notify::new(),
+            stopping: watch::Sender::new(false),
+            tell,
+        })
+    }
+
+    /// The state. Never held across an await: what is done with it may take milliseconds in the kernel.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere does not make the attachments less attached.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the policy file again and puts it in force, or changes nothing. Second: the diagnostics as text.
+    pub fn reload(&self, force: bool) -> (Result<Change, ReloadError>, load::Diagnostics) {
+        let mut state = self.state();
+        let (loaded, diagnostics) = self.loader.load(&state, force);
+        let result = loaded.map_err(ReloadError::from).and_then(|prepared| Ok(state.apply(prepared)?));
+        state.reloaded(result.as_ref().err().map(|error| state::chain(error)));
+        drop(state);
+        self.attachments_changed.notify_one();
+        (self.tell)(Notice::Diagnostics(&diagnostics));
+        (self.tell)(match &result {
+            Ok(change) => Notice::Reloaded(change),
+            Err(error) => Notice::NotReloaded(error),
+        });
+        (result, diagnostics)
+    }
+
+    /// Asks the daemon to end.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Returns when the daemon was asked to end.
+    pub async fn stopped(&self) {
+        // The sender lives as long as self, so this cannot fail before it is told.
+        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+    }
+
+    /// Records from now on.
+    pub fn listen(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.records.subscribe()
+    }
+
+    /// Has allowed packets reported too, for as long as the answer lives.
+    pub fn report_all(self: &Arc<Self>) -> Result<Curious, StateError> {
+        let mut curious = self.curious.lock().unwrap_or_else(PoisonError::into_inner);
+        if *curious == 0 {
+            self.state().report(Events::All)?;
+        }
+        *curious += 1;
+        Ok(Curious(Arc::clone(self)))
+    }
+
+    /// Passes events from the kernel on to the listeners until the daemon ends.
+    pub async fn pump(self: Arc<Self>) {
+        let mut pumps = tokio::task::JoinSet::new();
+        let mut known = BTreeSet::new();
+        loop {
+            let sources = self.state().sources(&known);
+            known = sources.iter().map(|(id, _)| *id).collect();
+            for (id, descriptors) in sources {
+                let registered = descriptors.and_then(|descriptors| {
+                    // SAFETY: an OwnedFd answers every as_raw_fd with the same number, and owns what it stands for.
+                    let register = |descriptor| Ok(unsafe { AsyncFd::register(descriptor) }?);
+                    descriptors.into_iter().map(register).collect::<io::Result<Vec<_>>>()
+                });
+                match registered {
+                    Ok(sources) => {
+                        for source in sources {
+                            pumps.spawn(Arc::clone(&self).pump_one(id, source));
+                        }
+                    }
+                    Err(error) => tracing::error!("events of attachment {id} cannot be read: {error}"),
+                }
+            }
+            self.attachments_changed.notified().await;
+        }
+    }
+
+    async fn pump_one(self: Arc<Self>, id: u64, ready: AsyncFd<OwnedFd>) {
+        loop {
+            let Ok(mut guard) = ready.readable().await else { return };
+            // Before reading: what comes while we read makes it ready again.
+            guard.clear_ready();
+            loop {
+                let service = Arc::clone(&self);
+                let drained = tokio::task::spawn_blocking(move || service.state().drain(id, RECORDS_AT_ONCE)).await;
+                let Ok(Some(records)) = drained else { return };
+                let full = records.len() == RECORDS_AT_ONCE;
+                for record in records {
+                    // Nobody listening is no error.
+                    let _ = self.records.send(Arc::new(record));
+                }
+                if !full {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Someone wants allowed packets reported.
+pub struct Curious(Arc<Service>);
+
+impl Drop for Curious {
+    fn drop(&mut self) {
+        let mut curious = self.0.curious.lock().unwrap_or_else(PoisonError::into_inner);
+        *curious -= 1;
+        if *curious == 0
+            && let Err(error) = self.0.state().report(Events::Denied)
+        {
+            tracing::warn!("allowed packets are still reported: {}", state::chain(&error));
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! The network of a lab: a namespace for each host and one for the router between them, links, addresses, neighbours.
+//! There is no default route anywhere and nothing leads out of it. Knows no policy and no probe.
+//!
+//! Every namespace is called `nacld-LAB-OWNER-HOST`, where OWNER is the process that holds it by number and start time: so a
+//! later run can tell what a crash left from what somebody is using.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, Write as _},
+    process::{self, Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+};
+
+use ipnet::IpNet;
+use procfs::process::Process;
+use thiserror::Error;
+
+use super::{Lab, file::router_address};
+use crate::netns;
+
+/// What every name begins with.
+const PREFIX: &str = "nacld-";
+
+/// Name of every host's only link.
+pub const LINK: &str = "eth0";
+
+/// A network that stands. Gone when dropped.
+#[derive(Debug)]
+pub struct Net {
+    namespaces: BTreeMap<String, String>,
+    router: String,
+}
+
+/// What a host's system settings are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// To be measured: nothing is sent twice without need.
+    Measured,
+    /// To be lived in: as a system comes.
+    Lived,
+}
+
+/// A network that cannot be built.
+#[derive(Debug, Error)]
+pub enum NetError {
+    /// The tool is not there.
+    #[error("`ip` cannot be run: {0}; it is part of iproute2 (apt-get install iproute2)")]
+    NoIp(io::Error),
+    /// The tool failed.
+    #[error("ip {arguments}: {message}")]
+    Ip {
+        /// How it was called.
+        arguments: String,
+        /// What it said.
+        message: String,
+    },
+    /// A system setting cannot be made.
+    #[error("{setting} in namespace {namespace}: {source}")]
+    Setting {
+        /// Namespace.
+        namespace: String,
+        /// Path below /proc/sys.
+        setting: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A namespace cannot be entered.
+    #[error("namespace {namespace}: {source}")]
+    Enter {
+        /// Namespace.
+        namespace: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// This process cannot find itself.
+    #[error("reading /proc/self/stat: {0}")]
+    Own(String),
+}
+
+/// The namespaces this process has made and must remove.
+struct Made {
+    names: BTreeSet<String>,
+    /// The process is ending: make no more.
+    ending: bool,
+}
+
+static MADE: Mutex<Made> = Mutex::new(Made { names: BTreeSet::new(), ending: false });
+
+/// Who holds a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// Process.
+    pub pid: i32,
+    /// When it was started, in clock ticks since the machine was: a number may be given to another process later.
+    pub started: u64,
+}
+
+impl Owner {
+    /// This process.
+    ///
+    /// # Errors
+    /// /proc is not there.
+    pub fn this() -> Result<Self, NetError> {
+        let stat = Process::myself().and_then(|process| process.stat()).map_err(|error| NetError::Own(error.to_string()))?;
+        Ok(Self { pid: stat.pid, started: stat.starttime })
+    }
+
+    /// Whether it still runs.
+    pub fn lives(self) -> bool {
+        let stat = Process::new(self.pid).and_then(|process| process.stat());
+        // A zombie holds nothing any more.
+        stat.is_ok_and(|stat| stat.starttime == self.started && stat.state != 'Z')
+    }
+
+    /// As part of a name.
+    pub fn text(self) -> String {
+        format!("{}.{:x}", self.pid, self.started)
+    }
+
+    /// From part of a name.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let (pid, started) = text.split_once('.')?;
+        Some(Self { pid: pid.parse().ok()?, started: u64::from_str_radix(started, 16).ok()? })
+    }
+}
+
+/// The namespace of a host (or `router`) of a lab that `owner` holds.
+pub fn name(lab: &Lab, owner: Owner, host: &str) -> String {
+    format!("{PREFIX}{}-{}-{host}", lab.name.to_lowercase(), owner.text())
+}
+
+/// The owner that a namespace's name tells of, if it is a lab's.
+fn owner_of(name: &str) -> Option<Owner> {
+    let (_lab, rest) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    let (owner, _host) = rest.split_once('-')?;
+    Owner::from_text(owner)
+}
+
+/// Removes what a crash left: namespaces of labs whose process is gone. Returns their names.
+pub fn sweep() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let left: Vec<String> = names.filter(|name| owner_of(name).is_some_and(|owner| !owner.lives())).collect();
+    left.into_iter().filter(|name| delete(name).is_ok()).collect()
+}
+
+fn delete(name: &str) -> Result<(), NetError> {
+    ip(None, &["netns", "del", name], None)
+}
+
+/// Runs `ip`; with `batch`, its lines are the commands.
+fn ip(namespace: Option<&str>, arguments: &[&str], batch: Option<&str>) -> Result<(), NetError> {
+    let mut command = Command::new("ip");
+    if let Some(namespace) = namespace {
+        command.args(["-n", namespace]);
+    }
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(NetError::NoIp)?;
+    if let (Some(mut input), Some(batch)) = (child.stdin.take(), batch) {
+        // When it gives up early its message says more than a broken pipe.
+        let _ = input.write_all(batch.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(NetError::NoIp)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let namespace = namespace.map(|name| format!("-n {name} ")).unwrap_or_default();
+    let message = String::from_utf8_lossy(&output.stderr).trim().to_string();
+    Err(NetError::Ip { arguments: format!("{namespace}{}", arguments.join(" ")), message })
+}
+
+/// Removes every namespace that this process made, and keeps it from making more. For the way out after a signal.
+pub fn remove_all() {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.ending = true;
+    for name in std::mem::take(&mut made.names) {
+        let _ = delete(&name);
+    }
+}
+
+/// From now on Ctrl-C and SIGTERM remove what was made and do `last`, before the process ends with 128 and the signal.
+pub fn clean_up_on_signals(last: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate, mut hang_up) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?)
+    };
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        let number = runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => 2,
+                _ = terminate.recv() => 15,
+                _ = hang_up.recv() => 1,
+            }
+        });
+        remove_all();
+        last();
+        process::exit(128 + number);
+    })?;
+    Ok(())
+}
+
+impl Net {
+    /// Builds the network of a lab.
+    ///
+    /// # Errors
+    /// See [`NetError`]. What was built until then is gone again.
+    pub fn build(lab: &Lab, style: Style) -> Result<Self, NetError> {
+        let owner = Owner::this()?;
+        let name = |host: &str| name(lab, owner, host);
+        let namespaces = lab.hosts.keys().map(|host| (host.clone(), name(host))).collect();
+        // From here on dropping it takes away what was made.
+        let net = Self { namespaces, router: name("router") };
+        for namespace in net.all() {
+            let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+            if made.ending {
+                return Err(NetError::Own("the process is ending".into()));
+            }
+            ip(None, &["netns", "add", namespace], None)?;
+            made.names.insert(namespace.to_string());
+        }
+        set(&net.router, &router_settings())?;
+        for (host, namespace) in &net.namespaces {
+            set(namespace, &host_settings(lab.host(host).os.ports(), style))?;
+        }
+        ip(Some(&net.router), &["-batch", "-"], Some(&net.router_commands(lab)))?;
+        for host in lab.hosts.keys() {
+            ip(Some(net.namespace(host)), &["-batch", "-"], Some(&host_commands(lab, host)))?;
+        }
+        Ok(net)
+    }
+
+    /// The namespace of a host.
+    pub fn namespace(&self, host: &str) -> &str {
+        &self.namespaces[host]
+    }
+
+    /// The namespace of the router; its interface to a host has the host's name.
+    pub fn router(&self) -> &str {
+        &self.router
+    }
+
+    /// Hosts and their namespaces.
+    pub const fn hosts(&self) -> &BTreeMap<String, String> {
+        &self.namespaces
+    }
+
+    fn all(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.values().chain([&self.router]).map(String::as_str)
+    }
+
+    /// Makes the hosts forget the path MTUs they learned.
+    ///
+    /// # Errors
+    /// `ip` fails.
+    pub fn forget_paths(&self) -> Result<(), NetError> {
+        for namespace in self.namespaces.values() {
+            for family in ["-4", "-6"] {
+                ip(Some(namespace), &[family, "route", "flush", "cache"], None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn router_commands(&self, lab: &Lab) -> String {
+        let mut lines = vec!["link set lo up".to_string()];
+        for (index, (name, host)) in lab.hosts.iter().enumerate() {
+            let (ours, theirs) = (mac(index, true), mac(index, false));
+            let namespace = self.namespace(name);
+            lines.push(format!(
+                "link add name {name} address {ours} type veth peer name {LINK} address {theirs} netns {namespace}"
+            ));
+            lines.push(format!("link set {name} addrgenmode none"));
+            if let Some(mtu) = host.path_mtu {
+                // Only the router's end is narrow, as before a tunnel: the host at the other end knows nothing of it.
+                lines.push(format!("link set {name} mtu {mtu}"));
+            }
+            lines.push(format!("link set {name} up"));
+            for network in &host.addresses {
+                let prefix = network.prefix_len();
+                lines.push(format!("addr add {}/{prefix} dev {name}{}", router_address(*network), nodad(*network)));
+                lines.push(format!("neigh add {} lladdr {theirs} dev {name} nud permanent", network.addr()));
+            }
+        }
+        lines.join("\n") + "\n"
+    }
+}
+
+fn host_commands(lab: &Lab, name: &str) -> String {
+    let host = lab.host(name);
+    let index = lab.hosts.keys().position(|candidate| candidate == name).unwrap_or_default();
+    let mut lines = vec![
+        "link set lo up".to_string(),
+        format!("link set {LINK} addrgenmode none"),
+        format!("link set {LINK} up"),
+    ];
+    for network in &host.addresses {
+        let router = router_address(*network);
+        lines.push(format!("addr add {network} dev {LINK}{}", nodad(*network)));
+        lines.push(format!("neigh add {router} lladdr {} dev {LINK} nud permanent", mac(index, true)));
+        for (_, other) in lab.hosts.iter().filter(|(other, _)| *other != name) {
+            let same_family = |network: &&IpNet| network.addr().is_ipv4() == router.is_ipv4();
+            for network in other.addresses.iter().filter(same_family) {
+                lines.push(format!("route add {} via {router}", network.trunc()));
+            }
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// No duplicate address detection: it would take a second, and its packets are nobody's concern here.
+const fn nodad(network: IpNet) -> &'static str {
+    match network {
+        IpNet::V4(_) => "",
+        IpNet::V6(_) => " nodad",
+    }
+}
+
+fn mac(index: usize, router: bool) -> String {
+    format!("02:4e:41:{:02x}:00:{:02x}", u8::from(router), index + 1)
+}
+
+fn common_settings() -> Vec<(String, String)> {
+    [
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", "0"),
+        ("net/ipv4/icmp_ratelimit", "0"),
+        ("net/ipv6/icmp/ratelimit", "0"),
+        ("net/ipv6/conf/all/disable_ipv6", "0"),
+        ("net/ipv6/conf/default/disable_ipv6", "0"),
+        ("net/ipv6/conf/default/accept_dad", "0"),
+        ("net/ipv6/conf/default/accept_ra", "0"),
+        ("net/ipv6/conf/default/router_solicitations", "0"),
+        ("net/ipv6/conf/default/addr_gen_mode", "1"),
+    ]
+    .map(|(setting, value)| (setting.to_string(), value.to_string()))
+    .into()
+}
+
+fn router_settings() -> Vec<(String, String)> {
+    let mut settings = common_settings();
+    settings.push(("net/ipv4/ip_forward".into(), "1".into()));
+    settings.push(("net/ipv6/conf/all/forwarding".into(), "1".into()));
+    settings
+}
+
+fn host_settings((first, last): (u16, u16), style: Style) -> Vec<(String, String)> {
+    let mut settings = common_settings();
+    settings.extend([
+        ("net/ipv4/ip_local_port_range".into(), format!("{first} {last}")),
+        // Lets a client ask for an echo without a raw socket.
+        ("net/ipv4/ping_group_range".into(), "0 2147483647".into()),
+        // What one probe learned of a path must not help the next.
+        ("net/ipv4/tcp_no_metrics_save".into(), "1".into()),
+    ]);
+    if style == Style::Measured {
+        // A SYN/ACK that is sent again a second later would be counted to another probe.
+        settings.push(("net/ipv4/tcp_synack_retries".into(), "0".into()));
+    }
+    settings
+}
+
+fn set(namespace: &str, settings: &[(String, String)]) -> Result<(), NetError> {
+    let written = netns::within(Some(namespace), || {
+        settings.iter().try_for_each(|(setting, value)| {
+            fs::write(format!("/proc/sys/{setting}"), value).map_err(|source| NetError::Setting {
+                namespace: namespace.into(),
+                setting: setting.clone(),
+                source,
+            })
+        })
+    });
+    written.map_err(|source| NetError::Enter { namespace: namespace.into(), source })?
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in self.all() {
+            if made.names.remove(name) {
+                let _ = delete(name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_are_told_apart() {
+        let this = Owner::this().expect("own");
+        assert!(this.lives());
+        assert_eq!(Owner::from_text(&this.text()), Some(this));
+        assert!(!Owner { started: this.started + 1, ..this }.lives(), "a later process with the same number");
+        assert!(!Owner { pid: i32::MAX, ..this }.lives());
+        assert_eq!(owner_of(&format!("nacld-l08x-{}-a-host", this.text())), Some(this));
+        for other in ["nacld-l05-client", "l05-1.2-client", "nacld", "nacld-l05-1-client", "nacld-l05-x.2-client"] {
+            assert_eq!(owner_of(other), None, "{other}");
+        }
+    }
+}

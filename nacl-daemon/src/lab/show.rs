@@ -1,0 +1,436 @@
+//! Labs and their results as text for a terminal. Styled with ANSI escapes; whoever prints takes them away where colour is
+//! not wanted (`anstream`). Never asks anything.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use anstyle::{AnsiColor, Style};
+use nacl_common::{
+    Action, Direction, Family,
+    border::implicit_slot,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Lab, LabReport, Level, Outcome, RuleRef,
+    file::Policy,
+    outcome::{Observation, ProbeReport, StepReport},
+};
+use crate::{
+    dataplane::Counters,
+    policy::{self, Diagnostic},
+    report,
+    resolve::{Protocol, Rule},
+};
+
+pub(super) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
+pub(super) const BAD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+pub(super) const WARN: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
+pub(super) const NOTE: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Cyan)));
+pub(super) const BOLD: Style = Style::new().bold();
+pub(super) const DIM: Style = Style::new().dimmed();
+
+/// Columns text is wrapped to: what fits every terminal.
+pub(super) const WIDTH: usize = 88;
+
+/// The list of labs.
+pub fn list(labs: &[Lab]) -> String {
+    let mut out = String::new();
+    for lab in labs {
+        let levels: Vec<String> = lab.levels().iter().map(Level::to_string).collect();
+        let levels = if lab.without_wire.is_some() { format!("  ({} only)", levels.join(", ")) } else { String::new() };
+        let _ = writeln!(out, "{BOLD}{:<5}{BOLD:#} {}{DIM}{levels}{DIM:#}", lab.name, lab.title);
+    }
+    let _ = writeln!(
+        out,
+        "\n{DIM}nacld lab run NAME shows one; nacld lab up NAME builds its network to sit in.{DIM:#}"
+    );
+    out
+}
+
+/// One lab that was run.
+pub fn lab_report(lab: &Lab, report: &LabReport) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{BOLD}{}{BOLD:#}  {BOLD}{}{BOLD:#}  {DIM}{} level{DIM:#}", lab.name, lab.title, report.level);
+    if let Some(why) = &report.not_run {
+        let _ = writeln!(out, "  {WARN}not run at this level{WARN:#}: {why}\n");
+        return out;
+    }
+    for step in &report.steps {
+        out.push_str(&step_text(step));
+    }
+    out.push('\n');
+    out
+}
+
+fn step_text(step: &StepReport) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "  {}", step.name);
+    let width = step.probes.iter().map(|probe| probe.name.chars().count()).max().unwrap_or(0).clamp(24, 44);
+    for probe in &step.probes {
+        out.push_str(&probe_text(probe, width));
+    }
+    for problem in &step.problems {
+        let _ = writeln!(out, "    {BAD}✗{BAD:#} {problem}");
+    }
+    if !step.counters.is_empty() {
+        let counts: Vec<String> = step
+            .counters
+            .iter()
+            .map(|count| {
+                let family = if count.family == 6 { " (IPv6)" } else { "" };
+                format!("{}{family} {}", short(count.rule), count.packets)
+            })
+            .collect();
+        out.push_str(&wrap(&format!("counters: {}", counts.join(" · ")), "      ", DIM));
+    }
+    out
+}
+
+fn probe_text(probe: &ProbeReport, width: usize) -> String {
+    let mut out = String::new();
+    let (mark, style) = if probe.problems.is_empty() { ("✓", GOOD) } else { ("✗", BAD) };
+    if let Some(share) = probe.share {
+        let answered = probe.cases.iter().filter(|case| case.seen.outcome == Outcome::Answered).count();
+        // The share counts the fate the lab names, which may be the bad one.
+        let (shown, fate) = match answered {
+            0 => (0.0, BAD),
+            all if all == probe.cases.len() => (100.0, GOOD),
+            _ => (share.percent, WARN),
+        };
+        let _ = writeln!(
+            out,
+            "    {style}{mark}{style:#} {:<width$}  {fate}{shown:>5.1} %{fate:#} of its ports answered  {DIM}{} tried{DIM:#}",
+            probe.name,
+            probe.cases.len(),
+        );
+    } else {
+        // Source ports that fared alike share a line.
+        let mut groups: BTreeMap<Observation, Vec<u16>> = BTreeMap::new();
+        for case in &probe.cases {
+            groups.entry(case.seen).or_default().push(case.source_port);
+        }
+        let mut name = probe.name.as_str();
+        for (seen, ports) in groups {
+            let fate = if seen.outcome == Outcome::Answered { GOOD } else { BAD };
+            let _ = writeln!(
+                out,
+                "    {style}{mark}{style:#} {name:<width$}  {fate}{:<15}{fate:#}  {}{DIM}{}{DIM:#}",
+                seen.outcome,
+                path(&seen),
+                ports_text(&ports),
+            );
+            name = "";
+        }
+    }
+    for problem in &probe.problems {
+        let _ = writeln!(out, "        {BAD}{problem}{BAD:#}");
+    }
+    out
+}
+
+/// The rules a probe met, in order: `in 100 ▸ out *`.
+fn path(seen: &Observation) -> String {
+    let rules: Vec<String> = [seen.request, seen.reply, seen.icmp_error].into_iter().flatten().map(short).collect();
+    if rules.is_empty() { "no rule".into() } else { rules.join(" ▸ ") }
+}
+
+/// A rule in few letters: `in 100`, `out *`.
+pub(super) fn short(rule: RuleRef) -> String {
+    let direction = match rule.direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+    };
+    rule.number.map_or_else(|| format!("{direction} *"), |number| format!("{direction} {number}"))
+}
+
+fn ports_text(ports: &[u16]) -> String {
+    match ports {
+        [] | [0] => String::new(),
+        [port] => format!("  from port {port}"),
+        _ if ports.len() <= 5 => {
+            let list: Vec<String> = ports.iter().map(u16::to_string).collect();
+            format!("  from {}", list.join(", "))
+        }
+        _ => format!("  from {} ports", ports.len()),
+    }
+}
+
+/// What a run came to.
+pub fn summary(run: &super::run::Run) -> String {
+    let mut out = String::new();
+    for what in &run.disagreements {
+        let _ = writeln!(out, "{BAD}✗{BAD:#} {what}");
+    }
+    let mut levels: BTreeMap<Level, (usize, usize, usize, f64)> = BTreeMap::new();
+    for report in &run.reports {
+        let (ran, failed, left_out, seconds) = levels.entry(report.level).or_default();
+        match report.not_run {
+            Some(_) => *left_out += 1,
+            None => *ran += 1,
+        }
+        *failed += usize::from(!report.ok);
+        *seconds += report.seconds;
+    }
+    for (level, (ran, failed, left_out, seconds)) in &levels {
+        let (mark, style) = if *failed == 0 { ("✓", GOOD) } else { ("✗", BAD) };
+        let rest = if *left_out > 0 { format!(", {left_out} without a form at this level") } else { String::new() };
+        let verdict = if *failed == 0 { "every expectation held".into() } else { format!("{failed} failed") };
+        let labs = if *ran == 1 { "lab" } else { "labs" };
+        let _ = writeln!(out, "{style}{mark}{style:#} {level:<6} {ran} {labs}, {verdict}{rest}  {DIM}{seconds:.1} s{DIM:#}");
+    }
+    let others: Vec<String> = levels.keys().filter(|level| **level != Level::Host).map(Level::to_string).collect();
+    if !others.is_empty() && run.disagreements.is_empty() {
+        let says = if others.len() == 1 { "says" } else { "say" };
+        let _ = writeln!(
+            out,
+            "{GOOD}✓{GOOD:#} {} {says} what host says: the same outcome and the same rules, for every probe",
+            others.join(" and ")
+        );
+    }
+    out
+}
+
+/// Text filled to [`WIDTH`], every line behind `indent`. Blank lines and lines that begin with a space stay as they are.
+pub(super) fn wrap(text: &str, indent: &str, style: Style) -> String {
+    let mut out = String::new();
+    let room = WIDTH.saturating_sub(indent.chars().count());
+    let put = |out: &mut String, line: &str| {
+        let _ = writeln!(out, "{indent}{style}{line}{style:#}");
+    };
+    let mut line = String::new();
+    for source in text.lines() {
+        if source.trim().is_empty() || source.starts_with(' ') {
+            if !line.is_empty() {
+                put(&mut out, &line);
+                line.clear();
+            }
+            if source.trim().is_empty() { out.push('\n') } else { put(&mut out, source) }
+            continue;
+        }
+        for word in source.split_whitespace() {
+            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > room {
+                put(&mut out, &line);
+                line.clear();
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    if !line.is_empty() {
+        put(&mut out, &line);
+    }
+    out
+}
+
+/// What is wrong with a policy.
+pub(super) fn diagnostics(file: &str, text: &str, diagnostics: &[Diagnostic]) -> String {
+    report::diagnostics::render(file, text, diagnostics, true)
+}
+
+/// One line of a rule table.
+struct Line<'a> {
+    rule: Option<&'a Rule>,
+    family: Family,
+    hits: u64,
+}
+
+/// The lines of one list, `*` of each family last. That of IPv6 is left out where neither a rule nor a packet is IPv6.
+fn lines<'a>(policy: &'a Policy, counters: &Counters, direction: Direction) -> Vec<Line<'a>> {
+    let packets = |slot: u16| counters.slots.get(&slot).map_or(0, |counter| counter.packets);
+    let slots = &policy.compiled.slots.slots;
+    let nacl = &policy.interface.nacl;
+    let mut lines: Vec<Line<'_>> = nacl
+        .rules(direction)
+        .iter()
+        .map(|rule| {
+            let of = slots.iter().find(|(_, slot)| slot.direction == direction && slot.rule == Some(rule.number));
+            let family = if rule.cidr.addr().is_ipv4() { Family::V4 } else { Family::V6 };
+            Line { rule: Some(rule), family, hits: of.map_or(0, |(slot, _)| packets(*slot)) }
+        })
+        .collect();
+    let has_v6 = Direction::ALL.iter().flat_map(|direction| nacl.rules(*direction)).any(|rule| rule.cidr.addr().is_ipv6());
+    for family in [Family::V4, Family::V6] {
+        let hits = packets(implicit_slot(direction, family == Family::V6));
+        if family == Family::V4 || has_v6 || hits > 0 {
+            lines.push(Line { rule: None, family, hits });
+        }
+    }
+    lines
+}
+
+/// The rule tables with their hits, as the console of AWS orders its columns.
+pub fn rules(policy: &Policy, counters: &Counters) -> String {
+    let mut out = String::new();
+    for direction in Direction::ALL {
+        let remote = match direction {
+            Direction::Inbound => "source",
+            Direction::Outbound => "destination",
+        };
+        let _ = writeln!(
+            out,
+            "  {BOLD}{:<10}{BOLD:#}{DIM}{:>5}  {:<8} {:<12} {:<20} {:<6} {:>8}{DIM:#}",
+            direction.name(),
+            "rule",
+            "protocol",
+            "ports",
+            remote,
+            "action",
+            "packets"
+        );
+        for line in lines(policy, counters, direction) {
+            let all = if line.family == Family::V4 { "0.0.0.0/0" } else { "::/0" };
+            let action = line.rule.map_or(Action::Deny, |rule| rule.action);
+            let style = if action == Action::Allow { GOOD } else { BAD };
+            let hits = match (line.hits, action) {
+                (0, _) => DIM,
+                (_, Action::Allow) => GOOD.bold(),
+                (_, Action::Deny) => BAD.bold(),
+            };
+            let number = line.rule.map_or_else(|| "*".into(), |rule| rule.number.to_string());
+            let _ = writeln!(
+                out,
+                "  {:<10}{number:>5}  {:<8} {:<12} {:<20} {style}{:<6}{style:#} {hits}{:>8}{hits:#}",
+                "",
+                line.rule.map_or_else(|| "all".into(), protocol),
+                line.rule.map_or_else(|| "all".into(), ports),
+                line.rule.map_or_else(|| all.into(), |rule| rule.cidr.to_string()),
+                action.name(),
+                line.hits,
+            );
+        }
+    }
+    out
+}
+
+/// The same for a machine.
+pub(super) fn rule_hits(policy: &Policy, counters: &Counters) -> Value {
+    Direction::ALL
+        .iter()
+        .flat_map(|direction| lines(policy, counters, *direction).into_iter().map(move |line| (*direction, line)))
+        .map(|(direction, line)| {
+            let number = line.rule.map_or_else(|| json!("*"), |rule| json!(rule.number));
+            json!({
+                "direction": direction.name(),
+                "rule": number,
+                "family": line.family as u8,
+                "action": line.rule.map_or(Action::Deny, |rule| rule.action).name(),
+                "packets": line.hits,
+            })
+        })
+        .collect()
+}
+
+fn protocol(rule: &Rule) -> String {
+    match rule.protocol {
+        Protocol::All => "all".into(),
+        Protocol::Number(number) => policy::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
+    }
+}
+
+fn ports(rule: &Rule) -> String {
+    match (rule.ports, rule.icmp) {
+        (Some((first, last)), _) if first == last => first.to_string(),
+        (Some((first, last)), _) => format!("{first}-{last}"),
+        (None, Some(icmp)) => match icmp.code {
+            Some(code) => format!("type {}/{code}", icmp.kind),
+            None => format!("type {}", icmp.kind),
+        },
+        (None, None) => "all".into(),
+    }
+}
+
+/// Whether the goal is reached.
+pub(super) fn verified(lab: &Lab, report: &StepReport) -> String {
+    let mut out = step_text(report);
+    if report.ok() {
+        let _ = writeln!(out, "\n{GOOD}✓ The goal is reached.{GOOD:#}\n");
+        out.push_str(&wrap(&lab.lesson, "  ", Style::new()));
+        let _ = writeln!(out, "\n{DIM}nacld lab down {} takes the lab down.{DIM:#}", lab.name);
+    } else {
+        let _ = writeln!(out, "\n{BAD}✗ Not there yet.{BAD:#} {DIM}nacld lab hint {} helps.{DIM:#}", lab.name);
+    }
+    out
+}
+
+/// What somebody needs to know who sits down in a lab.
+pub fn welcome(held: &super::hold::Held) -> String {
+    let lab = &held.lab;
+    let mut out = String::new();
+    let _ = writeln!(out, "{BOLD}{}  {}{BOLD:#}\n", lab.name, lab.title);
+    out.push_str(&wrap(&lab.question, "  ", NOTE));
+    let _ = writeln!(out);
+    for (name, host) in &lab.hosts {
+        let addresses: Vec<String> = host.addresses.iter().map(|network| network.addr().to_string()).collect();
+        let (first, last) = host.os.ports();
+        let services: Vec<String> = host.services.iter().map(|service| service.port.to_string()).collect();
+        let serves = if services.is_empty() { String::new() } else { format!(", serves {}", services.join(" ")) };
+        let hook = if *name == lab.hook { "  ◀ behind the network ACL" } else { "" };
+        let _ = writeln!(
+            out,
+            "  {BOLD}{name:<10}{BOLD:#} {:<32} {DIM}{}, ports {first}-{last}{serves}{DIM:#}{WARN}{hook}{WARN:#}",
+            addresses.join(" "),
+            host.about,
+        );
+    }
+    let _ = writeln!(out, "\n  {BOLD}Your task{BOLD:#}");
+    out.push_str(&wrap(&lab.task, "  ", Style::new()));
+    let name = &lab.name;
+    let host = lab.hosts.keys().find(|host| **host != lab.hook).unwrap_or(&lab.hook);
+    let _ = writeln!(out);
+    for (command, about) in [
+        (format!("nacld lab shell {name} {host}"), "a shell on a host; $SERVER and the like hold addresses"),
+        (format!("nacld lab status {name}"), "the rules and what they counted"),
+        (format!("$EDITOR {}", held.policy().display()), "the policy"),
+        (format!("nacld lab reload {name}"), "put it in force"),
+        (format!("nacld lab verify {name}"), "is the goal reached?"),
+        (format!("nacld lab hint {name}"), "the next hint"),
+        (format!("nacld lab down {name}"), "take it down"),
+    ] {
+        let _ = writeln!(out, "  {NOTE}{command:<44}{NOTE:#} {DIM}{about}{DIM:#}");
+    }
+    out
+}
+
+/// The labs that are up.
+pub fn up(held: &[super::hold::Held]) -> String {
+    if held.is_empty() {
+        return format!("no lab is up  {DIM}(nacld lab up NAME){DIM:#}\n");
+    }
+    let mut out = String::new();
+    for held in held {
+        let lab = &held.lab;
+        let hosts: Vec<&str> = lab.hosts.keys().map(String::as_str).collect();
+        let _ = writeln!(
+            out,
+            "{BOLD}{:<5}{BOLD:#} {}\n      {DIM}process {}, hosts {}, policy {}{DIM:#}",
+            lab.name,
+            lab.title,
+            held.owner.pid,
+            hosts.join(" "),
+            held.policy().display()
+        );
+    }
+    out
+}
+
+/// One hint.
+pub fn hint(lab: &Lab, number: usize, hint: &str) -> String {
+    let head = format!("hint {number} of {}: ", lab.hints.len());
+    wrap(&format!("{head}{hint}"), "", NOTE)
+}
+
+/// What a lab teaches, and its solution.
+pub fn solution(lab: &Lab) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "{BOLD}{}  {}{BOLD:#}\n", lab.name, lab.title);
+    out.push_str(&wrap(&lab.lesson, "  ", Style::new()));
+    for claim in &lab.claims {
+        let _ = writeln!(out);
+        out.push_str(&wrap(&format!("It is said: {}", claim.said), "  ", WARN));
+        out.push_str(&wrap(&format!("In fact: {}", claim.right), "  ", GOOD));
+    }
+    let _ = writeln!(out, "\n{DIM}# a policy that reaches the goal{DIM:#}\n{}", lab.solution.text);
+    out
+}

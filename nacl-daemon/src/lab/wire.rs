@@ -1,0 +1,507 @@
+//! Labs on the wire: real clients and servers in namespaces, the programs attached to the router's side of the server's link.
+//!
+//! Nothing is assumed. How a probe ended is what the client noticed and what taps in both hosts saw; which rule decided is
+//! what the program reported and counted; and every counter must have moved by exactly the packets that the taps saw sent,
+//! judged by the engine: a packet counted to a wrong rule, or one too many, fails the step. What is dropped was answered before
+//! with nothing attached.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io, thread,
+    time::{Duration, Instant},
+};
+
+use nacl_common::{Direction, Event, Family, Packet, Reason};
+use thiserror::Error;
+
+use super::{
+    Lab, LabError, LabReport, Level, Outcome, RuleRef,
+    ask::{Noticed, Question, ask},
+    file::{Policy, Probe, ProbeProtocol, SourcePorts},
+    kernel::options,
+    net::{Net, NetError, Style},
+    outcome::{Case, Observation, RuleCount, StepReport, compare, rule_of, source_ports},
+    paper::{self, Engine, Judge, expected, flow},
+    serve::Services,
+    tap::{Sight, Tap},
+};
+use crate::{
+    analyze::number,
+    compile::{Compiled, SlotTable},
+    dataplane::{Attachment, Counters, DataplaneError, Events, Target, attach},
+};
+
+/// How long a client waits for what must come.
+const LONG: Duration = Duration::from_secs(5);
+
+/// How long it waits for what must not come: less than the second after which TCP tries again.
+const SHORT: Duration = Duration::from_millis(600);
+
+/// A lab that cannot be run on the wire.
+#[derive(Debug, Error)]
+pub enum WireError {
+    /// The lab.
+    #[error(transparent)]
+    Lab(#[from] LabError),
+    /// Namespaces and links.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// The kernel.
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+    /// A socket.
+    #[error("{what}: {source}")]
+    Socket {
+        /// What for.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// It has no form at this level.
+    #[error("lab {lab} has no wire form: {why}")]
+    NoForm {
+        /// Lab.
+        lab: String,
+        /// Why.
+        why: String,
+    },
+}
+
+pub(super) fn socket(what: &'static str) -> impl FnOnce(io::Error) -> WireError {
+    move |source| WireError::Socket { what, source }
+}
+
+/// How closely a step is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scrutiny {
+    /// Nobody else sends: every counter must be explained to the packet.
+    Exact,
+    /// Somebody sits in the lab and may send too: only the probes themselves are looked at.
+    Probes,
+}
+
+/// A lab's network with everything in it, and perhaps a policy attached.
+pub struct Bench<'a> {
+    lab: &'a Lab,
+    // Dropped in this order: programs, services, then the namespaces.
+    hook: Option<(Attachment, Policy)>,
+    services: Services,
+    net: Net,
+}
+
+/// One case of a probe on its way.
+struct Asked<'a> {
+    probe: &'a Probe,
+    noticed: Noticed,
+    port: u16,
+}
+
+impl<'a> Bench<'a> {
+    /// Builds the network and starts the services. Nothing is attached.
+    ///
+    /// # Errors
+    /// See [`WireError`].
+    pub fn build(lab: &'a Lab, style: Style) -> Result<Self, WireError> {
+        if let Some(why) = &lab.without_wire {
+            return Err(WireError::NoForm { lab: lab.name.clone(), why: why.clone() });
+        }
+        let net = Net::build(lab, style)?;
+        let services = Services::start(lab, &net).map_err(socket("starting the services"))?;
+        Ok(Self { lab, hook: None, services, net })
+    }
+
+    /// The network.
+    pub const fn net(&self) -> &Net {
+        &self.net
+    }
+
+    /// What is attached, and the policy in force.
+    pub const fn hook(&mut self) -> Option<&mut (Attachment, Policy)> {
+        self.hook.as_mut()
+    }
+
+    /// The slots in force, which the next policy continues.
+    pub fn slots(&self) -> Option<&SlotTable> {
+        self.hook.as_ref().map(|(_, policy)| &policy.compiled.slots)
+    }
+
+    /// Attaches the first policy; later ones replace it live.
+    ///
+    /// # Errors
+    /// The kernel refuses. What was in force stays in force.
+    pub fn install(&mut self, policy: &Policy, events: Events) -> Result<(), WireError> {
+        let options = options(&policy.interface, events);
+        if let Some((attachment, in_force)) = &mut self.hook {
+            attachment.install(&options, &policy.compiled)?;
+            *in_force = policy.clone();
+        } else {
+            let target = Target { name: self.lab.hook.clone(), netns: Some(self.net.router().into()) };
+            self.hook = Some((attach(&target, &options, &policy.compiled)?, policy.clone()));
+        }
+        Ok(())
+    }
+
+    /// Makes hosts and services as if nothing had happened: half-open connections and learned path MTUs are gone.
+    ///
+    /// # Errors
+    /// A service cannot be started again.
+    pub fn refresh(&mut self) -> Result<(), WireError> {
+        // The old runtime closes its sockets when it is replaced, and two listeners do not share a port.
+        self.services = Services::none();
+        self.net.forget_paths()?;
+        self.services = Services::start(self.lab, &self.net).map_err(socket("starting the services"))?;
+        Ok(())
+    }
+
+    /// Runs probes with whatever is attached, all at once: each has its own ports, so their packets are told apart.
+    fn ask(&self, cases: &[(&'a Probe, u16, Duration)]) -> Result<Vec<Asked<'a>>, WireError> {
+        let results = thread::scope(|scope| {
+            let started: Vec<_> = cases
+                .iter()
+                .map(|&(probe, source_port, patience)| {
+                    let (from, to) = self.lab.addresses(probe);
+                    let namespace = self.net.namespace(&probe.from);
+                    let to = (to, probe.port).into();
+                    let question = Question { protocol: probe.protocol, from, source_port, to, patience };
+                    (probe, scope.spawn(move || ask(namespace, &question)))
+                })
+                .collect();
+            started
+                .into_iter()
+                .map(|(probe, thread)| {
+                    let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    result.map(|(noticed, port)| Asked { probe, noticed, port })
+                })
+                .collect::<io::Result<Vec<_>>>()
+        });
+        results.map_err(socket("asking"))
+    }
+
+    /// Which of the cases are answered with nothing attached.
+    fn control(&self, cases: &[(&'a Probe, u16, Duration)]) -> Result<Vec<bool>, WireError> {
+        let patient: Vec<_> = cases.iter().map(|&(probe, port, _)| (probe, port, LONG)).collect();
+        Ok(self.ask(&patient)?.into_iter().map(|asked| asked.noticed == Noticed::Answer).collect())
+    }
+
+    /// The cases of a step's probes under a policy. How long a client waits is taken from what the engine expects, and
+    /// decides nothing: an answer that must not come is seen before the time is over, one that must come has long.
+    fn cases(&self, probes: &'a [Probe], policy: &Policy) -> Vec<(&'a Probe, u16, Duration)> {
+        let mut engine = Engine::default();
+        // The engine has no way to refuse a policy.
+        let _ = engine.install(policy);
+        let mut cases = Vec::new();
+        for probe in probes {
+            let ports = match (&probe.source_ports, probe.protocol) {
+                (SourcePorts::Any, _) | (_, ProbeProtocol::Icmp) => vec![0],
+                _ => source_ports(self.lab, probe, &policy.interface),
+            };
+            for port in ports {
+                let representative = if port == 0 { self.lab.host(&probe.from).os.ports().0 } else { port };
+                let seen = paper::follow(self.lab, probe, representative, &policy.compiled, &mut engine);
+                let answered = seen.is_ok_and(|seen| seen.outcome == Outcome::Answered);
+                cases.push((probe, port, if answered { LONG } else { SHORT }));
+            }
+        }
+        cases
+    }
+
+    /// Runs probes under the policy in force and says what was seen. `controls`: of each case, whether it was answered
+    /// with nothing attached.
+    ///
+    /// # Errors
+    /// A socket, a counter or a tap cannot be read.
+    ///
+    /// # Panics
+    /// When nothing is attached.
+    pub fn step(
+        &mut self,
+        name: &str,
+        probes: &'a [Probe],
+        controls: Option<&[bool]>,
+        scrutiny: Scrutiny,
+    ) -> Result<StepReport, WireError> {
+        let (_, policy) = self.hook.as_ref().expect("a policy is attached before its probes are run");
+        let policy = policy.clone();
+        let cases = self.cases(probes, &policy);
+        let taps = self.taps()?;
+        let before = self.start_counting()?;
+        let asked = self.ask(&cases)?;
+        let seen = Seen {
+            lab: self.lab,
+            compiled: &policy.compiled,
+            sights: taps
+                .iter()
+                .map(|(host, tap)| Ok((host.as_str(), tap.take()?)))
+                .collect::<io::Result<_>>()
+                .map_err(socket("reading a tap"))?,
+            events: self.events(),
+            before,
+            after: self.counters()?,
+        };
+        let mut problems = Vec::new();
+        let mut by_probe: BTreeMap<usize, Vec<Case>> = BTreeMap::new();
+        for (index, asked) in asked.iter().enumerate() {
+            let (observation, mut found) = seen.observe(asked);
+            problems.append(&mut found);
+            let of = probes.iter().position(|probe| std::ptr::eq(probe, asked.probe)).unwrap_or_default();
+            by_probe.entry(of).or_default().push(Case {
+                source_port: asked.port,
+                seen: observation,
+                expected: match scrutiny {
+                    Scrutiny::Exact => expected(asked.probe, &observation),
+                    // Whoever sits in the lab may number rules as they like.
+                    Scrutiny::Probes => Observation { outcome: asked.probe.expect.outcome, ..observation },
+                },
+                control: controls.map(|controls| controls.get(index).copied().unwrap_or(false)),
+            });
+        }
+        let counters = match scrutiny {
+            Scrutiny::Exact => seen.check_counters(probes, &mut problems),
+            Scrutiny::Probes => Vec::new(),
+        };
+        let probes = probes
+            .iter()
+            .enumerate()
+            .map(|(index, probe)| {
+                let cases = by_probe.remove(&index).unwrap_or_default();
+                compare(self.lab, probe, &policy.interface, cases, None)
+            })
+            .collect();
+        Ok(StepReport { name: name.into(), probes, problems, counters })
+    }
+
+    /// A tap on every host.
+    pub(super) fn taps(&self) -> Result<BTreeMap<String, Tap>, WireError> {
+        let taps = self.net.hosts().iter().map(|(host, namespace)| Ok((host.clone(), Tap::open(namespace)?)));
+        taps.collect::<io::Result<_>>().map_err(socket("opening a tap"))
+    }
+
+    /// Throws away old events and reads the counters.
+    fn start_counting(&mut self) -> Result<Counters, WireError> {
+        self.events();
+        self.counters()
+    }
+
+    pub(super) fn counters(&self) -> Result<Counters, WireError> {
+        Ok(self.hook.as_ref().map(|(attachment, _)| attachment.counters()).transpose()?.unwrap_or_default())
+    }
+
+    pub(super) fn events(&mut self) -> Vec<Event> {
+        let Some((attachment, _)) = &mut self.hook else { return Vec::new() };
+        std::iter::from_fn(|| attachment.events().next()).collect()
+    }
+}
+
+/// Everything that was seen during a step.
+struct Seen<'a> {
+    lab: &'a Lab,
+    compiled: &'a Compiled,
+    sights: BTreeMap<&'a str, Vec<Sight>>,
+    events: Vec<Event>,
+    before: Counters,
+    after: Counters,
+}
+
+impl Seen<'_> {
+    /// What became of a case, and what is strange about it.
+    fn observe(&self, asked: &Asked<'_>) -> (Observation, Vec<String>) {
+        let probe = asked.probe;
+        let mut problems = Vec::new();
+        let complain = |what: String| format!("{}, port {}: {what}", probe.name, asked.port);
+        let flow = flow(self.lab, probe, asked.port);
+        let (request, reply) = match (flow.request(), flow.reply()) {
+            (Ok(request), Ok(Some(reply))) => (request, reply),
+            _ => unreachable!("every protocol of a probe is answered, within one family"),
+        };
+        let direction = self.lab.direction(probe);
+        let outcome = match &asked.noticed {
+            Noticed::Answer => Outcome::Answered,
+            Noticed::Stall => Outcome::Stalled,
+            // A client cannot know which leg died. The taps do: did the request reach the other host, and did it answer?
+            Noticed::Silence | Noticed::Error(_) => {
+                let arrived = self.saw(&probe.to, false, &request);
+                let answered = self.saw(&probe.to, true, &reply);
+                if let Noticed::Error(what) = &asked.noticed {
+                    problems.push(complain(format!("the client got an error, not silence: {what}")));
+                } else if arrived && !answered {
+                    problems.push(complain("the request arrived and was not answered".into()));
+                }
+                if arrived { Outcome::ReplyDropped } else { Outcome::RequestDropped }
+            }
+        };
+        let mut decided = |direction, packet: &Packet| match self.decided(direction, packet) {
+            Ok(rule) => rule,
+            Err(what) => {
+                problems.push(complain(what));
+                None
+            }
+        };
+        let mut seen = Observation { outcome, request: decided(direction, &request), reply: None, icmp_error: None };
+        if outcome != Outcome::RequestDropped {
+            seen.reply = decided(direction.reverse(), &reply);
+        }
+        if self.lab.meets_narrow_link(probe) && matches!(outcome, Outcome::Answered | Outcome::Stalled) {
+            seen.icmp_error = decided(Direction::Inbound, &paper::too_big(self.lab, probe));
+        }
+        (seen, problems)
+    }
+
+    /// Whether a host sent or received the first packet of a leg.
+    fn saw(&self, host: &str, sent: bool, packet: &Packet) -> bool {
+        self.sights.get(host).is_some_and(|sights| {
+            sights.iter().any(|sight| sight.sent == sent && same_flow(&sight.packet, packet))
+        })
+    }
+
+    /// The rule that the program reported for a leg.
+    fn decided(&self, direction: Direction, packet: &Packet) -> Result<Option<RuleRef>, String> {
+        let about = |event: &&Event| {
+            event.direction == direction as u8 && event_is_of(event, packet)
+        };
+        let rules: BTreeSet<_> = self
+            .events
+            .iter()
+            .filter(about)
+            .map(|event| {
+                let reason = Reason::from_number(event.reason).unwrap_or(Reason::NoGeneration);
+                rule_of(&self.compiled.slots, event.slot, reason)
+            })
+            .collect();
+        match rules.len() {
+            1 => Ok(rules.into_iter().next().flatten()),
+            0 if self.after.events_suppressed > self.before.events_suppressed => {
+                // Events are samples. The counters, which are not, are checked against the same engine.
+                let verdict = self.compiled.judge(direction, packet);
+                Ok(rule_of(&self.compiled.slots, verdict.slot, verdict.reason))
+            }
+            0 => Err(format!("the program reported no {} packet of it", direction.name())),
+            _ => Err(format!("more than one rule decided its {} packets", direction.name())),
+        }
+    }
+
+    /// Every counter must have moved by what the taps saw sent.
+    fn check_counters(&self, probes: &[Probe], problems: &mut Vec<String>) -> Vec<RuleCount> {
+        let hook = &self.lab.host(&self.lab.hook).addresses;
+        let behind = |address: [u64; 2]| hook.iter().any(|network| number(network.addr()) == address);
+        let mut sent: BTreeMap<u16, u64> = BTreeMap::new();
+        for (host, sights) in &self.sights {
+            for Sight { packet, .. } in sights.iter().filter(|sight| sight.sent) {
+                let direction = match *host == self.lab.hook {
+                    true => Direction::Outbound,
+                    false if behind(packet.dst) => Direction::Inbound,
+                    false => continue,
+                };
+                *sent.entry(self.compiled.judge(direction, packet).slot).or_default() += 1;
+            }
+        }
+        // Where a large page is sent the tap sees packets before they are cut to size, and the router's ICMP is sent by no
+        // host: those rules are held to "at least" and "some".
+        let mut loose = BTreeSet::new();
+        for probe in probes.iter().filter(|probe| probe.download) {
+            let flow = flow(self.lab, probe, self.lab.host(&probe.from).os.ports().0);
+            let direction = self.lab.direction(probe);
+            let error = self.lab.meets_narrow_link(probe).then(|| paper::too_big(self.lab, probe));
+            let legs = [
+                (direction, flow.request().ok()),
+                (direction.reverse(), flow.reply().ok().flatten()),
+                (Direction::Inbound, error),
+            ];
+            for (direction, packet) in legs {
+                loose.extend(packet.map(|packet| self.compiled.judge(direction, &packet).slot));
+            }
+        }
+        let mut counts = Vec::new();
+        for (slot, meaning) in &self.compiled.slots.slots {
+            let packets = |counters: &Counters| counters.slots.get(slot).map_or(0, |counter| counter.packets);
+            let moved = packets(&self.after) - packets(&self.before);
+            let expected = sent.get(slot).copied().unwrap_or(0);
+            let rule = RuleRef { direction: meaning.direction, number: meaning.rule };
+            let family = meaning.family as u8;
+            let holds = if loose.contains(slot) { moved >= expected.max(1) } else { moved == expected };
+            if !holds {
+                problems.push(format!(
+                    "{rule} (IPv{family}) counted {moved} packets, and the taps saw {expected} sent that it had to count"
+                ));
+            }
+            if moved > 0 {
+                counts.push(RuleCount { rule, family, packets: moved, expected });
+            }
+        }
+        // Anything but a rule's verdict is a packet this lab cannot explain. What IPv6 needs of itself passes unjudged.
+        for ((reason, direction), counter) in &self.after.reasons {
+            let before = self.before.reasons.get(&(*reason, *direction)).map_or(0, |counter| counter.packets);
+            let ordinary = matches!(
+                reason,
+                Reason::NaclRule | Reason::NaclImplicit | Reason::Arp | Reason::NeighbourDiscovery | Reason::Mld
+            );
+            if !ordinary && counter.packets > before {
+                let packets = counter.packets - before;
+                problems.push(format!("{packets} {} packets met {:?}", direction.name(), reason.name()));
+            }
+        }
+        counts
+    }
+}
+
+/// Whether two packets belong to the same leg of the same flow.
+fn same_flow(one: &Packet, other: &Packet) -> bool {
+    let ports = |packet: &Packet| {
+        // The identifier of an echo is the system's to choose.
+        let icmp = matches!((packet.protocol, packet.family), (1, Family::V4) | (58, Family::V6));
+        (if icmp { 0 } else { packet.sport }, packet.dport)
+    };
+    (one.family, one.protocol, one.src, one.dst) == (other.family, other.protocol, other.src, other.dst)
+        && ports(one) == ports(other)
+}
+
+/// Whether an event is about a packet of that leg.
+fn event_is_of(event: &Event, packet: &Packet) -> bool {
+    let family = match event.family {
+        4 => Family::V4,
+        6 => Family::V6,
+        _ => return false,
+    };
+    let of = Packet {
+        family,
+        protocol: event.protocol,
+        src: event.src,
+        dst: event.dst,
+        sport: event.sport,
+        dport: event.dport,
+        ..*packet
+    };
+    same_flow(&of, packet)
+}
+
+/// Runs a lab on the wire.
+///
+/// # Errors
+/// See [`WireError`]. Whatever happens, no namespace stays behind.
+pub fn run(lab: &Lab) -> Result<LabReport, WireError> {
+    let start = Instant::now();
+    let mut bench = Bench::build(lab, Style::Measured)?;
+    // Every step with its policy; the last is the goal.
+    let mut plan: Vec<(&str, &[Probe], Policy)> = Vec::new();
+    let mut text = &lab.policy;
+    for step in &lab.steps {
+        text = step.policy.as_ref().unwrap_or(text);
+        let slots = plan.last().map(|(_, _, policy)| &policy.compiled.slots);
+        let policy = lab.compile(text, slots)?;
+        plan.push((&step.name, &step.probes, policy));
+    }
+    let slots = plan.last().map(|(_, _, policy)| &policy.compiled.slots);
+    let solution = lab.compile(&lab.solution, slots)?;
+    plan.push(("the goal, with the solution", &lab.goal.probes, solution));
+
+    let mut controls = Vec::new();
+    for (_, probes, policy) in &plan {
+        controls.push(bench.control(&bench.cases(probes, policy))?);
+    }
+    let mut steps = Vec::new();
+    for ((name, probes, policy), controls) in plan.iter().zip(&controls) {
+        bench.refresh()?;
+        bench.install(policy, Events::All)?;
+        steps.push(bench.step(name, probes, Some(controls), Scrutiny::Exact)?);
+    }
+    Ok(LabReport::new(lab, Level::Wire, start.elapsed().as_secs_f64(), steps))
+}

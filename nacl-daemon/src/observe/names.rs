@@ -1,0 +1,67 @@
+//! How sides, protocols and ICMP matches stand in JSON.
+#![expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "serde calls these functions so")]
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::resolve::{Icmp, Protocol, Side};
+
+/// `host` or `router`.
+pub mod side {
+    use super::{Deserialize, Deserializer, Serializer, Side};
+
+    pub fn serialize<S: Serializer>(side: &Side, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match side {
+            Side::Host => "host",
+            Side::Router => "router",
+        })
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Side, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "host" => Ok(Side::Host),
+            "router" => Ok(Side::Router),
+            other => Err(serde::de::Error::unknown_variant(other, &["host", "router"])),
+        }
+    }
+}
+
+/// The IANA number, or -1 for all, as in AWS's API.
+pub mod protocol {
+    use super::{Deserialize, Deserializer, Protocol, Serializer};
+
+    pub fn serialize<S: Serializer>(protocol: &Protocol, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_i16(match protocol {
+            Protocol::All => -1,
+            Protocol::Number(number) => i16::from(*number),
+        })
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Protocol, D::Error> {
+        match i16::deserialize(deserializer)? {
+            -1 => Ok(Protocol::All),
+            number => u8::try_from(number)
+                .map(Protocol::Number)
+                .map_err(|_| serde::de::Error::custom("a protocol is -1 or 0 to 255")),
+        }
+    }
+}
+
+/// `{"type": 8, "code": 0}`; the code is null where all are meant.
+pub mod icmp {
+    use super::{Deserialize, Deserializer, Icmp, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Wire {
+        #[serde(rename = "type")]
+        kind: u8,
+        code: Option<u8>,
+    }
+
+    pub fn serialize<S: Serializer>(icmp: &Option<Icmp>, serializer: S) -> Result<S::Ok, S::Error> {
+        icmp.map(|icmp| Wire { kind: icmp.kind, code: icmp.code }).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Icmp>, D::Error> {
+        Ok(Option::<Wire>::deserialize(deserializer)?.map(|icmp| Icmp { kind: icmp.kind, code: icmp.code }))
+    }
+}

@@ -1,0 +1,118 @@
+//! What a daemon tells of itself.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::names;
+use crate::resolve::Side;
+
+/// How the programs are attached to an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// Index of the interface in its namespace.
+    pub ifindex: u32,
+    /// `xdp native`, `xdp generic` or `tc`; with tc also `tcx` or `clsact`.
+    pub ingress: String,
+    /// Why ingress is not native XDP, where that was tried first.
+    pub fallback: Option<String>,
+    /// `tcx` or `clsact`.
+    pub egress: String,
+    /// Kernel ids of the programs, ingress then egress.
+    pub programs: Vec<u32>,
+}
+
+/// One interface a policy is enforced on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Interface.
+    pub interface: String,
+    /// Its network namespace; null for the daemon's own.
+    pub netns: Option<String>,
+    /// Its addresses, as far as they are known.
+    pub addresses: Vec<IpAddr>,
+    /// Name of its subnet.
+    pub subnet: Option<String>,
+    /// Name of the network ACL.
+    pub nacl: String,
+    /// AWS's id of it.
+    pub nacl_id: Option<String>,
+    /// `stateless`.
+    pub mode: String,
+    /// Which way the interface looks.
+    #[serde(with = "names::side")]
+    pub side: Side,
+    /// False: judged and counted, and nothing is dropped.
+    pub enforce: bool,
+    /// How it is attached.
+    pub hooks: Hooks,
+    /// Number of the policy in force, counted up by every switch.
+    pub epoch: u32,
+    /// Packets that were allowed, and packets that were denied.
+    pub packets: Totals,
+    /// What a person should know about it.
+    pub notes: Vec<String>,
+}
+
+/// Packets by action.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Passed.
+    pub allowed: u64,
+    /// Denied by the policy, or dropped because they could not be judged.
+    pub denied: u64,
+}
+
+/// The policy in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// SHA-256 of its text.
+    pub sha256: String,
+    /// When it was read, RFC 3339.
+    pub loaded: String,
+}
+
+/// How the last reload went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadStatus {
+    /// When, RFC 3339.
+    pub time: String,
+    /// Whether the new policy is in force.
+    pub ok: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// A daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of nacld.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Since when, RFC 3339.
+    pub started: String,
+    /// When it will detach by itself, RFC 3339; null for never.
+    pub until: Option<String>,
+    /// The policy in force.
+    pub policy: PolicyStatus,
+    /// The last reload; null if there was none.
+    pub last_reload: Option<ReloadStatus>,
+    /// Where it is enforced.
+    pub interfaces: Vec<InterfaceStatus>,
+}
+
+/// What a switch did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Interfaces newly attached.
+    pub attached: Vec<String>,
+    /// Interfaces that were switched.
+    pub switched: Vec<String>,
+    /// Interfaces the policy no longer names, detached.
+    pub detached: Vec<String>,
+    /// What went wrong after the switch: programs that could not be taken off.
+    pub problems: Vec<String>,
+}

@@ -1,0 +1,181 @@
+//! Rule tables as the AWS console shows them, with hits.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use nacl_common::{Action, Direction, Family};
+
+use super::console;
+use crate::{
+    observe::{Hits, InterfaceRules, Number, RuleList, RuleRow, minus},
+    resolve::Side,
+};
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const RED: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+const GREEN: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
+const LOUD: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
+
+/// The tables of an interface as styled text. `before`: what was counted at the last look, for a column of what has
+/// come since.
+pub fn text(rules: &InterfaceRules, before: Option<&InterfaceRules>) -> String {
+    let mut out = String::new();
+    heading(&mut out, rules);
+    for (at, list) in rules.lists.iter().enumerate() {
+        let before =
+            before.and_then(|before| before.lists.get(at)).filter(|before| before.rules.len() == list.rules.len());
+        table(&mut out, list, before);
+    }
+    if !rules.reasons.is_empty() {
+        reasons(&mut out, rules);
+    }
+    if rules.events_suppressed > 0 {
+        let _ = writeln!(
+            out,
+            "{DIM}{} events were not reported for lack of budget; the counters above are complete.{DIM:#}",
+            console::count(rules.events_suppressed)
+        );
+    }
+    out
+}
+
+fn heading(out: &mut String, rules: &InterfaceRules) {
+    let _ = write!(out, "{BOLD}{}{BOLD:#}", rules.interface);
+    if let Some(netns) = &rules.netns {
+        let _ = write!(out, " in netns {netns}");
+    }
+    let _ = write!(out, " · network ACL {BOLD}{}{BOLD:#}", rules.nacl);
+    if let Some(id) = &rules.nacl_id {
+        let _ = write!(out, " ({id})");
+    }
+    if let Some(subnet) = &rules.subnet {
+        let _ = write!(out, " · subnet {subnet}");
+    }
+    if rules.side == Side::Router {
+        out.push_str(" · router side");
+    }
+    if let Some(epoch) = rules.epoch {
+        let _ = write!(out, " · epoch {epoch}");
+    }
+    if !rules.enforce {
+        let _ = write!(out, " · {LOUD}MONITOR: nothing is dropped{LOUD:#}");
+    }
+    out.push_str("\n\n");
+}
+
+fn table(out: &mut String, list: &RuleList, before: Option<&RuleList>) {
+    let remote = match list.direction {
+        Direction::Inbound => "Source",
+        Direction::Outbound => "Destination",
+    };
+    let title = match list.direction {
+        Direction::Inbound => "Inbound rules",
+        Direction::Outbound => "Outbound rules",
+    };
+    let counted = list.rules.iter().any(|rule| rule.hits.is_some());
+    let mut header = vec!["Rule number", "Type", "Protocol", "Port range", remote, "Allow/Deny"];
+    if counted {
+        header.extend(["Packets", "Bytes"]);
+    }
+    if before.is_some() {
+        header.push("Since");
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(&header);
+    for (at, rule) in list.rules.iter().enumerate() {
+        let mut cells = cells(rule);
+        if let Some(hits) = rule.hits {
+            cells.extend([console::count(hits.packets), console::bytes(hits.bytes)]);
+        }
+        if let Some(before) = before {
+            cells.push(since(rule.hits, before.rules.get(at).and_then(|rule| rule.hits)));
+        }
+        table.add_row(cells);
+    }
+    for column in 6..header.len() {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let _ = writeln!(out, "{BOLD}{title}{BOLD:#}");
+    // Cells are plain, so that widths are right; a row's colour is put around its line.
+    let rows = list.rules.iter().map(style);
+    let styles = [Style::new(), BOLD, Style::new()].into_iter().chain(rows).chain([Style::new()]);
+    for (line, style) in table.lines().zip(styles) {
+        let _ = writeln!(out, "{style}{}{style:#}", line.trim_end());
+    }
+    for subnet in list.same_subnet.iter().filter(|subnet| subnet.hits.is_some_and(|hits| hits.packets > 0)) {
+        let hits = subnet.hits.unwrap_or_default();
+        let family = if subnet.family == Family::V4 { "IPv4" } else { "IPv6" };
+        let _ = writeln!(
+            out,
+            "{DIM}inside the subnet, where no rule is asked: {} {family} packets, {}{DIM:#}",
+            console::count(hits.packets),
+            console::bytes(hits.bytes)
+        );
+    }
+    out.push('\n');
+}
+
+fn cells(rule: &RuleRow) -> Vec<String> {
+    let remote = match &rule.reference {
+        Some(reference) => format!("{} ({reference})", rule.cidr),
+        None => rule.cidr.to_string(),
+    };
+    let action = match rule.action {
+        Action::Allow => "Allow",
+        Action::Deny => "Deny",
+    };
+    vec![
+        rule.rule.to_string(),
+        console::kind(rule.protocol, rule.ports, rule.icmp),
+        console::protocol(rule.protocol),
+        console::ports(rule.family, rule.ports, rule.icmp),
+        remote,
+        action.to_owned(),
+    ]
+}
+
+fn since(now: Option<Hits>, before: Option<Hits>) -> String {
+    match minus(now.unwrap_or_default(), before.unwrap_or_default()).packets {
+        0 => String::new(),
+        packets => format!("+{}", console::count(packets)),
+    }
+}
+
+/// Rules that were hit stand out, in the colour of what they do; the implied one stays in the background.
+fn style(rule: &RuleRow) -> Style {
+    match (rule.hits.is_some_and(|hits| hits.packets > 0), rule.action) {
+        (true, Action::Allow) => GREEN,
+        (true, Action::Deny) => RED,
+        (false, _) if rule.rule == Number::Implied => DIM,
+        (false, _) => Style::new(),
+    }
+}
+
+fn reasons(out: &mut String, rules: &InterfaceRules) {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    for reason in &rules.reasons {
+        table.add_row([
+            reason.direction.name().to_owned(),
+            reason.reason.clone(),
+            console::count(reason.hits.packets),
+            console::bytes(reason.hits.bytes),
+            reason.meaning.clone(),
+        ]);
+    }
+    for column in [2, 3] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let _ = writeln!(out, "{BOLD}Why packets passed or were dropped{BOLD:#}");
+    for line in table.lines() {
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+    out.push('\n');
+}

@@ -1,0 +1,188 @@
+//! What a daemon enforces, where and how; how it started, reloaded and ended; packets as they are dropped.
+
+use std::{fmt::Write as _, path::Path, time::Duration};
+
+use anstyle::{AnsiColor, Color, Style};
+
+use super::{console, rule::protocol_name};
+use crate::{
+    observe::{Change, InterfaceStatus, Record, Status},
+    resolve::Side,
+};
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const GREEN: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Green)));
+const RED: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Red)));
+const LOUD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Yellow)));
+
+/// The answer of `nacld status`.
+pub fn text(status: &Status) -> String {
+    let mut out = String::new();
+    let Status { version, pid, started, until, policy, last_reload, interfaces } = status;
+    let _ = writeln!(out, "{BOLD}nacld {version}{BOLD:#}, pid {pid}, running since {started}");
+    if let Some(until) = until {
+        let _ = writeln!(out, "{LOUD}detaches by itself at {until}{LOUD:#}");
+    }
+    let short = policy.sha256.get(..12).unwrap_or_default();
+    let _ = writeln!(out, "policy {} (sha256 {short}…), read {}", policy.file.display(), policy.loaded);
+    if let Some(reload) = last_reload {
+        match &reload.error {
+            None => drop(writeln!(out, "last reload {}: in force", reload.time)),
+            Some(error) => {
+                let _ =
+                    writeln!(out, "{RED}last reload {} failed{RED:#}, the policy before it is in force:", reload.time);
+                let _ = writeln!(out, "  {error}");
+            }
+        }
+    }
+    out.push('\n');
+    out.push_str(&interfaces_text(interfaces));
+    out
+}
+
+/// Where a policy is enforced, and how.
+pub fn interfaces_text(interfaces: &[InterfaceStatus]) -> String {
+    let mut out = String::new();
+    for interface in interfaces {
+        one(&mut out, interface);
+    }
+    out
+}
+
+fn one(out: &mut String, status: &InterfaceStatus) {
+    let InterfaceStatus {
+        interface, netns, addresses, subnet, nacl, nacl_id, mode, side, enforce, hooks, packets, ..
+    } = status;
+    let _ = write!(out, "{BOLD}{interface}{BOLD:#}");
+    if let Some(netns) = netns {
+        let _ = write!(out, " in netns {netns}");
+    }
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    if !addresses.is_empty() {
+        let _ = write!(out, "  {DIM}{}{DIM:#}", addresses.join(" "));
+    }
+    out.push('\n');
+    let id = nacl_id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
+    let subnet = subnet
+        .as_ref()
+        .map_or_else(|| "no subnet: everything is judged".to_owned(), |subnet| format!("subnet {subnet}"));
+    let _ = writeln!(out, "  network ACL  {BOLD}{nacl}{BOLD:#}{id}, {mode}; {subnet}");
+    let looks = match side {
+        Side::Host => "host: frames received are inbound",
+        Side::Router => "router: frames received are outbound",
+    };
+    let _ = writeln!(out, "  side         {looks}");
+    let _ = writeln!(out, "  ingress      {}", hooks.ingress);
+    if let Some(why) = &hooks.fallback {
+        let _ = writeln!(out, "               {DIM}not native XDP: {why}{DIM:#}");
+    }
+    let _ = writeln!(out, "  egress       {}", hooks.egress);
+    if *enforce {
+        let _ = writeln!(out, "  enforcing    {GREEN}yes{GREEN:#}");
+    } else {
+        let _ = writeln!(out, "  enforcing    {LOUD}NO: monitor only{LOUD:#}");
+    }
+    if packets.allowed + packets.denied > 0 {
+        let _ = writeln!(
+            out,
+            "  packets      {} allowed, {} denied",
+            console::count(packets.allowed),
+            console::count(packets.denied)
+        );
+    }
+    for note in &status.notes {
+        let _ = writeln!(out, "  {LOUD}note{LOUD:#}         {note}");
+    }
+    out.push('\n');
+}
+
+/// What `nacld run` prints once everything is attached.
+pub fn ready(status: &Status, socket: &Path, lifetime: Option<Duration>) -> String {
+    let mut out = interfaces_text(&status.interfaces);
+    let count = match status.interfaces.len() {
+        1 => "1 interface".to_owned(),
+        count => format!("{count} interfaces"),
+    };
+    let end = match lifetime {
+        Some(lifetime) => format!("detaches by itself in {}; Ctrl-C does it now", humantime::format_duration(lifetime)),
+        None => "Ctrl-C detaches".to_owned(),
+    };
+    let _ = writeln!(out, "{GREEN}ready{GREEN:#}: enforcing on {count}, listening on {}; {end}", socket.display());
+    out
+}
+
+/// What `nacld run` prints when it has detached.
+pub fn ended(why: &str, interfaces: &[InterfaceStatus]) -> String {
+    let mut out = format!("{why}: detached");
+    for (at, status) in interfaces.iter().enumerate() {
+        let separator = if at == 0 { " from " } else { ", " };
+        let place = crate::service::state::shown(&status.interface, status.netns.as_deref());
+        let _ = write!(
+            out,
+            "{separator}{BOLD}{place}{BOLD:#} ({} allowed, {} denied)",
+            console::count(status.packets.allowed),
+            console::count(status.packets.denied)
+        );
+    }
+    out.push('\n');
+    out
+}
+
+/// One packet on one line.
+pub fn record(record: &Record) -> String {
+    let (style, verdict) = match (record.action.as_str(), record.enforced) {
+        ("allow", _) => (GREEN, "allow"),
+        (_, true) => (RED, "deny"),
+        (_, false) => (LOUD, "would deny"),
+    };
+    let time = record.time.get(11..23).unwrap_or(&record.time);
+    let protocol = record.protocol.map_or_else(|| "frame".to_owned(), protocol_name);
+    let mut out =
+        format!("{DIM}{time}{DIM:#} {} {} {style}{verdict}{style:#} {protocol}", record.interface, record.direction);
+    if record.src.is_some() {
+        let _ = write!(out, " {} → {}", record.source(), record.destination());
+    }
+    if let (Some(kind), Some(code)) = (record.icmp_type, record.icmp_code) {
+        let _ = write!(out, " type {kind} code {code}");
+    }
+    if let Some(flags) = record.tcp_flags.as_ref().filter(|flags| !flags.is_empty()) {
+        let _ = write!(out, " {flags}");
+    }
+    if record.fragment {
+        out.push_str(" later fragment");
+    }
+    match (&record.nacl, &record.rule) {
+        (Some(nacl), Some(rule)) => {
+            let line = record.line.filter(|line| *line > 0).map(|line| format!(", line {line}")).unwrap_or_default();
+            let _ = write!(out, "  {DIM}{nacl} rule{DIM:#} {BOLD}{rule}{BOLD:#}{DIM}{line}{DIM:#}");
+        }
+        _ => drop(write!(out, "  {DIM}{}{DIM:#}", record.reason)),
+    }
+    out.push('\n');
+    out
+}
+
+/// What a reload did.
+pub fn changed(change: &Change) -> String {
+    let parts = [("switched", &change.switched), ("attached", &change.attached), ("detached", &change.detached)];
+    let parts: Vec<_> = parts
+        .iter()
+        .filter(|(_, interfaces)| !interfaces.is_empty())
+        .map(|(verb, interfaces)| format!("{verb} {}", interfaces.join(", ")))
+        .collect();
+    let mut out = format!("{GREEN}reloaded{GREEN:#}: {}\n", parts.join("; "));
+    for problem in &change.problems {
+        let _ = writeln!(out, "{RED}problem{RED:#}: {problem}");
+    }
+    out
+}
+
+/// Why a reload changed nothing.
+pub fn not_reloaded(error: &str, hint: Option<&str>) -> String {
+    let mut out = format!("{RED}not reloaded{RED:#}, the policy before it stays in force: {error}\n");
+    if let Some(hint) = hint {
+        let _ = writeln!(out, "{BOLD}hint{BOLD:#}: {hint}");
+    }
+    out
+}

@@ -1,0 +1,114 @@
+//! What the state machine needs of the kernel, as traits, so that it can be tested without one. The real thing is
+//! [`Kernel`], a thin layer over the dataplane.
+
+use std::{
+    error::Error,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use nacl_common::Event;
+
+use crate::{
+    compile::Compiled,
+    dataplane::{self, Attachment, Counters, Egress, Ingress, Options, Target},
+    observe::Hooks,
+};
+
+/// Whatever went wrong below.
+pub type PlaneError = Box<dyn Error + Send + Sync>;
+
+/// A way to attach policies.
+pub trait Plane: Send {
+    /// What this machine lacks to attach anything, each with its remedy.
+    fn lacking(&self) -> Vec<String>;
+    /// Attaches a policy to an interface. Nothing is left where it fails.
+    fn attach(&self, target: &Target, options: &Options, compiled: &Compiled) -> Result<Box<dyn Attached>, PlaneError>;
+}
+
+/// A policy in force on one interface. Dropping it detaches.
+pub trait Attached: Send {
+    /// How it is attached.
+    fn hooks(&self) -> Hooks;
+    /// Switches to another policy at once; where it fails the old one stays in force. Returns the new epoch.
+    fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, PlaneError>;
+    /// The epoch in force.
+    fn epoch(&self) -> u32;
+    /// Counters since it was attached.
+    fn counters(&self) -> Result<Counters, PlaneError>;
+    /// Descriptors that become readable when there are events, or lines of the programs' log.
+    fn sources(&mut self) -> io::Result<Vec<OwnedFd>>;
+    /// The next event, if there is one.
+    fn next_event(&mut self) -> Option<Event>;
+    /// Passes on what the programs have logged.
+    fn flush_trace(&mut self);
+    /// Takes the programs off the interface.
+    fn detach(self: Box<Self>) -> Result<(), PlaneError>;
+}
+
+/// This machine's kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;
+
+impl Plane for Kernel {
+    fn lacking(&self) -> Vec<String> {
+        dataplane::missing()
+    }
+
+    fn attach(&self, target: &Target, options: &Options, compiled: &Compiled) -> Result<Box<dyn Attached>, PlaneError> {
+        Ok(Box::new(dataplane::attach(target, options, compiled)?))
+    }
+}
+
+impl Attached for Attachment {
+    fn hooks(&self) -> Hooks {
+        let hooks = self.hooks();
+        let ingress = match hooks.ingress {
+            Ingress::Native => "XDP, native",
+            Ingress::Generic => "XDP, generic: sees whole GRO packets",
+            Ingress::Tcx => "TC (tcx)",
+            Ingress::Clsact => "TC (clsact)",
+        };
+        let egress = match hooks.egress {
+            Egress::Tcx => "TC (tcx)",
+            Egress::Clsact => "TC (clsact)",
+        };
+        Hooks {
+            ifindex: hooks.ifindex,
+            ingress: ingress.to_owned(),
+            fallback: hooks.fallback.clone(),
+            egress: egress.to_owned(),
+            programs: vec![hooks.ingress_program, hooks.egress_program],
+        }
+    }
+
+    fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, PlaneError> {
+        Ok(self.install(options, compiled)?)
+    }
+
+    fn epoch(&self) -> u32 {
+        self.epoch()
+    }
+
+    fn counters(&self) -> Result<Counters, PlaneError> {
+        Ok(self.counters()?)
+    }
+
+    fn sources(&mut self) -> io::Result<Vec<OwnedFd>> {
+        let events = self.events();
+        let both = [Some(events.as_fd()), events.trace_fd()];
+        both.into_iter().flatten().map(|source| source.try_clone_to_owned()).collect()
+    }
+
+    fn next_event(&mut self) -> Option<Event> {
+        self.events().next()
+    }
+
+    fn flush_trace(&mut self) {
+        self.events().flush_trace();
+    }
+
+    fn detach(self: Box<Self>) -> Result<(), PlaneError> {
+        Ok((*self).detach()?)
+    }
+}

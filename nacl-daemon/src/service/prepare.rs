@@ -1,0 +1,134 @@
+//! From a policy file to what the state machine puts in force: read, loaded, resolved, compiled. Changes nothing.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::{
+    compile::{CompileError, Compiled, SlotTable, compile},
+    policy::{self, Diagnostic},
+    resolve::{Host, Interface, Resolved},
+};
+
+/// A policy, ready to be put in force.
+pub struct Prepared {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// SHA-256 of its text.
+    pub sha256: String,
+    /// What each interface is to enforce, by its name in the policy.
+    pub interfaces: BTreeMap<String, PreparedInterface>,
+}
+
+/// One interface of a [`Prepared`].
+pub struct PreparedInterface {
+    /// The interface.
+    pub interface: Interface,
+    /// Its tables.
+    pub compiled: Compiled,
+    /// What a person should know about it.
+    pub notes: Vec<String>,
+}
+
+/// A policy file that cannot be used.
+#[derive(Debug, Error)]
+pub enum PrepareError {
+    /// It cannot be read.
+    #[error("cannot read the policy {}", file.display())]
+    Read {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It has errors; the diagnostics say which.
+    #[error("the policy {} has {errors} error{}", file.display(), if *errors == 1 { "" } else { "s" })]
+    Invalid {
+        /// Which file.
+        file: PathBuf,
+        /// How many errors.
+        errors: usize,
+    },
+    /// It names no interface.
+    #[error("the policy {} names no interface, so there is nothing to enforce it on", file.display())]
+    NoInterface {
+        /// Which file.
+        file: PathBuf,
+    },
+    /// It does not fit.
+    #[error("the policy of {interface} cannot be compiled")]
+    Compile {
+        /// Which interface.
+        interface: String,
+        /// Why.
+        source: CompileError,
+    },
+}
+
+impl PrepareError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Invalid { file, .. } => Some(format!("`nacld check {}` shows them again", file.display())),
+            Self::NoInterface { .. } => Some("add an [interface.NAME] table".to_owned()),
+            Self::Read { .. } | Self::Compile { .. } => None,
+        }
+    }
+}
+
+/// What reading a policy file gave: its text and diagnostics always, if it could be read at all.
+pub struct Reading {
+    /// The file's name as it was given.
+    pub file: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// Everything noticed.
+    pub diagnostics: Vec<Diagnostic>,
+    /// What it means, unless it has errors.
+    pub resolved: Option<Resolved>,
+}
+
+impl Reading {
+    /// How many errors it has.
+    pub fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == policy::Severity::Error).count()
+    }
+}
+
+/// Reads and resolves a policy file.
+pub fn read(file: &Path, host: &dyn Host) -> Result<Reading, PrepareError> {
+    let text = fs::read_to_string(file).map_err(|source| PrepareError::Read { file: file.to_owned(), source })?;
+    let outcome = policy::load(&file.display().to_string(), &text, host);
+    Ok(Reading { file: file.to_owned(), text, diagnostics: outcome.diagnostics, resolved: outcome.resolved })
+}
+
+/// Compiles a policy that was read. `previous`: the slot tables in force, by interface.
+pub fn prepare(reading: &Reading, previous: &BTreeMap<String, SlotTable>) -> Result<Prepared, PrepareError> {
+    let file = reading.file.clone();
+    let Some(resolved) = &reading.resolved else {
+        return Err(PrepareError::Invalid { file, errors: reading.errors() });
+    };
+    if resolved.interfaces.is_empty() {
+        return Err(PrepareError::NoInterface { file });
+    }
+    let mut interfaces = BTreeMap::new();
+    for (key, interface) in &resolved.interfaces {
+        let compiled = compile(interface, previous.get(key))
+            .map_err(|source| PrepareError::Compile { interface: key.clone(), source })?;
+        interfaces.insert(key.clone(), PreparedInterface { interface: interface.clone(), compiled, notes: Vec::new() });
+    }
+    Ok(Prepared { file, sha256: hex(&Sha256::digest(&reading.text)), interfaces })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

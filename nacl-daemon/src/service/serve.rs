@@ -1,0 +1,260 @@
+//! The life of a daemon: read the policy, attach all of it or nothing, answer, reload, and leave nothing behind.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use thiserror::Error;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::broadcast::error::RecvError,
+    task::{JoinError, JoinHandle},
+};
+
+use super::{
+    ReloadError, Service, api,
+    load::{self, Diagnostics, LoadError, Loader},
+    plane::Plane,
+    socket::{Socket, SocketError},
+    state::{self, Settings, State, StateError},
+};
+use crate::observe::{Change, InterfaceStatus, Record, Status};
+
+/// How long open requests may take to end once the daemon stops.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a daemon is to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Policy file.
+    pub file: PathBuf,
+    /// Where to listen.
+    pub socket: PathBuf,
+    /// Detach by itself after this long.
+    pub lifetime: Option<Duration>,
+    /// Do not ask the lock-out guard.
+    pub force: bool,
+    /// Serve the programs' log.
+    pub trace: bool,
+    /// Tell of dropped packets.
+    pub watch: bool,
+}
+
+/// Something a person in front of the daemon wants to know.
+#[derive(Debug)]
+pub enum Notice<'a> {
+    /// What was noticed about the policy file.
+    Diagnostics(&'a Diagnostics),
+    /// Everything is attached and the daemon answers.
+    Ready {
+        /// What is enforced, where and how.
+        status: &'a Status,
+        /// Where it answers.
+        socket: &'a std::path::Path,
+        /// How long it lives.
+        lifetime: Option<Duration>,
+    },
+    /// A new policy is in force.
+    Reloaded(&'a Change),
+    /// A new policy is not in force.
+    NotReloaded(&'a ReloadError),
+    /// A packet, as reported by the kernel.
+    Record(&'a Record),
+    /// So many packets could not be told of.
+    Missed(u64),
+    /// Everything is detached.
+    Ended {
+        /// Why.
+        why: Ended,
+        /// What there was to the end.
+        interfaces: &'a [InterfaceStatus],
+    },
+}
+
+/// Why a daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// SIGINT.
+    Interrupted,
+    /// SIGTERM.
+    Terminated,
+    /// Its time was over.
+    TimeOver,
+    /// It was asked to, over the socket.
+    Asked,
+}
+
+/// A daemon that could not start, run or end as it should.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// The policy cannot or must not be used.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The machine lacks something; each with its remedy.
+    #[error("this machine cannot attach eBPF programs now:\n  {}", .0.join("\n  "))]
+    Lacking(Vec<String>),
+    /// The socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Something could not be attached or detached.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Not everything could be detached.
+    #[error("not everything could be detached:\n  {}", .0.join("\n  "))]
+    Detach(Vec<String>),
+    /// The system would not.
+    #[error("the daemon cannot run")]
+    Io(#[from] io::Error),
+    /// A part of it failed.
+    #[error("a part of the daemon failed")]
+    Join(#[from] JoinError),
+}
+
+impl RunError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Load(error) => error.hint(),
+            Self::Socket(error) => error.hint(),
+            Self::Detach(_) => Some("`nacld detach --all` tries again without the daemon".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Told everything that happens.
+pub type Tell = Box<dyn Fn(Notice) + Send + Sync>;
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+/// Runs a daemon to its end. Whatever the error, nothing stays attached.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(config: Config, plane: Box<dyn Plane>, tell: Tell) -> Result<Ended, RunError> {
+    // Before anything is attached: filters on clsact outlive a process that is killed by a signal it did not expect.
+    let signals = Signals {
+        interrupt: signal(SignalKind::interrupt())?,
+        terminate: signal(SignalKind::terminate())?,
+        hangup: signal(SignalKind::hangup())?,
+    };
+    let tell: Arc<dyn Fn(Notice) + Send + Sync> = tell.into();
+    let loader = load::File { path: config.file.clone(), unguarded: config.force || config.lifetime.is_some() };
+    let teller = Arc::clone(&tell);
+    let Config { socket, trace, lifetime, .. } = config.clone();
+    let (service, mut socket) =
+        tokio::task::spawn_blocking(move || start(plane, loader, &socket, trace, lifetime, &teller)).await??;
+    let ended = serve(&service, &mut socket, signals, &config, &tell).await;
+    let interfaces = service.state().status().map(|status| status.interfaces).unwrap_or_default();
+    let detaching = Arc::clone(&service);
+    let detached = tokio::task::spawn_blocking(move || detaching.state().detach_all()).await?;
+    if let Err(errors) = detached {
+        return Err(RunError::Detach(errors.iter().map(|error| state::chain(error)).collect()));
+    }
+    // Only now: who finds the socket gone may rely on the programs being gone.
+    drop(socket);
+    let why = ended?;
+    tell(Notice::Ended { why, interfaces: &interfaces });
+    Ok(why)
+}
+
+/// Everything up to the point where the policy is in force.
+fn start(
+    plane: Box<dyn Plane>,
+    loader: load::File,
+    socket: &std::path::Path,
+    trace: bool,
+    lifetime: Option<Duration>,
+    tell: &Arc<dyn Fn(Notice) + Send + Sync>,
+) -> Result<(Arc<Service>, Socket), RunError> {
+    let lacking = plane.lacking();
+    let until = lifetime.map(|lifetime| SystemTime::now() + lifetime);
+    let mut state = State::new(plane, Settings { trace, until });
+    // A mistake in the policy is told before what the machine lacks: it can be mended anywhere.
+    let (prepared, diagnostics) = loader.load(&state, false);
+    tell(Notice::Diagnostics(&diagnostics));
+    let prepared = prepared?;
+    if !lacking.is_empty() {
+        return Err(RunError::Lacking(lacking));
+    }
+    let socket = Socket::bind(socket)?;
+    state.apply(prepared)?;
+    let service = Service::new(state, Box::new(loader), Arc::clone(tell));
+    Ok((service, socket))
+}
+
+async fn serve(
+    service: &Arc<Service>,
+    socket: &mut Socket,
+    mut signals: Signals,
+    config: &Config,
+    tell: &Arc<dyn Fn(Notice) + Send + Sync>,
+) -> Result<Ended, RunError> {
+    let stopped = Arc::clone(service);
+    let mut server: JoinHandle<io::Result<()>> = tokio::spawn(
+        axum::serve(socket.listener()?, api::router(Arc::clone(service)))
+            .with_graceful_shutdown(async move { stopped.stopped().await })
+            .into_future(),
+    );
+    let pump = tokio::spawn(Arc::clone(service).pump());
+    let watch = config.watch.then(|| tokio::spawn(watch(service, tell)));
+    let status = service.state().status()?;
+    tell(Notice::Ready { status: &status, socket: socket.path(), lifetime: config.lifetime });
+
+    let time_over = async {
+        match config.lifetime {
+            Some(lifetime) => tokio::time::sleep(lifetime).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(time_over);
+    let ended = loop {
+        tokio::select! {
+            _ = signals.interrupt.recv() => break Ok(Ended::Interrupted),
+            _ = signals.terminate.recv() => break Ok(Ended::Terminated),
+            () = &mut time_over => break Ok(Ended::TimeOver),
+            () = service.stopped() => break Ok(Ended::Asked),
+            result = &mut server => break Err(match result {
+                Ok(Ok(())) => RunError::Io(io::Error::other("the API ended by itself")),
+                Ok(Err(error)) => error.into(),
+                Err(error) => error.into(),
+            }),
+            _ = signals.hangup.recv() => {
+                let service = Arc::clone(service);
+                // How it went is told by the service, whoever asked for it.
+                tokio::task::spawn_blocking(move || drop(service.reload(false))).await?;
+            }
+        }
+    };
+    service.stop();
+    if !server.is_finished() && tokio::time::timeout(PATIENCE, &mut server).await.is_err() {
+        server.abort();
+    }
+    pump.abort();
+    if let Some(watch) = watch {
+        watch.abort();
+    }
+    ended
+}
+
+/// Tells of dropped packets until it is aborted.
+fn watch(service: &Arc<Service>, tell: &Arc<dyn Fn(Notice) + Send + Sync>) -> impl Future<Output = ()> + Send + use<> {
+    let tell = Arc::clone(tell);
+    let mut records = service.listen();
+    async move {
+        loop {
+            match records.recv().await {
+                Ok(record) => tell(Notice::Record(&record)),
+                Err(RecvError::Lagged(missed)) => tell(Notice::Missed(missed)),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+}
