@@ -224,7 +224,7 @@ fn every_treatment_is_the_host_engines() {
             let mut bed = TestBed::load(&options, &compiled).expect("the programs load");
             for (name, frame, reason, at_tc) in frames() {
                 for program in Program::ALL {
-                    if program != Program::Xdp && !at_tc {
+                    if !program.is_xdp() && !at_tc {
                         let refused = bed.run_program(program, &frame, None);
                         assert!(refused.is_err(), "{name}: the kernel takes it now, so it can be tested here");
                         continue;
@@ -280,7 +280,7 @@ fn monitor_mode_says_deny_and_drops_nothing() {
     let mut bed = TestBed::load(&options, &compiled).expect("the programs load");
     for (name, frame, _, at_tc) in frames() {
         for program in Program::ALL {
-            if program == Program::Xdp || at_tc {
+            if program.is_xdp() || at_tc {
                 let (action, event) = bed.run_program(program, &frame, None).expect(name);
                 assert_eq!((action, event.enforced), (Action::Allow, 0), "{name}");
                 let wanted = expected(&compiled, options, direction(program), &frame);
@@ -293,7 +293,7 @@ fn monitor_mode_says_deny_and_drops_nothing() {
 const fn direction(program: Program) -> Direction {
     match program {
         Program::TcEgress => Direction::Outbound,
-        Program::Xdp | Program::TcIngress => Direction::Inbound,
+        Program::Xdp | Program::XdpLinear | Program::TcIngress => Direction::Inbound,
     }
 }
 
@@ -374,7 +374,7 @@ fn events_are_what_the_test_map_shows() {
     let mut bed = TestBed::load(&loud, &compiled).expect("the programs load");
     for (name, frame, _, at_tc) in frames() {
         for program in Program::ALL {
-            if program == Program::Xdp || at_tc {
+            if program.is_xdp() || at_tc {
                 let (_, last) = bed.run_program(program, &frame, None).expect(name);
                 assert_eq!(bed.events().next(), Some(last), "{name}");
             }

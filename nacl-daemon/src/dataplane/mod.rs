@@ -131,6 +131,12 @@ pub struct Attachment {
     made_qdisc: bool,
 }
 
+// It is kept by whatever task serves the interface.
+const _: () = {
+    const fn send<T: Send>() {}
+    send::<Attachment>();
+};
+
 /// Loads the programs for one interface, installs the policy, then attaches ingress and egress. When any of it fails,
 /// nothing stays behind.
 ///

@@ -70,9 +70,13 @@ impl Object {
         T::try_from(map).map_err(|source| DataplaneError::Map { map: name, source })
     }
 
-    /// Loads the XDP program, unless that was done, and returns it.
+    /// Loads the XDP program this kernel can have, unless that was done, and returns it.
     pub fn xdp(&mut self) -> Result<&mut Xdp, DataplaneError> {
-        let name = if kernel_is(5, 18) { XDP } else { XDP_LINEAR };
+        self.xdp_named(if kernel_is(5, 18) { XDP } else { XDP_LINEAR })
+    }
+
+    /// Loads one of the XDP programs, unless that was done, and returns it.
+    pub fn xdp_named(&mut self, name: &'static str) -> Result<&mut Xdp, DataplaneError> {
         let program = self.program::<Xdp>(name)?;
         if program.fd().is_err() {
             program.load().map_err(|source| refused(name, source))?;
