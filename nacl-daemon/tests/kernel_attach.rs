@@ -180,6 +180,16 @@ fn without_privilege_the_capability_is_named() {
     for capability in ["CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"] {
         assert!(text.contains(capability), "{text}");
     }
+    let error = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                drop_capabilities();
+                detach_leftovers(&target).expect_err("it cannot be known")
+            })
+            .join()
+            .expect("the thread ends")
+    });
+    assert!(matches!(error, DataplaneError::NoPrivilege { .. }), "{error}");
     clean(&cable);
 }
 
@@ -234,6 +244,22 @@ fn somebody_elses_qdisc_stays() {
     attachment.detach().expect("it detaches");
     let qdiscs = run("ip", &["netns", "exec", &cable.here, "tc", "qdisc", "show", "dev", NEAR]);
     assert!(qdiscs.contains("clsact"), "{qdiscs}");
+}
+
+#[test]
+fn an_interface_that_goes_away_is_no_error() {
+    for (xdp, tc) in [(Xdp::Auto, Tc::Auto), (Xdp::Tc, Tc::Clsact)] {
+        let cable = Cable::new();
+        cable.acquaint();
+        let attachment = attach_with(&cable.target(), &options(xdp), &open(), tc).expect("it attaches");
+        assert_eq!(cable.inbound(OPEN, 2), 2);
+        ip(&["-n", &cable.here, "link", "del", NEAR]);
+        let counters = attachment.counters().expect("the counters are still there");
+        assert_eq!(packets(&counters, &open(), Direction::Inbound, 100), 2);
+        // Not even its namespace need be there any more.
+        drop(cable);
+        attachment.detach().expect("there is nothing to detach");
+    }
 }
 
 #[test]

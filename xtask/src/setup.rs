@@ -2,7 +2,9 @@
 //! nacld itself. Quick and silent about what is there already.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -55,10 +57,29 @@ impl Toolchain {
         self.llvm == LLVM
     }
 
-    /// Debian keeps LLVM apart from the compiler; rustup's toolchains have it beside the compiler's own library.
-    fn llvm_directory(&self) -> PathBuf {
-        let debian = PathBuf::from(format!("/usr/lib/llvm-{LLVM}/lib"));
-        if self.sysroot == Path::new("/usr") && debian.is_dir() { debian } else { self.sysroot.join("lib") }
+    /// Where bpf-linker is to find this toolchain's LLVM: it loads the first library of that name it meets. rustup's
+    /// toolchains have theirs by themselves; Debian has every version in one directory, so a link to the right one is
+    /// put into one of our own.
+    fn llvm_directory(&self) -> Result<PathBuf> {
+        if self.sysroot != Path::new("/usr") {
+            return Ok(self.sysroot.join("lib"));
+        }
+        let ours = format!("libLLVM.so.{LLVM}");
+        let library = fs::read_dir("/usr/lib")
+            .context("/usr/lib")?
+            .filter_map(|entry| fs::read_dir(entry.ok()?.path()).ok())
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|file| file.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(&ours)))
+            .with_context(|| format!("{ours} is not under /usr/lib: apt-get install libllvm{LLVM}"))?;
+        let directory = target().join("tools/llvm");
+        let link = directory.join("libLLVM.so");
+        if !fs::read_link(&link).is_ok_and(|target| target == library) {
+            fs::create_dir_all(&directory)?;
+            fs::remove_file(&link).ok();
+            symlink(&library, &link).with_context(|| link.display().to_string())?;
+        }
+        Ok(directory)
     }
 }
 
@@ -68,7 +89,7 @@ pub fn ensure() -> Result<Ready> {
     let linker = linker()?;
     iproute()?;
     bpf_filesystem()?;
-    Ok(Ready { llvm: toolchain.llvm_directory(), toolchain: toolchain.name, linker })
+    Ok(Ready { llvm: toolchain.llvm_directory()?, toolchain: toolchain.name, linker })
 }
 
 #[derive(ClapArgs)]

@@ -16,7 +16,7 @@ use aya::programs::{
 use super::{
     DataplaneError, Target,
     device::{holder, index, open_namespace},
-    netlink,
+    netlink, object,
 };
 use crate::netns;
 
@@ -27,8 +27,10 @@ const OURS: &str = "nacl_";
 /// each thing that was removed, with the process that held it, where one did.
 ///
 /// # Errors
-/// There is no such interface, or the kernel cannot be asked or refuses.
+/// There is no such interface, no privilege, or the kernel cannot be asked or refuses.
 pub fn detach_leftovers(target: &Target) -> Result<Vec<String>, DataplaneError> {
+    // Without it other processes' programs are not even shown, and "nothing found" would be a lie.
+    object::may_look_around()?;
     let namespace = open_namespace(target)?;
     let failed = |source| DataplaneError::Detach { interface: target.name.clone(), source };
     netns::within_open(namespace.as_ref(), || {

@@ -172,29 +172,47 @@ fn old_kernel() -> Result<(), DataplaneError> {
     Ok(())
 }
 
-/// Names of the capabilities this process lacks.
-fn lacking_capabilities(netns: bool) -> Vec<&'static str> {
-    const NET_ADMIN: u32 = 12;
-    const SYS_ADMIN: u32 = 21;
-    const PERFMON: u32 = 38;
-    const BPF: u32 = 39;
+/// Fails where this process may not see and detach what other processes attached.
+pub fn may_look_around() -> Result<(), DataplaneError> {
+    let lacking: Vec<_> = [(NET_ADMIN, "CAP_NET_ADMIN"), (SYS_ADMIN, "CAP_SYS_ADMIN")]
+        .into_iter()
+        .filter(|(number, _)| !has_capability(*number))
+        .map(|(_, name)| name)
+        .collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(DataplaneError::NoPrivilege { what: "find and detach kernel programs", capability: lacking.join(", ") })
+}
+
+const NET_ADMIN: u32 = 12;
+const SYS_ADMIN: u32 = 21;
+const PERFMON: u32 = 38;
+const BPF: u32 = 39;
+
+/// Whether this thread has a capability, by its number.
+fn has_capability(number: u32) -> bool {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
         .unwrap_or_default();
-    let has = |number: u32| effective >> number & 1 != 0;
+    effective >> number & 1 != 0
+}
+
+/// Names of the capabilities this process lacks.
+fn lacking_capabilities(netns: bool) -> Vec<&'static str> {
     let mut lacking = Vec::new();
     // The kernel takes SYS_ADMIN for the two that were split from it.
     for (number, name, instead) in
         [(NET_ADMIN, "CAP_NET_ADMIN", false), (BPF, "CAP_BPF", true), (PERFMON, "CAP_PERFMON", true)]
     {
-        if !(has(number) || instead && has(SYS_ADMIN)) {
+        if !(has_capability(number) || instead && has_capability(SYS_ADMIN)) {
             lacking.push(name);
         }
     }
-    if netns && !has(SYS_ADMIN) {
+    if netns && !has_capability(SYS_ADMIN) {
         lacking.push("CAP_SYS_ADMIN (to enter another network namespace)");
     }
     lacking
