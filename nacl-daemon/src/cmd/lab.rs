@@ -120,9 +120,7 @@ fn status(lab: Option<&str>, json: bool) -> anyhow::Result<Exit> {
     if json {
         let labs: Vec<_> = held
             .iter()
-            .map(|held| {
-                serde_json::json!({ "lab": held.lab.name, "pid": held.owner.pid, "policy": held.policy() })
-            })
+            .map(|held| serde_json::json!({ "lab": held.lab.name, "pid": held.owner.pid, "policy": held.policy() }))
             .collect();
         print(format!("{}\n", serde_json::json!({ "schema": 1, "up": labs })))?;
     } else {

@@ -4,10 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use anstyle::{AnsiColor, Style};
-use nacl_common::{
-    Action, Direction, Family,
-    border::implicit_slot,
-};
+use nacl_common::{Action, Direction, Family, border::implicit_slot};
 use serde_json::{Value, json};
 
 use super::{
@@ -40,17 +37,16 @@ pub fn list(labs: &[Lab]) -> String {
         let levels = if lab.without_wire.is_some() { format!("  ({} only)", levels.join(", ")) } else { String::new() };
         let _ = writeln!(out, "{BOLD}{:<5}{BOLD:#} {}{DIM}{levels}{DIM:#}", lab.name, lab.title);
     }
-    let _ = writeln!(
-        out,
-        "\n{DIM}nacld lab run NAME shows one; nacld lab up NAME builds its network to sit in.{DIM:#}"
-    );
+    let _ =
+        writeln!(out, "\n{DIM}nacld lab run NAME shows one; nacld lab up NAME builds its network to sit in.{DIM:#}");
     out
 }
 
 /// One lab that was run.
 pub fn lab_report(lab: &Lab, report: &LabReport) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "{BOLD}{}{BOLD:#}  {BOLD}{}{BOLD:#}  {DIM}{} level{DIM:#}", lab.name, lab.title, report.level);
+    let _ =
+        writeln!(out, "{BOLD}{}{BOLD:#}  {BOLD}{}{BOLD:#}  {DIM}{} level{DIM:#}", lab.name, lab.title, report.level);
     if let Some(why) = &report.not_run {
         let _ = writeln!(out, "  {WARN}not run at this level{WARN:#}: {why}\n");
         return out;
@@ -176,7 +172,10 @@ pub fn summary(run: &super::run::Run) -> String {
         let rest = if *left_out > 0 { format!(", {left_out} without a form at this level") } else { String::new() };
         let verdict = if *failed == 0 { "every expectation held".into() } else { format!("{failed} failed") };
         let labs = if *ran == 1 { "lab" } else { "labs" };
-        let _ = writeln!(out, "{style}{mark}{style:#} {level:<6} {ran} {labs}, {verdict}{rest}  {DIM}{seconds:.1} s{DIM:#}");
+        let _ = writeln!(
+            out,
+            "{style}{mark}{style:#} {level:<6} {ran} {labs}, {verdict}{rest}  {DIM}{seconds:.1} s{DIM:#}"
+        );
     }
     let others: Vec<String> = levels.keys().filter(|level| **level != Level::Host).map(Level::to_string).collect();
     if !others.is_empty() && run.disagreements.is_empty() {
@@ -204,7 +203,11 @@ pub(super) fn wrap(text: &str, indent: &str, style: Style) -> String {
                 put(&mut out, &line);
                 line.clear();
             }
-            if source.trim().is_empty() { out.push('\n') } else { put(&mut out, source) }
+            if source.trim().is_empty() {
+                out.push('\n')
+            } else {
+                put(&mut out, source)
+            }
             continue;
         }
         for word in source.split_whitespace() {
@@ -250,7 +253,8 @@ fn lines<'a>(policy: &'a Policy, counters: &Counters, direction: Direction) -> V
             Line { rule: Some(rule), family, hits: of.map_or(0, |(slot, _)| packets(*slot)) }
         })
         .collect();
-    let has_v6 = Direction::ALL.iter().flat_map(|direction| nacl.rules(*direction)).any(|rule| rule.cidr.addr().is_ipv6());
+    let has_v6 =
+        Direction::ALL.iter().flat_map(|direction| nacl.rules(*direction)).any(|rule| rule.cidr.addr().is_ipv6());
     for family in [Family::V4, Family::V6] {
         let hits = packets(implicit_slot(direction, family == Family::V6));
         if family == Family::V4 || has_v6 || hits > 0 {

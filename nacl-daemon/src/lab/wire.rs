@@ -348,16 +348,14 @@ impl Seen<'_> {
 
     /// Whether a host sent or received the first packet of a leg.
     fn saw(&self, host: &str, sent: bool, packet: &Packet) -> bool {
-        self.sights.get(host).is_some_and(|sights| {
-            sights.iter().any(|sight| sight.sent == sent && same_flow(&sight.packet, packet))
-        })
+        self.sights
+            .get(host)
+            .is_some_and(|sights| sights.iter().any(|sight| sight.sent == sent && same_flow(&sight.packet, packet)))
     }
 
     /// The rule that the program reported for a leg.
     fn decided(&self, direction: Direction, packet: &Packet) -> Result<Option<RuleRef>, String> {
-        let about = |event: &&Event| {
-            event.direction == direction as u8 && event_is_of(event, packet)
-        };
+        let about = |event: &&Event| event.direction == direction as u8 && event_is_of(event, packet);
         let rules: BTreeSet<_> = self
             .events
             .iter()
