@@ -21,7 +21,7 @@ pub use self::{
     attach::{Egress, Hooks, Ingress, Tc},
     error::DataplaneError,
     events::EventReader,
-    leftovers::detach_leftovers,
+    leftovers::{detach_leftovers, holders},
     object::missing,
     testbed::{Program, TestBed, Wire},
 };
