@@ -63,14 +63,22 @@ const SHORT_HANG: Duration = Duration::from_millis(900);
 /// A port for clients on paper: one of Linux's.
 const PAPER_PORT: u16 = 39850;
 
-/// Tells the story. Returns what did not go as the lab says; nothing: all of it did.
+/// Tells the story with packets, or on paper where that cannot be. Returns what did not go as the lab says; nothing: all
+/// of it did.
 ///
 /// # Errors
 /// See [`DemoError`].
 pub fn run(audience: &mut dyn Audience) -> Result<Vec<String>, DemoError> {
+    tell(audience, dataplane::missing())
+}
+
+/// Tells it with packets if nothing is lacking for that, else on paper.
+///
+/// # Errors
+/// See [`DemoError`].
+pub fn tell(audience: &mut dyn Audience, mut lacking: Vec<String>) -> Result<Vec<String>, DemoError> {
     let lab = file::load("l11")?;
     let policy = lab.compile(&lab.policy, None)?;
-    let mut lacking = dataplane::missing();
     let bench = if lacking.is_empty() {
         let built = Bench::build(&lab, Settings::Measured).and_then(|mut bench| {
             bench.install(&policy, Events::All)?;
