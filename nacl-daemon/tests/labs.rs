@@ -121,3 +121,67 @@ fn an_unknown_lab_names_those_there_are() {
     let error = file::load("./nowhere.toml").expect_err("not there").to_string();
     assert!(error.contains("nowhere.toml"), "{error}");
 }
+
+/// Nobody at a terminal: what was shown is kept.
+#[derive(Default)]
+struct Listener(String);
+
+impl lab::demo::Audience for Listener {
+    fn show(&mut self, text: &str) -> std::io::Result<()> {
+        self.0.push_str(&anstream::adapter::strip_str(text).to_string());
+        Ok(())
+    }
+
+    fn wait(&mut self, _: &str) -> std::io::Result<Option<String>> {
+        Ok(Some("ac".into()))
+    }
+}
+
+#[test]
+fn the_demo_is_told_without_a_network() {
+    let mut listener = Listener::default();
+    let surprises = lab::demo::tell(&mut listener, vec!["a kernel".into()]).expect("told");
+    assert_eq!(surprises, Vec::<String>::new());
+    for said in [
+        "On paper:",
+        "- a kernel",
+        "cargo xtask demo",
+        "You say \"ac\"",
+        "network ACL, out *: deny",
+        "network ACL, in 200: deny",
+        "config/labs/l11.toml:",
+        "+ { rule = 300, action = \"allow\", protocol = \"tcp\", ports = \"1024-65535\"",
+        "None of the three",
+    ] {
+        assert!(listener.0.contains(said), "{said:?} was not said:\n{}", listener.0);
+    }
+    let widest = listener.0.lines().map(|line| line.chars().count()).max();
+    assert!(widest <= Some(104), "{widest:?} columns:\n{}", listener.0);
+}
+
+#[test]
+fn texts_are_written() {
+    for lab in labs() {
+        for (what, text) in [("question", &lab.question), ("task", &lab.task), ("lesson", &lab.lesson)] {
+            assert!(text.len() > 40, "{}: {what} {text:?}", lab.name);
+        }
+        assert!(lab.question.contains('?'), "{}: no question", lab.name);
+        assert!(lab.hints.len() >= 3, "{}: hints lead up to the answer", lab.name);
+        let shown = anstream::adapter::strip_str(&lab::show::solution(&lab)).to_string();
+        assert!(shown.contains(&lab.solution.text), "{}", lab.name);
+    }
+}
+
+#[test]
+fn a_control_that_fails_is_told() {
+    use lab::outcome::{Case, compare};
+
+    let lab = file::load("l02").expect("L02");
+    let policy = lab.compile(&lab.policy, None).expect("valid");
+    let probe = &lab.steps[0].probes[0];
+    let case = |control| Case { source_port: 52345, seen: probe.expected(), expected: probe.expected(), control };
+    assert!(compare(&lab, probe, &policy.interface, vec![case(Some(true))], None).problems.is_empty());
+    let report = compare(&lab, probe, &policy.interface, vec![case(Some(false))], None);
+    assert_eq!(report.problems, ["from port 52345: not answered with nothing attached either"]);
+    assert!(!compare(&lab, probe, &policy.interface, Vec::new(), None).problems.is_empty(), "a probe without a case");
+}

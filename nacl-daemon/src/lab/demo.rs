@@ -55,7 +55,7 @@ pub enum DemoError {
 }
 
 /// How long a client is shown hanging.
-const HANG: Duration = Duration::from_millis(3200);
+const HANG: Duration = Duration::from_millis(2500);
 
 /// How long one is shown hanging when everybody knows by now.
 const SHORT_HANG: Duration = Duration::from_millis(900);
@@ -63,14 +63,22 @@ const SHORT_HANG: Duration = Duration::from_millis(900);
 /// A port for clients on paper: one of Linux's.
 const PAPER_PORT: u16 = 39850;
 
-/// Tells the story. Returns what did not go as the lab says; nothing: all of it did.
+/// Tells the story with packets, or on paper where that cannot be. Returns what did not go as the lab says; nothing: all
+/// of it did.
 ///
 /// # Errors
 /// See [`DemoError`].
 pub fn run(audience: &mut dyn Audience) -> Result<Vec<String>, DemoError> {
+    tell(audience, dataplane::missing())
+}
+
+/// Tells it with packets if nothing is lacking for that, else on paper.
+///
+/// # Errors
+/// See [`DemoError`].
+pub fn tell(audience: &mut dyn Audience, mut lacking: Vec<String>) -> Result<Vec<String>, DemoError> {
     let lab = file::load("l11")?;
     let policy = lab.compile(&lab.policy, None)?;
-    let mut lacking = dataplane::missing();
     let bench = if lacking.is_empty() {
         let built = Bench::build(&lab, Settings::Measured).and_then(|mut bench| {
             bench.install(&policy, Events::All)?;
@@ -116,7 +124,7 @@ impl<'a> Story<'a, '_> {
         self.act("3", "Which rule did it? The counters know")?;
         self.tables()?;
         self.text(
-            "Two answers met no outbound rule and were counted by *, which denies what no number matches. In the file:",
+            "No numbered outbound rule matched the answers to (a) and (c): each was counted by *, which denies the rest. In the file:",
         )?;
         self.source()?;
 
@@ -129,7 +137,7 @@ impl<'a> Story<'a, '_> {
         self.audience.wait("Enter puts it in force, while everything runs. ")?;
         let solution = lab.compile(&lab.solution, Some(&self.policy.compiled.slots))?;
         self.install(solution)?;
-        self.audience.show(&format!("   {GOOD}✓{GOOD:#} in force: {}\n\n", fix))?;
+        self.audience.show(&format!("   {GOOD}✓{GOOD:#} {fix} is in force\n\n"))?;
         self.scene(&lab.goal.probes[0], HANG)?;
         self.tables()?;
 
@@ -148,11 +156,11 @@ impl<'a> Story<'a, '_> {
     }
 
     fn text(&mut self, text: &str) -> io::Result<()> {
-        self.audience.show(&format!("\n{}", wrap(text, "   ", Style::new())))
+        self.audience.show(&format!("{}\n", wrap(text, "   ", Style::new())))
     }
 
     fn act(&mut self, number: &str, title: &str) -> io::Result<()> {
-        self.audience.show(&format!("\n {NOTE}{BOLD}{number}  {title}{BOLD:#}{NOTE:#}\n\n"))
+        self.audience.show(&format!(" {NOTE}{BOLD}{number}  {title}{BOLD:#}{NOTE:#}\n\n"))
     }
 
     fn opening(&mut self, lacking: &[String]) -> io::Result<()> {
@@ -184,11 +192,11 @@ impl<'a> Story<'a, '_> {
         let _ = writeln!(
             out,
             "
-     {BOLD}client{BOLD:#}                                                     {BOLD}server{BOLD:#}
-     {client} ───┐                                      ┌── {server}
-                       ├──── router ────▐ {WARN}network ACL{WARN:#} ▌────┘   443, 22, 80
-     {BOLD}api{BOLD:#}               │                {DIM}both ways, no memory{DIM:#}
-     {api} ───┘
+     {BOLD}client{BOLD:#}
+     {client:<15} ───┐                                     {BOLD}server{BOLD:#}
+                         ├─── router ───▐ {WARN}network ACL{WARN:#} ▌─── {server}
+     {BOLD}api{BOLD:#}                 │              {DIM}both ways,{DIM:#}       serves 443, 22, 80
+     {api:<15} ───┘              {DIM}no memory{DIM:#}
 "
         );
         out.push_str(&rules(&self.policy, &Counters::default()));
@@ -201,9 +209,9 @@ impl<'a> Story<'a, '_> {
     fn reply_to(&mut self, guess: Option<&str>) -> io::Result<()> {
         match guess {
             Some(guess) if !guess.is_empty() => {
-                self.audience.show(&format!("   {DIM}You say {guess:?}. Let us see.{DIM:#}\n"))
+                self.audience.show(&format!("   {DIM}You say {guess:?}. Let us see.{DIM:#}\n\n"))
             }
-            _ => self.audience.show(&format!("   {DIM}Let us see.{DIM:#}\n")),
+            _ => self.audience.show(&format!("   {DIM}Let us see.{DIM:#}\n\n")),
         }
     }
 
@@ -285,7 +293,7 @@ impl<'a> Story<'a, '_> {
             Some(bench) => bench.counters()?,
             None => self.tally.clone(),
         };
-        self.audience.show(&rules(&self.policy, &counters))?;
+        self.audience.show(&format!("{}\n", rules(&self.policy, &counters)))?;
         Ok(())
     }
 
@@ -294,16 +302,21 @@ impl<'a> Story<'a, '_> {
         let rules = &self.policy.interface.nacl.outbound;
         let (Some(first), Some(last)) = (rules.first(), rules.last()) else { return Ok(()) };
         let (file, text) = (&self.policy.resolved.file, &self.policy.resolved.text);
-        let mut out = format!("\n     {NOTE}-->{NOTE:#} {file}:{}\n", first.line);
+        let mut out = format!("     {NOTE}-->{NOTE:#} {file}:{}\n", first.line);
         for number in first.line - 1..=last.line + 1 {
             let source = text.lines().nth(number - 1).unwrap_or_default();
             let _ = writeln!(out, "   {NOTE}{number:>4} |{NOTE:#} {source}");
             if let Some(rule) = rules.iter().find(|rule| rule.line == number) {
                 let at = source.find("ports").unwrap_or_default();
                 let mark = "^".repeat(source[at..].find(',').unwrap_or(1));
-                let _ = writeln!(out, "        {NOTE}|{NOTE:#} {:at$}{BAD}{mark} {}{BAD:#}", "", remark(rule));
+                let _ = writeln!(out, "        {NOTE}|{NOTE:#} {:at$}{BAD}{mark}{BAD:#}", "");
+                if let Some(remark) = remark(rule) {
+                    let at = at.saturating_sub(remark.len() / 2);
+                    let _ = writeln!(out, "        {NOTE}|{NOTE:#} {:at$}{BAD}{remark}{BAD:#}", "");
+                }
             }
         }
+        out.push('\n');
         self.audience.show(&out)
     }
 
@@ -331,7 +344,7 @@ impl<'a> Story<'a, '_> {
     }
 
     fn closing(&mut self, guess: Option<&str>) -> Result<(), DemoError> {
-        let mut out = format!("\n {NOTE}{BOLD}What it comes to{BOLD:#}{NOTE:#}\n\n");
+        let mut out = format!(" {NOTE}{BOLD}What it comes to{BOLD:#}{NOTE:#}\n\n");
         if let Some(guess) = guess.filter(|guess| !guess.is_empty()) {
             let right =
                 guess.eq_ignore_ascii_case("none") || guess.eq_ignore_ascii_case("none of them") || guess == "0";
@@ -361,16 +374,14 @@ impl<'a> Story<'a, '_> {
 }
 
 /// What is wrong with a rule of the outbound list, for a reply.
-fn remark(rule: &Rule) -> String {
-    match rule.ports {
-        Some((first, last)) if first == last => format!("only answers to port {first}, which no client picks"),
-        _ => String::new(),
-    }
+fn remark(rule: &Rule) -> Option<String> {
+    let (port, _) = rule.ports.filter(|(first, last)| first == last)?;
+    Some(format!("only to port {port}, and no client picks that"))
 }
 
 /// One line of a scene.
 fn line(time: &str, host: &str, text: &str) -> String {
-    format!("   {DIM}{time:>11}{DIM:#}  {BOLD}{host:<7}{BOLD:#} {text}\n")
+    format!("   {DIM}{time:>11}{DIM:#}  {BOLD}{host:<7}{BOLD:#} {}\n", text.trim_end())
 }
 
 fn verdict(rule: Option<super::RuleRef>, pass: bool) -> String {

@@ -25,7 +25,7 @@ use super::{
     Lab, LabError, file,
     net::{self, NetError, Owner, Style},
     show,
-    wire::{Bench, Scrutiny, WireError},
+    wire::{self, Bench, Scrutiny, WireError},
 };
 use crate::{dataplane::Events, policy};
 
@@ -308,9 +308,7 @@ pub fn sweep() -> Vec<String> {
 /// It is up already, or does not come up; then nothing stays.
 pub fn up(source: &str) -> Result<Held, HoldError> {
     let lab = file::load(source)?;
-    if let Some(why) = &lab.without_wire {
-        return Err(WireError::NoForm { lab: lab.name.clone(), why: why.clone() }.into());
-    }
+    wire::possible(&lab)?;
     let folder = folder(&lab);
     if Held::from_folder(&folder).is_some() {
         return Err(HoldError::Up(lab.name));

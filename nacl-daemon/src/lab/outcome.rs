@@ -80,6 +80,8 @@ pub struct RuleCount {
 pub struct ProbeReport {
     /// Its name.
     pub name: String,
+    /// The client's system picked the source port; on paper, every port it could pick was tried at the cuts.
+    pub any_port: bool,
     /// What was seen, a source port each.
     pub cases: Vec<Case>,
     /// Share of the client's ports that end as expected, and the share that had to, where that was asked.
@@ -269,7 +271,7 @@ pub fn compare(lab: &Lab, probe: &Probe, interface: &Interface, cases: Vec<Case>
     if let Some(share) = share.filter(|share| (share.percent - share.expected).abs() > 0.049) {
         problems.push(format!("{} % of the ports, expected {} %", share.percent, share.expected));
     }
-    ProbeReport { name: probe.name.clone(), cases, share, problems }
+    ProbeReport { name: probe.name.clone(), any_port: probe.source_ports == SourcePorts::Any, cases, share, problems }
 }
 
 /// An observation in words.

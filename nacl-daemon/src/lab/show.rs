@@ -113,7 +113,7 @@ fn probe_text(probe: &ProbeReport, width: usize) -> String {
                 "    {style}{mark}{style:#} {name:<width$}  {fate}{:<15}{fate:#}  {}{DIM}{}{DIM:#}",
                 seen.outcome,
                 path(&seen),
-                ports_text(&ports),
+                if probe.any_port && ports.len() > 1 { "  from any port".into() } else { ports_text(&ports) },
             );
             name = "";
         }

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     analyze::number,
     compile::{Compiled, SlotTable},
-    dataplane::{Attachment, Counters, DataplaneError, Events, Target, attach},
+    dataplane::{self, Attachment, Counters, DataplaneError, Events, Target, attach},
 };
 
 /// How long a client waits for what must come.
@@ -57,6 +57,9 @@ pub enum WireError {
         /// Why.
         source: io::Error,
     },
+    /// This machine, process or binary cannot attach at all.
+    #[error("{}", .0.join("\n"))]
+    Lacks(Vec<String>),
     /// It has no form at this level.
     #[error("lab {lab} has no wire form: {why}")]
     NoForm {
@@ -69,6 +72,20 @@ pub enum WireError {
 
 pub(super) fn socket(what: &'static str) -> impl FnOnce(io::Error) -> WireError {
     move |source| WireError::Socket { what, source }
+}
+
+/// Whether a lab can be put on a wire here, before anything is built.
+///
+/// # Errors
+/// [`WireError::NoForm`] or [`WireError::Lacks`].
+pub fn possible(lab: &Lab) -> Result<(), WireError> {
+    if let Some(why) = &lab.without_wire {
+        return Err(WireError::NoForm { lab: lab.name.clone(), why: why.clone() });
+    }
+    match dataplane::missing() {
+        lacking if lacking.is_empty() => Ok(()),
+        lacking => Err(WireError::Lacks(lacking)),
+    }
 }
 
 /// How closely a step is looked at.
@@ -102,9 +119,7 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// See [`WireError`].
     pub fn build(lab: &'a Lab, style: Style) -> Result<Self, WireError> {
-        if let Some(why) = &lab.without_wire {
-            return Err(WireError::NoForm { lab: lab.name.clone(), why: why.clone() });
-        }
+        possible(lab)?;
         let net = Net::build(lab, style)?;
         let services = Services::start(lab, &net).map_err(socket("starting the services"))?;
         Ok(Self { lab, hook: None, services, net })

@@ -1,0 +1,256 @@
+//! Labs with root: every lab through the loaded programs and on the wire, a lab to sit in, and what is left after each kind
+//! of end. Namespaces are this file's own; their names carry the process that holds them.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nacl_daemon::lab::{Level, file, hold, run::run, show, wire};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Namespaces that a process holds.
+fn namespaces(pid: u32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/run/netns") else { return Vec::new() };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("nacld-") && name.contains(&format!("-{pid}."))).collect()
+}
+
+fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !is() {
+        assert!(Instant::now() < end, "{what}: not within 30 seconds");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// `nacld lab …` with a directory for labs of its own.
+struct Nacld(TempDir);
+
+impl Nacld {
+    fn new() -> Self {
+        Self(TempDir::new().expect("a directory"))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nacld"));
+        command.arg("lab").args(arguments).env("NACLD_LABS", self.0.path()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+    }
+
+    fn output(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("nacld")
+    }
+
+    /// Runs it and returns what it printed; the exit code must be this.
+    fn run(&self, arguments: &[&str], code: i32) -> String {
+        let output = self.output(arguments);
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "nacld lab {arguments:?}:\n{text}");
+        text
+    }
+
+    fn json(&self, arguments: &[&str], code: i32) -> Value {
+        let text = self.run(arguments, code);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The process that holds a lab.
+    fn holder(&self, lab: &str) -> u32 {
+        let pid = self.json(&["status", lab, "--json"], 0)["pid"].as_u64().expect("pid");
+        u32::try_from(pid).expect("pid")
+    }
+
+    fn policy(&self, lab: &str) -> std::path::PathBuf {
+        self.0.path().join(lab).join("policy.toml")
+    }
+}
+
+impl Drop for Nacld {
+    fn drop(&mut self) {
+        // A test that failed in the middle leaves no lab up.
+        let _ = self.output(&["down", "--all"]);
+    }
+}
+
+#[test]
+fn every_lab_says_the_same_at_every_level() {
+    let labs = file::all().expect("labs");
+    let run = run(&labs, &[Level::Host, Level::Kernel, Level::Wire], |lab, report| {
+        println!("{}", show::lab_report(lab, report));
+    })
+    .unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(run.disagreements, Vec::<String>::new());
+    for report in &run.reports {
+        let lab = labs.iter().find(|lab| lab.name == report.lab).expect("lab");
+        assert!(report.ok, "{}", show::lab_report(lab, report));
+        assert_eq!(report.not_run.is_some(), report.level == Level::Wire && lab.without_wire.is_some(), "{}", lab.name);
+        // On the wire every probe has its control, and every drop was counted.
+        let cases = report.steps.iter().flat_map(|step| &step.probes).flat_map(|probe| &probe.cases);
+        if report.level == Level::Wire {
+            assert!(cases.clone().all(|case| case.control == Some(true)), "{}", lab.name);
+            assert!(report.steps.iter().all(|step| !step.counters.is_empty()), "{}", lab.name);
+        }
+    }
+    assert_eq!(run.reports.len(), labs.len() * 3);
+    assert!(run.ok);
+    assert_eq!(namespaces(std::process::id()), Vec::<String>::new());
+}
+
+#[test]
+fn a_wrong_expectation_fails_on_the_wire() {
+    let (stem, text) = file::BUILT_IN.iter().find(|(stem, _)| *stem == "l10b").expect("L10b");
+    // The reply is let out by rule 100, not by this one.
+    let text = text.replacen(r#"reply = "outbound 100""#, r#"reply = "outbound 99""#, 1);
+    let lab = file::parse(stem, "l10b.toml", &text).expect("still a lab");
+    let report = wire::run(&lab).unwrap_or_else(|error| panic!("{error}"));
+    assert!(!report.ok);
+    let problems = format!("{:?}", report.steps[0].probes[0].problems);
+    assert!(
+        problems.contains("expected answered (inbound 100, outbound 99), saw answered (inbound 100, outbound 100)"),
+        "{problems}"
+    );
+}
+
+#[test]
+fn a_lab_to_sit_in() {
+    let nacld = Nacld::new();
+    let welcome = nacld.run(&["up", "l02"], 0);
+    assert!(welcome.contains("Your task") && welcome.contains("198.51.100.7"), "{welcome}");
+    let pid = nacld.holder("l02");
+    assert_eq!(namespaces(pid).len(), 4, "three hosts and the router");
+    assert!(nacld.run(&["up", "l02"], 1).contains("is up already"));
+    assert!(nacld.run(&["status"], 0).contains("L02"));
+
+    // Inside: the client has its address, its system's ports, and no way out.
+    let inside =
+        "ip -br -4 address show eth0; cat /proc/sys/net/ipv4/ip_local_port_range; ip route show default; echo $SERVER";
+    let inside = nacld.run(&["shell", "l02", "windows", "--", "sh", "-c", inside], 0);
+    assert!(
+        inside.contains("203.0.113.7/24") && inside.contains("49152\t65535") && inside.contains("10.0.1.10"),
+        "{inside}"
+    );
+    assert!(!inside.contains("default"), "{inside}");
+    assert!(nacld.run(&["shell", "l02", "nobody"], 1).contains("it has client, server, windows, router"));
+
+    let failed = nacld.run(&["verify", "l02"], 7);
+    assert!(failed.contains("expected answered, saw reply dropped (inbound 100, outbound *)"), "{failed}");
+    let verdict = nacld.json(&["verify", "l02", "--json"], 7);
+    assert_eq!(verdict["ok"], false);
+
+    // An invalid policy changes nothing.
+    let found = fs::read_to_string(nacld.policy("l02")).expect("policy");
+    fs::write(nacld.policy("l02"), found.replace("ports = 443", "ports = 70000")).expect("written");
+    for verb in ["reload", "verify"] {
+        let refused = nacld.run(&[verb, "l02"], if verb == "verify" { 7 } else { 1 });
+        assert!(refused.contains("error[") && refused.contains("stays in force"), "{refused}");
+    }
+    fs::write(nacld.policy("l02"), b"version = 1 \xff").expect("written");
+    assert!(nacld.run(&["reload", "l02"], 1).contains("stays in force"));
+    let rules = nacld.json(&["status", "l02", "--json"], 0)["report"]["rules"].clone();
+    let numbers: Vec<&Value> = rules.as_array().expect("rules").iter().map(|rule| &rule["rule"]).collect();
+    assert_eq!(numbers, [&Value::from(100), &Value::from("*"), &Value::from("*")], "the policy from before");
+
+    // Hints, each one further; then the solution.
+    assert!(nacld.run(&["hint", "l02"], 0).contains("hint 1 of 3"));
+    assert!(nacld.run(&["hint", "l02"], 0).contains("hint 2 of 3"));
+    let solution = &file::load("l02").expect("L02").solution.text;
+    assert!(nacld.run(&["solution", "l02"], 0).contains(solution.as_str()));
+    fs::write(nacld.policy("l02"), solution).expect("written");
+    assert!(nacld.run(&["reload", "l02"], 0).contains("in force"));
+    assert!(nacld.run(&["verify", "l02"], 0).contains("The goal is reached"));
+
+    nacld.run(&["down", "l02"], 0);
+    assert_eq!(namespaces(pid), Vec::<String>::new());
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    assert!(!nacld.policy("l02").exists());
+    assert!(nacld.run(&["verify", "l02"], 1).contains("is not up"));
+}
+
+#[test]
+fn several_side_by_side() {
+    let nacld = Nacld::new();
+    nacld.run(&["up", "l05"], 0);
+    nacld.run(&["up", "l10a"], 0);
+    let pids = [nacld.holder("l05"), nacld.holder("l10a")];
+    assert_ne!(pids[0], pids[1]);
+    nacld.run(&["verify", "l10a"], 7);
+    nacld.run(&["down", "l05"], 0);
+    assert_eq!(namespaces(pids[0]), Vec::<String>::new());
+    assert_eq!(namespaces(pids[1]).len(), 3, "the other one stands");
+    nacld.run(&["verify", "l10a"], 7);
+    nacld.run(&["down", "--all"], 0);
+    assert_eq!(namespaces(pids[1]), Vec::<String>::new());
+}
+
+#[test]
+fn what_a_crash_leaves_is_removed() {
+    let nacld = Nacld::new();
+    nacld.run(&["up", "l01"], 0);
+    let pid = nacld.holder("l01");
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("killed");
+    wait_for("the holder's end", || !Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!(namespaces(pid).len(), 3, "nobody has cleaned up yet");
+    let told = nacld.run(&["status"], 0);
+    assert!(told.contains("no lab is up"), "{told}");
+    assert_eq!(namespaces(pid), Vec::<String>::new());
+    assert!(!nacld.policy("l01").exists());
+    nacld.run(&["up", "l01"], 0);
+    nacld.run(&["down", "l01"], 0);
+}
+
+#[test]
+fn a_run_that_is_interrupted_cleans_up() {
+    let nacld = Nacld::new();
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let mut child = nacld.command(&["run", "l05", "--level", "wire"]).stdout(Stdio::null()).spawn().expect("nacld");
+        wait_for("its namespaces", || namespaces(child.id()).len() == 3);
+        kill(Pid::from_raw(child.id() as i32), signal).expect("signalled");
+        let status = child.wait().expect("its end");
+        assert_eq!(status.code(), Some(code));
+        assert_eq!(namespaces(child.id()), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_lab_that_cannot_be_built_leaves_nothing() {
+    let nacld = Nacld::new();
+    let no_form = nacld.run(&["up", "l16s"], 1);
+    assert!(no_form.contains("has no wire form"), "{no_form}");
+    // The network is built before the policy is found to be invalid.
+    let (_, text) = file::BUILT_IN.iter().find(|(stem, _)| *stem == "l01").expect("L01");
+    let path = nacld.0.path().join("broken.toml");
+    let broken = text.replacen("name = \"L01\"", "name = \"broken\"", 1).replacen("ports = 443", "ports = \"4x3\"", 1);
+    fs::write(&path, broken).expect("written");
+    let refused = nacld.run(&["up", path.to_str().expect("path")], 1);
+    assert!(refused.contains("did not come up") && refused.contains("broken.toml:"), "{refused}");
+    assert!(hold::held().iter().all(|held| held.lab.name != "broken"));
+    assert!(!nacld.0.path().join("broken").exists());
+}
+
+#[test]
+fn the_demo_is_told_with_packets() {
+    let nacld = Nacld::new();
+    let told = nacld.run(&["demo"], 0);
+    for said in [
+        "Everything you will see is real",
+        "server  receives  SYN",
+        "server  sends     SYN/ACK",
+        "network ACL, out *: deny",
+        "hangs: not a word",
+        "reads \"hello from port 443\"",
+        "outbound 300 is in force",
+        "reads \"hello from the API\"",
+    ] {
+        assert!(told.contains(said), "{said:?} was not said:\n{told}");
+    }
+    assert!(!told.contains("did not go as it should"), "{told}");
+}
