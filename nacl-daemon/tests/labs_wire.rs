@@ -215,9 +215,11 @@ fn what_a_crash_leaves_is_removed() {
 #[test]
 fn a_run_that_is_interrupted_cleans_up() {
     let nacld = Nacld::new();
-    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+    // While it builds, while it asks for its controls, while a policy is attached.
+    for (signal, code, after) in [(Signal::SIGINT, 130, 0), (Signal::SIGTERM, 143, 150), (Signal::SIGINT, 130, 900)] {
         let mut child = nacld.command(&["run", "l05", "--level", "wire"]).stdout(Stdio::null()).spawn().expect("nacld");
         wait_for("its namespaces", || namespaces(child.id()).len() == 3);
+        thread::sleep(Duration::from_millis(after));
         kill(Pid::from_raw(child.id() as i32), signal).expect("signalled");
         let status = child.wait().expect("its end");
         assert_eq!(status.code(), Some(code));
