@@ -163,7 +163,7 @@ fn the_demo_is_told_without_a_network() {
 fn texts_are_written() {
     for lab in labs() {
         for (what, text) in [("question", &lab.question), ("task", &lab.task), ("lesson", &lab.lesson)] {
-            assert!(text.len() > 40, "{}: {what} {text:?}", lab.name);
+            assert!(text.len() > 25, "{}: {what} {text:?}", lab.name);
         }
         assert!(lab.question.contains('?'), "{}: no question", lab.name);
         assert!(lab.hints.len() >= 3, "{}: hints lead up to the answer", lab.name);

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    path::Path,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -22,6 +21,12 @@ fn namespaces(pid: u32) -> Vec<String> {
     let Ok(entries) = fs::read_dir("/run/netns") else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     names.filter(|name| name.starts_with("nacld-") && name.contains(&format!("-{pid}."))).collect()
+}
+
+/// Whether a process runs. One that has ended and that nobody has asked about yet does not.
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().next()).is_some_and(|state| state != "Z")
 }
 
 fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
@@ -170,7 +175,7 @@ fn a_lab_to_sit_in() {
 
     nacld.run(&["down", "l02"], 0);
     assert_eq!(namespaces(pid), Vec::<String>::new());
-    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    assert!(!lives(pid));
     assert!(!nacld.policy("l02").exists());
     assert!(nacld.run(&["verify", "l02"], 1).contains("is not up"));
 }
@@ -197,7 +202,7 @@ fn what_a_crash_leaves_is_removed() {
     nacld.run(&["up", "l01"], 0);
     let pid = nacld.holder("l01");
     kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("killed");
-    wait_for("the holder's end", || !Path::new(&format!("/proc/{pid}")).exists());
+    wait_for("the holder's end", || !lives(pid));
     assert_eq!(namespaces(pid).len(), 3, "nobody has cleaned up yet");
     let told = nacld.run(&["status"], 0);
     assert!(told.contains("no lab is up"), "{told}");
@@ -210,9 +215,11 @@ fn what_a_crash_leaves_is_removed() {
 #[test]
 fn a_run_that_is_interrupted_cleans_up() {
     let nacld = Nacld::new();
-    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+    // While it builds, while it asks for its controls, while a policy is attached.
+    for (signal, code, after) in [(Signal::SIGINT, 130, 0), (Signal::SIGTERM, 143, 150), (Signal::SIGINT, 130, 900)] {
         let mut child = nacld.command(&["run", "l05", "--level", "wire"]).stdout(Stdio::null()).spawn().expect("nacld");
         wait_for("its namespaces", || namespaces(child.id()).len() == 3);
+        thread::sleep(Duration::from_millis(after));
         kill(Pid::from_raw(child.id() as i32), signal).expect("signalled");
         let status = child.wait().expect("its end");
         assert_eq!(status.code(), Some(code));

@@ -21,7 +21,13 @@ pub fn run(args: &cli::Lab) -> anyhow::Result<Exit> {
             tracing::warn!("removed {left}, which a crash had left");
         }
     }
-    match &args.verb {
+    let result = verb(&args.verb);
+    net::leave_to_signals();
+    result
+}
+
+fn verb(verb: &LabVerb) -> anyhow::Result<Exit> {
+    match verb {
         LabVerb::List { json } => list(*json),
         LabVerb::Run { labs, all, level, json } => run_labs(labs, *all, level, *json),
         LabVerb::Up { lab } => {

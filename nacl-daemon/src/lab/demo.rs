@@ -193,10 +193,10 @@ impl<'a> Story<'a, '_> {
             out,
             "
      {BOLD}client{BOLD:#}
-     {client:<15} ───┐                                     {BOLD}server{BOLD:#}
-                         ├─── router ───▐ {WARN}network ACL{WARN:#} ▌─── {server}
-     {BOLD}api{BOLD:#}                 │              {DIM}both ways,{DIM:#}       serves 443, 22, 80
-     {api:<15} ───┘              {DIM}no memory{DIM:#}
+     {client:<15} ───┐                                 {BOLD}server{BOLD:#}
+                        ├─── router ───▐ {WARN}network ACL{WARN:#} ▌─── {server}
+     {BOLD}api{BOLD:#}                │                {DIM}both ways,{DIM:#}       serves 443, 22, 80
+     {api:<15} ───┘                {DIM}no memory{DIM:#}
 "
         );
         out.push_str(&rules(&self.policy, &Counters::default()));
@@ -381,7 +381,7 @@ fn remark(rule: &Rule) -> Option<String> {
 
 /// One line of a scene.
 fn line(time: &str, host: &str, text: &str) -> String {
-    format!("   {DIM}{time:>11}{DIM:#}  {BOLD}{host:<7}{BOLD:#} {}\n", text.trim_end())
+    format!("   {DIM}{time:>11}{DIM:#}  {BOLD}{host:<7}{BOLD:#} {text}\n")
 }
 
 fn verdict(rule: Option<super::RuleRef>, pass: bool) -> String {
@@ -415,7 +415,13 @@ fn happens(probe: &Probe, patience: Duration, happening: Happening<'_>) -> Strin
             } else {
                 String::new()
             };
-            line(&time, host, &format!("{does:<9} {BOLD}{kind:<8}{BOLD:#} {route}{again}"))
+            let tail = format!("{route}{again}");
+            let kind = if tail.is_empty() {
+                format!("{BOLD}{kind}{BOLD:#}")
+            } else {
+                format!("{BOLD}{kind:<8}{BOLD:#} {tail}")
+            };
+            line(&time, host, &format!("{does:<9} {kind}"))
         }
         Happening::Verdict { rule, pass } => verdict(rule, pass),
         Happening::End { noticed } => {

@@ -436,7 +436,7 @@ impl<'a> Holder<'a> {
             Ok(text) => text,
             Err(error) => {
                 let (text, diagnostic) = *error;
-                return Ok(Self::refused(show::diagnostics(&file, &text, &[diagnostic])));
+                return Ok(Self::refused(&show::diagnostics(&file, &text, &[diagnostic])));
             }
         };
         match self.lab.compile_text(&file, &text, bench.slots()) {
@@ -447,13 +447,13 @@ impl<'a> Holder<'a> {
                 Ok(Answer { ok: true, text, report: serde_json::json!({ "epoch": epoch }) })
             }
             Err(LabError::Policy { diagnostics, .. }) => {
-                Ok(Self::refused(show::diagnostics(&file, &text, &diagnostics)))
+                Ok(Self::refused(&show::diagnostics(&file, &text, &diagnostics)))
             }
-            Err(error) => Ok(Self::refused(format!("{error}\n"))),
+            Err(error) => Ok(Self::refused(&format!("{error}\n"))),
         }
     }
 
-    fn refused(why: String) -> Answer {
+    fn refused(why: &str) -> Answer {
         let text =
             format!("{why}{}✗{:#} nothing was changed: the policy before it stays in force\n", show::BAD, show::BAD);
         Answer { ok: false, text, report: serde_json::json!({ "error": why }) }

@@ -204,6 +204,15 @@ pub fn clean_up_on_signals(last: impl FnOnce() + Send + 'static) -> io::Result<(
     Ok(())
 }
 
+/// Where a signal is ending the process, waits for that end: what failed because the ground was taken away is no error of
+/// its own, and nobody may leave before everything is cleaned up.
+pub fn leave_to_signals() {
+    let ending = MADE.lock().unwrap_or_else(PoisonError::into_inner).ending;
+    while ending {
+        thread::park();
+    }
+}
+
 impl Net {
     /// Builds the network of a lab.
     ///

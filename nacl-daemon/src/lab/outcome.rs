@@ -203,7 +203,7 @@ impl Stretch {
     }
 
     /// How many ports it has.
-    pub fn len(self) -> u32 {
+    pub fn ports_in_it(self) -> u32 {
         u32::from(self.last) - u32::from(self.first) + 1
     }
 }
@@ -261,8 +261,8 @@ pub fn compare(lab: &Lab, probe: &Probe, interface: &Interface, cases: Vec<Case>
                 if outcomes.len() != 1 {
                     problems.push(format!("ports {} to {} are not of one piece", stretch.first, stretch.last));
                 }
-                total += stretch.len();
-                as_said += if outcomes.contains(&probe.expect.outcome) { stretch.len() } else { 0 };
+                total += stretch.ports_in_it();
+                as_said += if outcomes.contains(&probe.expect.outcome) { stretch.ports_in_it() } else { 0 };
             }
             100.0 * f64::from(as_said) / f64::from(total)
         });

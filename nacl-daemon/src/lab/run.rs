@@ -30,7 +30,7 @@ pub enum RunError {
         /// Lab.
         lab: String,
         /// Why.
-        source: KernelError,
+        source: Box<KernelError>,
     },
     /// Wire level.
     #[error("lab {lab} at wire level: {source}")]
@@ -38,7 +38,7 @@ pub enum RunError {
         /// Lab.
         lab: String,
         /// Why.
-        source: WireError,
+        source: Box<WireError>,
     },
 }
 
@@ -54,12 +54,11 @@ pub fn run(labs: &[Lab], levels: &[Level], mut done: impl FnMut(&Lab, &LabReport
         for level in [Level::Host, Level::Kernel, Level::Wire].into_iter().filter(|level| levels.contains(level)) {
             let report = match (level, &lab.without_wire) {
                 (Level::Host, _) => host.clone(),
-                (Level::Kernel, _) => {
-                    kernel::run(lab).map_err(|source| RunError::Kernel { lab: lab.name.clone(), source })?
-                }
+                (Level::Kernel, _) => kernel::run(lab)
+                    .map_err(|error| RunError::Kernel { lab: lab.name.clone(), source: Box::new(error) })?,
                 (Level::Wire, Some(why)) => LabReport::not_run(lab, Level::Wire, why),
                 (Level::Wire, None) => {
-                    wire::run(lab).map_err(|source| RunError::Wire { lab: lab.name.clone(), source })?
+                    wire::run(lab).map_err(|error| RunError::Wire { lab: lab.name.clone(), source: Box::new(error) })?
                 }
             };
             let disagreements = report.disagreements(&host);

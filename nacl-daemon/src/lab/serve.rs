@@ -138,15 +138,12 @@ async fn listen(listener: TcpListener, content: Arc<[u8]>, answers: Answers) {
 /// A client that goes away in the middle is its own affair.
 async fn serve(mut stream: TcpStream, content: Arc<[u8]>, answers: Answers) {
     let talk = async {
-        match answers {
-            Answers::Banner => {
-                stream.write_all(&content).await?;
-                read_until(&mut stream, b"\n").await?;
-            }
-            _ => {
-                read_until(&mut stream, b"\r\n\r\n").await?;
-                stream.write_all(&content).await?;
-            }
+        if answers == Answers::Banner {
+            stream.write_all(&content).await?;
+            read_until(&mut stream, b"\n").await?;
+        } else {
+            read_until(&mut stream, b"\r\n\r\n").await?;
+            stream.write_all(&content).await?;
         }
         stream.shutdown().await?;
         // Closing before the client has would reset the connection under what it still has to read.

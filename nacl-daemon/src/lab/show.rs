@@ -204,9 +204,9 @@ pub(super) fn wrap(text: &str, indent: &str, style: Style) -> String {
                 line.clear();
             }
             if source.trim().is_empty() {
-                out.push('\n')
+                out.push('\n');
             } else {
-                put(&mut out, source)
+                put(&mut out, source);
             }
             continue;
         }

@@ -439,9 +439,8 @@ impl Seen<'_> {
         let mut problems = Vec::new();
         let complain = |what: String| format!("{}, port {}: {what}", probe.name, asked.port);
         let flow = flow(self.lab, probe, asked.port);
-        let (request, reply) = match (flow.request(), flow.reply()) {
-            (Ok(request), Ok(Some(reply))) => (request, reply),
-            _ => unreachable!("every protocol of a probe is answered, within one family"),
+        let (Ok(request), Ok(Some(reply))) = (flow.request(), flow.reply()) else {
+            unreachable!("every protocol of a probe is answered, within one family")
         };
         let direction = self.lab.direction(probe);
         let outcome = match &asked.noticed {
