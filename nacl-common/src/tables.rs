@@ -147,9 +147,9 @@ const DE_BRUIJN: u64 = 0x03f7_9d71_b4cb_0a89;
 
 static DE_BRUIJN_INDEX: [u8; 64] = {
     let mut index = [0; 64];
-    let mut bit = 0;
+    let mut bit = 0_u8;
     while bit < 64 {
-        index[((1_u64 << bit).wrapping_mul(DE_BRUIJN) >> 58) as usize] = bit as u8;
+        index[((1_u64 << bit).wrapping_mul(DE_BRUIJN) >> 58) as usize] = bit;
         bit += 1;
     }
     index

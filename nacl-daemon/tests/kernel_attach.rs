@@ -18,7 +18,7 @@ use nacl_daemon::{
 use nix::errno::Errno;
 use support::{
     policies::{open, options, policy, rule, slot, two_closed},
-    veth::{Cable, FAR, HERE, NEAR, ip, packet_socket, run},
+    veth::{Cable, FAR, HERE, NEAR, frame, ip, packet_socket, run},
 };
 
 const CLOSED_IN: u16 = 4001;
@@ -180,6 +180,16 @@ fn without_privilege_the_capability_is_named() {
     for capability in ["CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"] {
         assert!(text.contains(capability), "{text}");
     }
+    let error = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                drop_capabilities();
+                detach_leftovers(&target).expect_err("it cannot be known")
+            })
+            .join()
+            .expect("the thread ends")
+    });
+    assert!(matches!(error, DataplaneError::NoPrivilege { .. }), "{error}");
     clean(&cable);
 }
 
@@ -234,6 +244,22 @@ fn somebody_elses_qdisc_stays() {
     attachment.detach().expect("it detaches");
     let qdiscs = run("ip", &["netns", "exec", &cable.here, "tc", "qdisc", "show", "dev", NEAR]);
     assert!(qdiscs.contains("clsact"), "{qdiscs}");
+}
+
+#[test]
+fn an_interface_that_goes_away_is_no_error() {
+    for (xdp, tc) in [(Xdp::Auto, Tc::Auto), (Xdp::Tc, Tc::Clsact)] {
+        let cable = Cable::new();
+        cable.acquaint();
+        let attachment = attach_with(&cable.target(), &options(xdp), &open(), tc).expect("it attaches");
+        assert_eq!(cable.inbound(OPEN, 2), 2);
+        ip(&["-n", &cable.here, "link", "del", NEAR]);
+        let counters = attachment.counters().expect("the counters are still there");
+        assert_eq!(packets(&counters, &open(), Direction::Inbound, 100), 2);
+        // Not even its namespace need be there any more.
+        drop(cable);
+        attachment.detach().expect("there is nothing to detach");
+    }
 }
 
 #[test]
@@ -382,7 +408,7 @@ fn tags_on_the_wire_count_as_one_to_three() {
         for tags in 0..4_u8 {
             let before = attachment.counters().expect("counters");
             let bytes = tagged(tags);
-            cable.frame(&cable.there, FAR, &bytes);
+            frame(&cable.there, FAR, &bytes);
             std::thread::sleep(Duration::from_millis(20));
             let after = attachment.counters().expect("counters");
             // Before TC the kernel takes the outermost tag off and keeps it in metadata; XDP sees it in the frame.
@@ -420,7 +446,7 @@ fn an_ip_header_that_is_cut_short_is_dropped_on_the_wire_too() {
         let attachment = attach(&cable.target(), &options(xdp), &open()).expect("it attaches");
         for (bytes, number) in [(14, 1), (20, 2), (33, 3)] {
             // On egress the sender is told, on ingress nobody is.
-            cable.frame(&cable.there, FAR, &tagged(0)[..bytes]);
+            frame(&cable.there, FAR, &tagged(0)[..bytes]);
             netns::within(Some(&cable.here), || {
                 let sent = nix::unistd::write(packet_socket(NEAR), &tagged(0)[..bytes]);
                 assert_eq!(sent, Err(Errno::ENOBUFS));

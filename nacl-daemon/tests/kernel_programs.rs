@@ -198,7 +198,7 @@ fn frames() -> Vec<(&'static str, Vec<u8>, Reason, bool)> {
 }
 
 /// What the host engine says of the same bytes.
-fn expected(compiled: &Compiled, options: &Options, direction: Direction, frame: &[u8]) -> Verdict {
+fn expected(compiled: &Compiled, options: Options, direction: Direction, frame: &[u8]) -> Verdict {
     let flags = if options.drop_non_ip { Control::NON_IP_DROP } else { 0 };
     match parse(frame, 0) {
         Ok(packet) => compiled.judge(direction, &packet),
@@ -224,7 +224,7 @@ fn every_treatment_is_the_host_engines() {
             let mut bed = TestBed::load(&options, &compiled).expect("the programs load");
             for (name, frame, reason, at_tc) in frames() {
                 for program in Program::ALL {
-                    if program != Program::Xdp && !at_tc {
+                    if !program.is_xdp() && !at_tc {
                         let refused = bed.run_program(program, &frame, None);
                         assert!(refused.is_err(), "{name}: the kernel takes it now, so it can be tested here");
                         continue;
@@ -232,7 +232,7 @@ fn every_treatment_is_the_host_engines() {
                     let inbound = (program == Program::TcEgress) == (side == Side::Router);
                     let direction = if inbound { Direction::Inbound } else { Direction::Outbound };
                     let (action, event) = bed.run_program(program, &frame, None).expect(name);
-                    let wanted = expected(&compiled, &options, direction, &frame);
+                    let wanted = expected(&compiled, options, direction, &frame);
                     assert_eq!(wanted.reason, reason, "{name}, host");
                     assert_eq!(verdict(&event), wanted, "{name}, {program:?}");
                     assert_eq!(action, wanted.action, "{name}, {program:?}");
@@ -280,10 +280,10 @@ fn monitor_mode_says_deny_and_drops_nothing() {
     let mut bed = TestBed::load(&options, &compiled).expect("the programs load");
     for (name, frame, _, at_tc) in frames() {
         for program in Program::ALL {
-            if program == Program::Xdp || at_tc {
+            if program.is_xdp() || at_tc {
                 let (action, event) = bed.run_program(program, &frame, None).expect(name);
                 assert_eq!((action, event.enforced), (Action::Allow, 0), "{name}");
-                let wanted = expected(&compiled, &options, direction(program), &frame);
+                let wanted = expected(&compiled, options, direction(program), &frame);
                 assert_eq!(verdict(&event), wanted, "{name}");
             }
         }
@@ -293,7 +293,7 @@ fn monitor_mode_says_deny_and_drops_nothing() {
 const fn direction(program: Program) -> Direction {
     match program {
         Program::TcEgress => Direction::Outbound,
-        Program::Xdp | Program::TcIngress => Direction::Inbound,
+        Program::Xdp | Program::XdpLinear | Program::TcIngress => Direction::Inbound,
     }
 }
 
@@ -374,7 +374,7 @@ fn events_are_what_the_test_map_shows() {
     let mut bed = TestBed::load(&loud, &compiled).expect("the programs load");
     for (name, frame, _, at_tc) in frames() {
         for program in Program::ALL {
-            if program == Program::Xdp || at_tc {
+            if program.is_xdp() || at_tc {
                 let (_, last) = bed.run_program(program, &frame, None).expect(name);
                 assert_eq!(bed.events().next(), Some(last), "{name}");
             }

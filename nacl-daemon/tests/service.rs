@@ -1,5 +1,5 @@
 //! The daemon's life and its API, over a real socket and with a kernel that is made up: no root needed. What the real
-//! kernel does is shown by `service_kernel.rs`.
+//! kernel does is shown by `kernel_service.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

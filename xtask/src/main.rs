@@ -21,7 +21,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Find or install what building the kernel programs needs (may ask for sudo)
-    Setup,
+    Setup(setup::Args),
     /// Build nacld with its kernel programs in it, and print where it is
     Build(build::Args),
     /// Set up, then run all tests: host, kernel and wire level (the last two as root)
@@ -34,7 +34,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Setup => setup::run().map(|_| ()),
+        Command::Setup(args) => setup::run(&args),
         Command::Build(args) => build::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lint => lint::run(),

@@ -2,13 +2,16 @@
 //! nacld itself. Quick and silent about what is there already.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use clap::Args as ClapArgs;
 
 use crate::shell::{as_root, cargo, execute, find, is_root, output, path_with, run_within, rustup, say, target};
 
@@ -54,10 +57,29 @@ impl Toolchain {
         self.llvm == LLVM
     }
 
-    /// Debian keeps LLVM apart from the compiler; rustup's toolchains have it beside the compiler's own library.
-    fn llvm_directory(&self) -> PathBuf {
-        let debian = PathBuf::from(format!("/usr/lib/llvm-{LLVM}/lib"));
-        if self.sysroot == Path::new("/usr") && debian.is_dir() { debian } else { self.sysroot.join("lib") }
+    /// Where bpf-linker is to find this toolchain's LLVM: it loads the first library of that name it meets. rustup's
+    /// toolchains have theirs by themselves; Debian has every version in one directory, so a link to the right one is
+    /// put into one of our own.
+    fn llvm_directory(&self) -> Result<PathBuf> {
+        if self.sysroot != Path::new("/usr") {
+            return Ok(self.sysroot.join("lib"));
+        }
+        let ours = format!("libLLVM.so.{LLVM}");
+        let library = fs::read_dir("/usr/lib")
+            .context("/usr/lib")?
+            .filter_map(|entry| fs::read_dir(entry.ok()?.path()).ok())
+            .flatten()
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|file| file.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(&ours)))
+            .with_context(|| format!("{ours} is not under /usr/lib: apt-get install libllvm{LLVM}"))?;
+        let directory = target().join("tools/llvm");
+        let link = directory.join("libLLVM.so");
+        if !fs::read_link(&link).is_ok_and(|target| target == library) {
+            fs::create_dir_all(&directory)?;
+            fs::remove_file(&link).ok();
+            symlink(&library, &link).with_context(|| link.display().to_string())?;
+        }
+        Ok(directory)
     }
 }
 
@@ -67,18 +89,28 @@ pub fn ensure() -> Result<Ready> {
     let linker = linker()?;
     iproute()?;
     bpf_filesystem()?;
-    Ok(Ready { llvm: toolchain.llvm_directory(), toolchain: toolchain.name, linker })
+    Ok(Ready { llvm: toolchain.llvm_directory()?, toolchain: toolchain.name, linker })
+}
+
+#[derive(ClapArgs)]
+pub struct Args {
+    /// Take Debian's compiler, even where rustup could give one
+    #[arg(long)]
+    debian: bool,
 }
 
 /// The command: makes everything ready and says what there is.
-pub fn run() -> Result<Ready> {
+pub fn run(args: &Args) -> Result<()> {
+    if args.debian && !Toolchain::probe(DEBIAN).is_some_and(|toolchain| toolchain.fits() && toolchain.has_source()) {
+        debian()?;
+    }
     let ready = ensure()?;
     say(&format!(
         "ready: toolchain {} (LLVM {LLVM}), bpf-linker {LINKER_VERSION} in {}, ip",
         ready.toolchain,
         ready.linker.display()
     ));
-    Ok(ready)
+    Ok(())
 }
 
 fn installed() -> Result<Vec<Toolchain>> {
@@ -108,36 +140,23 @@ fn complete(toolchains: Vec<Toolchain>) -> Option<Toolchain> {
 /// A toolchain with core's source: there is no precompiled core for the BPF target.
 fn toolchain() -> Result<Toolchain> {
     let toolchains = installed()?;
-    let incomplete = toolchains.iter().find(|t| t.fits() && t.name != DEBIAN).map(|t| t.name.clone());
+    let incomplete: Vec<_> =
+        toolchains.iter().filter(|t| t.fits() && t.name != DEBIAN).map(|t| t.name.clone()).collect();
     if let Some(toolchain) = complete(toolchains) {
         return Ok(toolchain);
     }
-    match incomplete {
-        Some(name) => {
-            say(&format!("adding rust-src to {name} (a few seconds; given up after a minute)"));
-            rustup_within(&["component", "add", "rust-src", "--toolchain", &name], 60)?;
-        }
-        None => {
-            say(&format!("installing {NIGHTLY} with rust-src (a minute or two; given up after five)"));
-            rustup_within(
-                &[
-                    "toolchain",
-                    "install",
-                    NIGHTLY,
-                    "--profile",
-                    "minimal",
-                    "--component",
-                    "rust-src",
-                    "--no-self-update",
-                ],
-                300,
-            )?;
-        }
+    if let Some(name) = incomplete.first() {
+        say(&format!("adding rust-src to {name} (a few seconds; given up after a minute)"));
+        rustup_within(&["component", "add", "rust-src", "--toolchain", name], 60)?;
+    } else {
+        say(&format!("installing {NIGHTLY} with rust-src (a minute or two; given up after five)"));
+        let what = ["toolchain", "install", NIGHTLY, "--profile", "minimal", "--component", "rust-src"];
+        rustup_within(&[&what[..], &["--no-self-update"]].concat(), 300)?;
     }
     if let Some(toolchain) = complete(installed()?) {
         return Ok(toolchain);
     }
-    say("rustup cannot fetch it; taking Debian's compiler and its source instead");
+    say("rustup cannot give it; taking Debian's compiler and its source instead");
     debian()
 }
 

@@ -1,9 +1,12 @@
 //! `nacld lab`.
 
-use std::os::unix::process::CommandExt;
+use std::{
+    io::{self, IsTerminal as _},
+    os::unix::process::CommandExt,
+};
 
 use anyhow::Context as _;
-use nacl_daemon::lab::{Level, file, hold, net, run as runner, show};
+use nacl_daemon::lab::{Level, demo, file, hold, net, run as runner, show};
 
 use super::print;
 use crate::{
@@ -120,9 +123,7 @@ fn status(lab: Option<&str>, json: bool) -> anyhow::Result<Exit> {
     if json {
         let labs: Vec<_> = held
             .iter()
-            .map(|held| {
-                serde_json::json!({ "lab": held.lab.name, "pid": held.owner.pid, "policy": held.policy() })
-            })
+            .map(|held| serde_json::json!({ "lab": held.lab.name, "pid": held.owner.pid, "policy": held.policy() }))
             .collect();
         print(format!("{}\n", serde_json::json!({ "schema": 1, "up": labs })))?;
     } else {
@@ -157,7 +158,32 @@ fn down(name: Option<&str>) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Somebody at a terminal, or a file.
+struct Terminal {
+    waits: bool,
+}
+
+impl demo::Audience for Terminal {
+    fn show(&mut self, text: &str) -> io::Result<()> {
+        print(text)
+    }
+
+    fn wait(&mut self, prompt: &str) -> io::Result<Option<String>> {
+        if !self.waits {
+            return Ok(None);
+        }
+        print(format!("   {prompt}"))?;
+        let mut answer = String::new();
+        let read = io::stdin().read_line(&mut answer)?;
+        // The end of the input is nobody who could answer once more.
+        self.waits = read > 0;
+        Ok(Some(answer.trim().into()))
+    }
+}
+
 fn demo(no_wait: bool) -> anyhow::Result<Exit> {
-    let _ = no_wait;
-    anyhow::bail!("under construction")
+    net::clean_up_on_signals(|| ()).context("watching for signals")?;
+    let waits = !no_wait && io::stdin().is_terminal() && io::stdout().is_terminal();
+    let surprises = demo::run(&mut Terminal { waits })?;
+    Ok(if surprises.is_empty() { Exit::Done } else { Exit::Unexpected })
 }

@@ -18,7 +18,7 @@ use std::{
 };
 
 use nacl_daemon::service::{
-    client::ClientError, detach::DetachError, load::LoadError, prepare::PrepareError, serve::RunError,
+    client::ClientError, detach::DetachError, load::LoadError, plane::Held, prepare::PrepareError, serve::RunError,
     socket::SocketError,
 };
 use tokio::runtime::{Builder, Runtime};
@@ -62,12 +62,6 @@ pub fn tell(text: impl AsRef<str>) -> io::Result<()> {
     anstream::stderr().lock().write_all(text.as_ref().as_bytes())
 }
 
-/// Whether standard output takes colour, for renderers that must know.
-#[expect(dead_code, reason = "for the verbs that render diagnostics")]
-pub fn colour() -> bool {
-    anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never
-}
-
 /// What a person can do about an error, where the error itself knows.
 pub fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     fn of<E: Error + 'static>(error: &(dyn Error + 'static), hint: fn(&E) -> Option<String>) -> Option<String> {
@@ -76,6 +70,7 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     of(error, RunError::hint)
         .or_else(|| of(error, ClientError::hint))
         .or_else(|| of(error, DetachError::hint))
+        .or_else(|| of(error, Held::hint))
         .or_else(|| of(error, LoadError::hint))
         .or_else(|| of(error, PrepareError::hint))
         .or_else(|| of(error, SocketError::hint))

@@ -2,6 +2,7 @@
 //! that does not answer still holds. Nobody else's program is touched: ours are known by their names.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
@@ -16,7 +17,7 @@ use aya::programs::{
 use super::{
     DataplaneError, Target,
     device::{holder, index, open_namespace},
-    netlink,
+    netlink, object,
 };
 use crate::netns;
 
@@ -27,8 +28,10 @@ const OURS: &str = "nacl_";
 /// each thing that was removed, with the process that held it, where one did.
 ///
 /// # Errors
-/// There is no such interface, or the kernel cannot be asked or refuses.
+/// There is no such interface, no privilege, or the kernel cannot be asked or refuses.
 pub fn detach_leftovers(target: &Target) -> Result<Vec<String>, DataplaneError> {
+    // Without it other processes' programs are not even shown, and "nothing found" would be a lie.
+    object::may_look_around()?;
     let namespace = open_namespace(target)?;
     let failed = |source| DataplaneError::Detach { interface: target.name.clone(), source };
     netns::within_open(namespace.as_ref(), || {
@@ -42,8 +45,28 @@ pub fn detach_leftovers(target: &Target) -> Result<Vec<String>, DataplaneError> 
     .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })?
 }
 
-/// XDP and tcx.
-fn links(target: &Target, ifindex: u32, removed: &mut Vec<String>) -> io::Result<()> {
+/// The processes that hold programs of nacld on an interface. What a crash left has no holder.
+///
+/// # Errors
+/// There is no such interface, or the kernel cannot be asked.
+pub fn holders(target: &Target) -> Result<BTreeSet<String>, DataplaneError> {
+    let namespace = open_namespace(target)?;
+    let asked = |source| DataplaneError::Ask { what: format!("which programs are on {:?}", target.name), source };
+    netns::within_open(namespace.as_ref(), || {
+        let ifindex = index(&target.name)
+            .ok_or_else(|| DataplaneError::NoInterface { name: target.name.clone(), netns: target.netns.clone() })?;
+        let mut programs: Vec<u32> = ours(target, ifindex).map_err(asked)?.into_iter().map(|(id, ..)| id).collect();
+        for egress in [false, true] {
+            let filters = netlink::filters(ifindex, egress).map_err(asked)?;
+            programs.extend(filters.iter().filter(|filter| filter.name.starts_with(OURS)).map(|filter| filter.id));
+        }
+        Ok(programs.into_iter().filter_map(holder).collect())
+    })
+    .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })?
+}
+
+/// Our programs on the XDP and tcx hooks: id, hook and name.
+fn ours(target: &Target, ifindex: u32) -> io::Result<Vec<(u32, LinkType, String)>> {
     let names: Vec<(u32, String)> = loaded_programs()
         .filter_map(Result::ok)
         .filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))
@@ -57,8 +80,12 @@ fn links(target: &Target, ifindex: u32, removed: &mut Vec<String>) -> io::Result
             found.extend(programs.iter().map(|program| (program.id(), LinkType::Tcx)));
         }
     }
-    for (id, kind) in found {
-        let Some(name) = name(id) else { continue };
+    Ok(found.into_iter().filter_map(|(id, kind)| Some((id, kind, name(id)?.to_owned()))).collect())
+}
+
+/// XDP and tcx.
+fn links(target: &Target, ifindex: u32, removed: &mut Vec<String>) -> io::Result<()> {
+    for (id, kind, name) in ours(target, ifindex)? {
         let held = holder(id).map_or_else(String::new, |holder| format!(", held by {holder}"));
         let links: Vec<u32> = loaded_links()
             .filter_map(Result::ok)

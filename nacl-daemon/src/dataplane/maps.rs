@@ -31,6 +31,13 @@ macro_rules! pod {
         pub struct $name(pub $inner);
         // SAFETY: repr(C), and nacl-common asserts that it has no padding; every bit pattern is a value.
         unsafe impl Pod for $name {}
+
+        impl<'a> From<&'a $inner> for &'a $name {
+            fn from(inner: &'a $inner) -> Self {
+                // SAFETY: the wrapper is transparent.
+                unsafe { &*ptr::from_ref(inner).cast() }
+            }
+        }
     )+};
 }
 
@@ -86,7 +93,7 @@ impl Maps {
 
     /// Writes a generation into a map of its own, puts that into a free slot, and switches with one store. Returns the
     /// new epoch. Until the store, nothing that is in force was touched.
-    pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
+    pub fn install(&mut self, options: Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
         let (needed, there) = (object::slots(compiled), self.slots.len());
         if needed > there {
             return Err(DataplaneError::TooManySlots { needed, there });
@@ -100,10 +107,9 @@ impl Maps {
         // Another slot than the one in force, whichever tiers the two are of.
         let slot = (old.slot() + 1) % GENERATIONS;
         match &compiled.generation {
-            // SAFETY, three times: the wrapper is transparent.
-            Generation::Small(image) => put(&mut self.small, slot, unsafe { &*ptr::from_ref(&**image).cast() }),
-            Generation::Medium(image) => put(&mut self.medium, slot, unsafe { &*ptr::from_ref(&**image).cast() }),
-            Generation::Large(image) => put(&mut self.large, slot, unsafe { &*ptr::from_ref(&**image).cast() }),
+            Generation::Small(image) => put(&mut self.small, slot, (&**image).into()),
+            Generation::Medium(image) => put(&mut self.medium, slot, (&**image).into()),
+            Generation::Large(image) => put(&mut self.large, slot, (&**image).into()),
         }
         .map_err(|source| DataplaneError::Map { map: "generation", source })?;
         self.used = self.used.max(needed);

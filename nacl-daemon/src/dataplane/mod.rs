@@ -21,7 +21,7 @@ pub use self::{
     attach::{Egress, Hooks, Ingress, Tc},
     error::DataplaneError,
     events::EventReader,
-    leftovers::detach_leftovers,
+    leftovers::{detach_leftovers, holders},
     object::missing,
     testbed::{Program, TestBed, Wire},
 };
@@ -86,7 +86,7 @@ impl From<&Interface> for Options {
 
 impl Options {
     /// The flags of the control word.
-    const fn flags(&self) -> u64 {
+    const fn flags(self) -> u64 {
         let mut flags = match self.events {
             Events::None => 0,
             Events::Denied => Control::EVENTS_DENIED,
@@ -131,6 +131,12 @@ pub struct Attachment {
     made_qdisc: bool,
 }
 
+// It is kept by whatever task serves the interface.
+const _: () = {
+    const fn send<T: Send>() {}
+    send::<Attachment>();
+};
+
 /// Loads the programs for one interface, installs the policy, then attaches ingress and egress. When any of it fails,
 /// nothing stays behind.
 ///
@@ -154,9 +160,9 @@ pub fn attach_with(
     let namespace = device::open_namespace(target)?;
     // A wrong interface is said before a second is spent on loading.
     let device = device::find(target, namespace.as_ref())?;
-    let mut object = Object::load(options, compiled, false)?;
+    let mut object = Object::load(compiled, options.trace, false)?;
     let mut maps = Maps::take(&mut object)?;
-    maps.install(options, compiled)?;
+    maps.install(*options, compiled)?;
     let events = EventReader::take(&mut object, options.trace)?;
     // From here on `attachment` cleans up, also after half of it succeeded.
     let mut attachment =
@@ -190,7 +196,7 @@ impl Attachment {
     /// # Errors
     /// See [`DataplaneError`].
     pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
-        self.maps.install(options, compiled)
+        self.maps.install(*options, compiled)
     }
 
     /// The counters, summed over all CPUs.

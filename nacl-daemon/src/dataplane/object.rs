@@ -10,7 +10,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{DataplaneError, Options};
+use super::DataplaneError;
 use crate::compile::Compiled;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-ebpf"));
@@ -34,7 +34,7 @@ pub struct Object(Ebpf);
 
 impl Object {
     /// Makes the maps and prepares the programs; none is in the kernel yet.
-    pub fn load(options: &Options, compiled: &Compiled, test: bool) -> Result<Self, DataplaneError> {
+    pub fn load(compiled: &Compiled, trace: bool, test: bool) -> Result<Self, DataplaneError> {
         if OBJECT.is_empty() {
             return Err(DataplaneError::NotBuiltIn);
         }
@@ -44,13 +44,13 @@ impl Object {
         if test {
             loader.override_global("TEST", &1_u32, true);
         }
-        if options.trace {
+        if trace {
             loader.override_global("TRACE", &1_u32, true);
         }
         loader
             // Room for as much again, so that a policy can grow while it is in force.
             .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(least, 0x8000));
-        if !options.trace {
+        if !trace {
             // The log's ring is part of the object; without --trace nothing writes to it.
             loader.map_max_entries("AYA_LOGS", 4096);
         }
@@ -70,9 +70,13 @@ impl Object {
         T::try_from(map).map_err(|source| DataplaneError::Map { map: name, source })
     }
 
-    /// Loads the XDP program, unless that was done, and returns it.
+    /// Loads the XDP program this kernel can have, unless that was done, and returns it.
     pub fn xdp(&mut self) -> Result<&mut Xdp, DataplaneError> {
-        let name = if kernel_is(5, 18) { XDP } else { XDP_LINEAR };
+        self.xdp_named(if kernel_is(5, 18) { XDP } else { XDP_LINEAR })
+    }
+
+    /// Loads one of the XDP programs, unless that was done, and returns it.
+    pub fn xdp_named(&mut self, name: &'static str) -> Result<&mut Xdp, DataplaneError> {
         let program = self.program::<Xdp>(name)?;
         if program.fd().is_err() {
             program.load().map_err(|source| refused(name, source))?;
@@ -168,29 +172,47 @@ fn old_kernel() -> Result<(), DataplaneError> {
     Ok(())
 }
 
-/// Names of the capabilities this process lacks.
-fn lacking_capabilities(netns: bool) -> Vec<&'static str> {
-    const NET_ADMIN: u32 = 12;
-    const SYS_ADMIN: u32 = 21;
-    const PERFMON: u32 = 38;
-    const BPF: u32 = 39;
+/// Fails where this process may not see and detach what other processes attached.
+pub fn may_look_around() -> Result<(), DataplaneError> {
+    let lacking: Vec<_> = [(NET_ADMIN, "CAP_NET_ADMIN"), (SYS_ADMIN, "CAP_SYS_ADMIN")]
+        .into_iter()
+        .filter(|(number, _)| !has_capability(*number))
+        .map(|(_, name)| name)
+        .collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    Err(DataplaneError::NoPrivilege { what: "find and detach kernel programs", capability: lacking.join(", ") })
+}
+
+const NET_ADMIN: u32 = 12;
+const SYS_ADMIN: u32 = 21;
+const PERFMON: u32 = 38;
+const BPF: u32 = 39;
+
+/// Whether this thread has a capability, by its number.
+fn has_capability(number: u32) -> bool {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
         .and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok())
         .unwrap_or_default();
-    let has = |number: u32| effective >> number & 1 != 0;
+    effective >> number & 1 != 0
+}
+
+/// Names of the capabilities this process lacks.
+fn lacking_capabilities(netns: bool) -> Vec<&'static str> {
     let mut lacking = Vec::new();
     // The kernel takes SYS_ADMIN for the two that were split from it.
     for (number, name, instead) in
         [(NET_ADMIN, "CAP_NET_ADMIN", false), (BPF, "CAP_BPF", true), (PERFMON, "CAP_PERFMON", true)]
     {
-        if !has(number) && !(instead && has(SYS_ADMIN)) {
+        if !(has_capability(number) || instead && has_capability(SYS_ADMIN)) {
             lacking.push(name);
         }
     }
-    if netns && !has(SYS_ADMIN) {
+    if netns && !has_capability(SYS_ADMIN) {
         lacking.push("CAP_SYS_ADMIN (to enter another network namespace)");
     }
     lacking

@@ -10,15 +10,17 @@ use nacl_common::{Action, Direction, Event, Packet, Verdict, evaluate::Hook};
 use super::{
     Counters, DataplaneError, EventReader, Options,
     maps::{Mapped, Maps},
-    object::{self, Object, TC_EGRESS, TC_INGRESS, XDP},
+    object::{self, Object, TC_EGRESS, TC_INGRESS, XDP, XDP_LINEAR, kernel_is},
 };
 use crate::{compile::Compiled, frame};
 
-/// One of the three entry points.
+/// One of the entry points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
     /// XDP on ingress.
     Xdp,
+    /// XDP on ingress, as kernels before 5.18 are given it.
+    XdpLinear,
     /// TC on ingress.
     TcIngress,
     /// TC on egress.
@@ -26,12 +28,18 @@ pub enum Program {
 }
 
 impl Program {
-    /// All three.
-    pub const ALL: [Self; 3] = [Self::Xdp, Self::TcIngress, Self::TcEgress];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Xdp, Self::XdpLinear, Self::TcIngress, Self::TcEgress];
+
+    /// Whether it is an XDP program.
+    pub const fn is_xdp(self) -> bool {
+        matches!(self, Self::Xdp | Self::XdpLinear)
+    }
 
     const fn name(self) -> &'static str {
         match self {
             Self::Xdp => XDP,
+            Self::XdpLinear => XDP_LINEAR,
             Self::TcIngress => TC_INGRESS,
             Self::TcEgress => TC_EGRESS,
         }
@@ -65,14 +73,14 @@ impl TestBed {
     /// See [`DataplaneError`].
     pub fn load(options: &Options, compiled: &Compiled) -> Result<Self, DataplaneError> {
         object::usable(false)?;
-        let mut object = Object::load(options, compiled, true)?;
+        let mut object = Object::load(compiled, options.trace, true)?;
         let mut maps = Maps::take(&mut object)?;
-        maps.install(options, compiled)?;
+        maps.install(*options, compiled)?;
         let events = EventReader::take(&mut object, options.trace)?;
         let last: Array<MapData, [u64; 8]> = object.map("LAST")?;
         let mapped = Mapped::new(last.map()).map_err(DataplaneError::ControlWord)?;
+        // The others are loaded when they are first run.
         object.xdp()?;
-        object.tc(TC_INGRESS)?;
         object.tc(TC_EGRESS)?;
         Ok(Self { last: mapped, _last: last, maps, events, object })
     }
@@ -82,7 +90,7 @@ impl TestBed {
     /// # Errors
     /// See [`DataplaneError`].
     pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
-        self.maps.install(options, compiled)
+        self.maps.install(*options, compiled)
     }
 
     /// Runs a frame of at least 14 bytes through the program of a hook: XDP on ingress, TC on egress. Returns what
@@ -92,7 +100,8 @@ impl TestBed {
     /// The kernel refuses the run.
     pub fn run(&mut self, hook: Hook, frame: &[u8]) -> Result<(Action, Event), DataplaneError> {
         let program = match hook {
-            Hook::Ingress => Program::Xdp,
+            Hook::Ingress if kernel_is(5, 18) => Program::Xdp,
+            Hook::Ingress => Program::XdpLinear,
             Hook::Egress => Program::TcEgress,
         };
         self.run_program(program, frame, None)
@@ -132,11 +141,11 @@ impl TestBed {
         let context = wire.map(context);
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
-        options.ctx_in = context.as_ref().map(|context| context.as_slice());
+        options.ctx_in = context.as_ref().map(<[u8; 192]>::as_slice);
         let name = program.name();
         let failed = |source| DataplaneError::TestRun { program: name, source };
         let (result, [drop, pass]) = match program {
-            Program::Xdp => (self.object.xdp()?.test_run(options), [XDP_DROP, XDP_PASS]),
+            Program::Xdp | Program::XdpLinear => (self.object.xdp_named(name)?.test_run(options), [XDP_DROP, XDP_PASS]),
             Program::TcIngress | Program::TcEgress => (self.object.tc(name)?.test_run(options), [TC_SHOT, TC_NEXT]),
         };
         let value = result.map_err(failed)?.return_value;
@@ -170,7 +179,7 @@ impl TestBed {
         for program in Program::ALL {
             let name = program.name();
             let info = match program {
-                Program::Xdp => self.object.xdp()?.info(),
+                Program::Xdp | Program::XdpLinear => self.object.xdp_named(name)?.info(),
                 Program::TcIngress | Program::TcEgress => self.object.tc(name)?.info(),
             };
             let info = info.map_err(|source| DataplaneError::Load { program: name, source })?;

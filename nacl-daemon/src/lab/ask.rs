@@ -31,8 +31,8 @@ pub struct Question {
 /// What the client noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Noticed {
-    /// The whole answer.
-    Answer,
+    /// The whole answer; what it says first.
+    Answer(String),
     /// Nothing.
     Silence,
     /// A connection, and then nothing, or an answer that broke off.
@@ -100,16 +100,17 @@ fn exchange(socket: &mut Socket, patience: Duration) -> io::Result<Noticed> {
     socket.write_all(b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;
-    let whole = match answer.windows(4).position(|window| window == b"\r\n\r\n") {
+    let (whole, body) = match answer.windows(4).position(|window| window == b"\r\n\r\n") {
         Some(header) => {
             let length = String::from_utf8_lossy(&answer[..header])
                 .lines()
                 .find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
-            length == Some(answer.len() - header - 4)
+            (length == Some(answer.len() - header - 4), &answer[header + 4..])
         }
-        None => answer.ends_with(b"\r\n"),
+        None => (answer.ends_with(b"\r\n"), answer.as_slice()),
     };
-    Ok(if whole { Noticed::Answer } else { Noticed::Stall })
+    let first = String::from_utf8_lossy(body).lines().next().unwrap_or_default().to_owned();
+    Ok(if whole { Noticed::Answer(first) } else { Noticed::Stall })
 }
 
 fn udp(socket: &Socket, question: &Question) -> io::Result<(Noticed, u16)> {
@@ -150,7 +151,7 @@ fn exchange_datagram(
                 // SAFETY: `recv` has written that many bytes.
                 let answer: Vec<u8> = buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
                 if is_answer(&answer) {
-                    return Ok(Noticed::Answer);
+                    return Ok(Noticed::Answer(String::new()));
                 }
             }
             Err(error) if is_time_out(&error) => {}

@@ -377,8 +377,7 @@ impl FromStr for RuleRef {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not a rule such as \"inbound 100\" or \"outbound *\"");
         let (direction, number) = text.split_once(' ').ok_or_else(wrong)?;
-        let direction =
-            Direction::ALL.into_iter().find(|candidate| candidate.name() == direction).ok_or_else(wrong)?;
+        let direction = Direction::ALL.into_iter().find(|candidate| candidate.name() == direction).ok_or_else(wrong)?;
         let number = if number == "*" { None } else { Some(number.parse().map_err(|_| wrong())?) };
         Ok(Self { direction, number })
     }
@@ -461,8 +460,8 @@ macro_rules! built_in {
 }
 
 built_in![
-    "l01", "l02", "l04", "l05", "l06", "l07", "l08", "l08x", "l09", "l10a", "l10b", "l10c", "l11", "l12", "l16", "l16s",
-    "l18", "l19",
+    "l01", "l02", "l04", "l05", "l06", "l07", "l08", "l08x", "l09", "l10a", "l10b", "l10c", "l11", "l12", "l16",
+    "l16s", "l18", "l19",
 ];
 
 /// Loads every lab that is part of nacld.
@@ -582,7 +581,11 @@ pub fn parse(stem: &str, file: &str, text: &str) -> Result<Lab, LabError> {
         goal: Goal { says: written.goal.says.trim().into(), probes: written.goal.probe },
     };
     if !lab.name.eq_ignore_ascii_case(stem) {
-        return Err(wrong(format!("the lab is called {:?}, so its file must be {}.toml", lab.name, lab.name.to_lowercase())));
+        return Err(wrong(format!(
+            "the lab is called {:?}, so its file must be {}.toml",
+            lab.name,
+            lab.name.to_lowercase()
+        )));
     }
     lab.check().map_err(wrong)?;
     Ok(lab)
@@ -591,7 +594,11 @@ pub fn parse(stem: &str, file: &str, text: &str) -> Result<Lab, LabError> {
 impl Lab {
     /// Levels it can be run at.
     pub fn levels(&self) -> &'static [Level] {
-        if self.without_wire.is_some() { &[Level::Host, Level::Kernel] } else { &[Level::Host, Level::Kernel, Level::Wire] }
+        if self.without_wire.is_some() {
+            &[Level::Host, Level::Kernel]
+        } else {
+            &[Level::Host, Level::Kernel, Level::Wire]
+        }
     }
 
     /// Compiles one of its policies.
@@ -619,7 +626,8 @@ impl Lab {
             return Err(LabError::Wrong { file: file.into(), what });
         };
         if interface.side != crate::resolve::Side::Router {
-            let what = format!("[interface.{}] must have side = \"router\": AWS's lists act outside the host", self.hook);
+            let what =
+                format!("[interface.{}] must have side = \"router\": AWS's lists act outside the host", self.hook);
             return Err(LabError::Wrong { file: file.into(), what });
         }
         let compiled =
@@ -645,7 +653,9 @@ impl Lab {
     /// Source and destination address of a probe.
     pub fn addresses(&self, probe: &Probe) -> (IpAddr, IpAddr) {
         let address = |host: &str| {
-            self.host(host).address(probe.family.into()).unwrap_or_else(|| unreachable!("checked when the lab was loaded"))
+            self.host(host)
+                .address(probe.family.into())
+                .unwrap_or_else(|| unreachable!("checked when the lab was loaded"))
         };
         (address(&probe.from), address(&probe.to))
     }
@@ -659,7 +669,10 @@ impl Lab {
         let require = |good: bool, what: String| if good { Ok(()) } else { Err(what) };
         require(
             self.name.len() <= 8 && self.name.chars().all(|c| c.is_ascii_alphanumeric()),
-            format!("{:?} is not a name: at most eight letters and digits, it becomes part of namespace names", self.name),
+            format!(
+                "{:?} is not a name: at most eight letters and digits, it becomes part of namespace names",
+                self.name
+            ),
         )?;
         require(self.hosts.contains_key(&self.hook), format!("hook names {:?}, which is no host", self.hook))?;
         require(!self.hints.is_empty(), "a lab needs a hint".into())?;
@@ -668,8 +681,12 @@ impl Lab {
         for (name, host) in &self.hosts {
             // It becomes the router's interface name.
             require(
-                (1..=12).contains(&name.len()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !matches!(name.as_str(), "router" | "lo"),
-                format!("{name:?} is not a host name: at most twelve letters, digits and hyphens, and neither \"router\" nor \"lo\""),
+                (1..=12).contains(&name.len())
+                    && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+                    && !matches!(name.as_str(), "router" | "lo"),
+                format!(
+                    "{name:?} is not a host name: at most twelve letters, digits and hyphens, and neither \"router\" nor \"lo\""
+                ),
             )?;
             require(
                 !host.addresses.is_empty()
@@ -679,7 +696,9 @@ impl Lab {
             )?;
             for address in &host.addresses {
                 require(
-                    address.prefix_len() < address.max_prefix_len() - 1 && router_address(*address) != address.addr() && address.network() != address.addr(),
+                    address.prefix_len() < address.max_prefix_len() - 1
+                        && router_address(*address) != address.addr()
+                        && address.network() != address.addr(),
                     format!("{address} of host {name:?} leaves the router no address in its network"),
                 )?;
                 require(networks.insert(address.trunc()), format!("two hosts share the network {}", address.trunc()))?;
@@ -702,9 +721,15 @@ impl Lab {
         let require = |good: bool, what: &str| if good { Ok(()) } else { Err(what.to_string()) };
         let known = |host: &str| self.hosts.get(host).ok_or_else(|| format!("there is no host {host:?}"));
         let (from, to) = (known(&probe.from)?, known(&probe.to)?);
-        require((probe.from == self.hook) != (probe.to == self.hook), "exactly one end must be the host behind the hook")?;
+        require(
+            (probe.from == self.hook) != (probe.to == self.hook),
+            "exactly one end must be the host behind the hook",
+        )?;
         let family = probe.family.into();
-        require(from.address(family).is_some() && to.address(family).is_some(), "both ends need an address of its family")?;
+        require(
+            from.address(family).is_some() && to.address(family).is_some(),
+            "both ends need an address of its family",
+        )?;
         let transport = match probe.protocol {
             ProbeProtocol::Tcp => Some(Transport::Tcp),
             ProbeProtocol::Udp => Some(Transport::Udp),
@@ -714,7 +739,10 @@ impl Lab {
                 None
             }
         };
-        require((probe.protocol == ProbeProtocol::Icmp) == (probe.port == 0), "a port where the protocol has ports, and only there")?;
+        require(
+            (probe.protocol == ProbeProtocol::Icmp) == (probe.port == 0),
+            "a port where the protocol has ports, and only there",
+        )?;
         if let Some(transport) = transport {
             // Without a service the control, the same probe with nothing attached, could never pass.
             let served = to.services.iter().any(|service| service.protocol == transport && service.port == probe.port);
@@ -723,7 +751,10 @@ impl Lab {
         require(!probe.download || probe.protocol == ProbeProtocol::Tcp, "a download is TCP")?;
         if let SourcePorts::These(ports) = &probe.source_ports {
             require(!ports.is_empty() && !ports.contains(&0), "source ports must be ports")?;
-            require(matches!(probe.protocol, ProbeProtocol::Tcp | ProbeProtocol::Udp | ProbeProtocol::Sctp), "ICMP has no source ports")?;
+            require(
+                matches!(probe.protocol, ProbeProtocol::Tcp | ProbeProtocol::Udp | ProbeProtocol::Sctp),
+                "ICMP has no source ports",
+            )?;
         }
         let expect = &probe.expect;
         let request = self.direction(probe);
@@ -736,10 +767,14 @@ impl Lab {
             "the reply has a rule exactly where the request gets through",
         )?;
         require(
-            expect.icmp_error.is_some() == (self.meets_narrow_link(probe) && matches!(expect.outcome, Outcome::Answered | Outcome::Stalled)),
+            expect.icmp_error.is_some()
+                == (self.meets_narrow_link(probe) && matches!(expect.outcome, Outcome::Answered | Outcome::Stalled)),
             "a download over a narrow link, and nothing else, meets an ICMP error",
         )?;
-        require(expect.outcome != Outcome::Stalled || expect.icmp_error.is_some(), "only a download over a narrow link can stall")?;
+        require(
+            expect.outcome != Outcome::Stalled || expect.icmp_error.is_some(),
+            "only a download over a narrow link can stall",
+        )?;
         let all = probe.source_ports == SourcePorts::All;
         require(all == expect.percent.is_some(), "a percentage goes with source_ports = \"all\"")?;
         require(all || expect.otherwise.is_none(), "`otherwise` goes with source_ports = \"all\"")?;
@@ -748,7 +783,8 @@ impl Lab {
             "`otherwise` is the rule that decides the other ports, so it belongs where there are others",
         )?;
         require(
-            !all || (probe.protocol == ProbeProtocol::Tcp && matches!(expect.outcome, Outcome::Answered | Outcome::ReplyDropped)),
+            !all || (probe.protocol == ProbeProtocol::Tcp
+                && matches!(expect.outcome, Outcome::Answered | Outcome::ReplyDropped)),
             "a share is of TCP connections that are answered, or whose reply is dropped",
         )
     }

@@ -456,7 +456,8 @@ impl<'a> Holder<'a> {
     }
 
     fn refused(why: String) -> Answer {
-        let text = format!("{why}{}✗{:#} nothing was changed: the policy before it stays in force\n", show::BAD, show::BAD);
+        let text =
+            format!("{why}{}✗{:#} nothing was changed: the policy before it stays in force\n", show::BAD, show::BAD);
         Answer { ok: false, text, report: serde_json::json!({ "error": why }) }
     }
 

@@ -2,7 +2,8 @@
 //! loaded program; `wire` with real sockets in namespaces (`net`, `serve`, `ask`, `tap`); `hold` keeps one up to sit in;
 //! `show` prints; `demo` tells the story of one. What a policy means is decided elsewhere.
 
-mod ask;
+pub mod ask;
+pub mod demo;
 pub mod file;
 pub mod hold;
 pub mod kernel;
@@ -12,7 +13,7 @@ pub mod paper;
 pub mod run;
 mod serve;
 pub mod show;
-mod tap;
+pub mod tap;
 pub mod wire;
 
 use std::fmt;

@@ -103,7 +103,8 @@ impl Owner {
     /// # Errors
     /// /proc is not there.
     pub fn this() -> Result<Self, NetError> {
-        let stat = Process::myself().and_then(|process| process.stat()).map_err(|error| NetError::Own(error.to_string()))?;
+        let stat =
+            Process::myself().and_then(|process| process.stat()).map_err(|error| NetError::Own(error.to_string()))?;
         Ok(Self { pid: stat.pid, started: stat.starttime })
     }
 
@@ -292,11 +293,8 @@ impl Net {
 fn host_commands(lab: &Lab, name: &str) -> String {
     let host = lab.host(name);
     let index = lab.hosts.keys().position(|candidate| candidate == name).unwrap_or_default();
-    let mut lines = vec![
-        "link set lo up".to_string(),
-        format!("link set {LINK} addrgenmode none"),
-        format!("link set {LINK} up"),
-    ];
+    let mut lines =
+        vec!["link set lo up".to_string(), format!("link set {LINK} addrgenmode none"), format!("link set {LINK} up")];
     for network in &host.addresses {
         let router = router_address(*network);
         lines.push(format!("addr add {network} dev {LINK}{}", nodad(*network)));

@@ -180,8 +180,7 @@ impl Probe {
 
     /// Of a share: what must be seen by the other ports.
     pub fn otherwise(&self) -> Option<Observation> {
-        let outcome =
-            if self.expect.outcome == Outcome::Answered { Outcome::ReplyDropped } else { Outcome::Answered };
+        let outcome = if self.expect.outcome == Outcome::Answered { Outcome::ReplyDropped } else { Outcome::Answered };
         self.expect.otherwise.map(|rule| Observation { outcome, reply: Some(rule), ..self.expected() })
     }
 }
@@ -236,8 +235,8 @@ pub fn compare(lab: &Lab, probe: &Probe, interface: &Interface, cases: Vec<Case>
     let mut problems = Vec::new();
     for case in cases.iter().filter(|case| case.seen != case.expected) {
         problems.push(format!(
-            "from port {}: expected {}, saw {}",
-            case.source_port,
+            "{}expected {}, saw {}",
+            if case.source_port == 0 { String::new() } else { format!("from port {}: ", case.source_port) },
             sentence(&case.expected),
             sentence(&case.seen)
         ));
@@ -277,7 +276,7 @@ pub fn compare(lab: &Lab, probe: &Probe, interface: &Interface, cases: Vec<Case>
 pub fn sentence(seen: &Observation) -> String {
     let rules: Vec<String> =
         [seen.request, seen.reply, seen.icmp_error].into_iter().flatten().map(|rule| rule.to_string()).collect();
-    if rules.is_empty() { format!("{} (no rule)", seen.outcome) } else { format!("{} ({})", seen.outcome, rules.join(", ")) }
+    if rules.is_empty() { seen.outcome.to_string() } else { format!("{} ({})", seen.outcome, rules.join(", ")) }
 }
 
 /// The rule behind a slot and a reason, if a rule decided.

@@ -52,7 +52,8 @@ impl Judge for Engine {
     }
 
     fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Judged, LabError> {
-        let compiled = self.0.as_ref().unwrap_or_else(|| unreachable!("a policy is installed before packets are judged"));
+        let compiled =
+            self.0.as_ref().unwrap_or_else(|| unreachable!("a policy is installed before packets are judged"));
         let verdict = compiled.judge(direction, packet);
         Ok(Judged { action: verdict.action, reason: verdict.reason, slot: verdict.slot })
     }
@@ -137,17 +138,13 @@ pub(super) fn follow<J: Judge>(
 ) -> Result<Observation, J::Error> {
     let flow = flow(lab, probe, source_port);
     let request = flow.request().unwrap_or_else(|error| unreachable!("addresses are of one family: {error}"));
-    let reply = flow
-        .reply()
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| unreachable!("every protocol of a probe is answered"));
+    let reply = flow.reply().ok().flatten().unwrap_or_else(|| unreachable!("every protocol of a probe is answered"));
     let direction = lab.direction(probe);
     let mut seen = Observation { outcome: Outcome::Answered, request: None, reply: None, icmp_error: None };
     let mut ask = |direction, packet: &Packet| {
-        judge.judge(direction, packet).map(|judged| {
-            (judged.action == Action::Allow, rule_of(&compiled.slots, judged.slot, judged.reason))
-        })
+        judge
+            .judge(direction, packet)
+            .map(|judged| (judged.action == Action::Allow, rule_of(&compiled.slots, judged.slot, judged.reason)))
     };
     let (pass, rule) = ask(direction, &request)?;
     seen.request = rule;

@@ -73,8 +73,10 @@ impl Services {
 
 /// One socket for each family.
 fn open(service: &Service) -> io::Result<Vec<Socket>> {
-    let addresses =
-        [SocketAddr::from((Ipv4Addr::UNSPECIFIED, service.port)), SocketAddr::from((Ipv6Addr::UNSPECIFIED, service.port))];
+    let addresses = [
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, service.port)),
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, service.port)),
+    ];
     addresses.into_iter().map(|address| open_one(service.protocol, address)).collect()
 }
 

@@ -4,10 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use anstyle::{AnsiColor, Style};
-use nacl_common::{
-    Action, Direction, Family,
-    border::implicit_slot,
-};
+use nacl_common::{Action, Direction, Family, border::implicit_slot};
 use serde_json::{Value, json};
 
 use super::{
@@ -17,9 +14,9 @@ use super::{
 };
 use crate::{
     dataplane::Counters,
-    policy::{self, Diagnostic},
-    report,
-    resolve::{Protocol, Rule},
+    policy::Diagnostic,
+    report::{self, console},
+    resolve::Rule,
 };
 
 pub(super) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
@@ -40,17 +37,16 @@ pub fn list(labs: &[Lab]) -> String {
         let levels = if lab.without_wire.is_some() { format!("  ({} only)", levels.join(", ")) } else { String::new() };
         let _ = writeln!(out, "{BOLD}{:<5}{BOLD:#} {}{DIM}{levels}{DIM:#}", lab.name, lab.title);
     }
-    let _ = writeln!(
-        out,
-        "\n{DIM}nacld lab run NAME shows one; nacld lab up NAME builds its network to sit in.{DIM:#}"
-    );
+    let _ =
+        writeln!(out, "\n{DIM}nacld lab run NAME shows one; nacld lab up NAME builds its network to sit in.{DIM:#}");
     out
 }
 
 /// One lab that was run.
 pub fn lab_report(lab: &Lab, report: &LabReport) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "{BOLD}{}{BOLD:#}  {BOLD}{}{BOLD:#}  {DIM}{} level{DIM:#}", lab.name, lab.title, report.level);
+    let _ =
+        writeln!(out, "{BOLD}{}{BOLD:#}  {BOLD}{}{BOLD:#}  {DIM}{} level{DIM:#}", lab.name, lab.title, report.level);
     if let Some(why) = &report.not_run {
         let _ = writeln!(out, "  {WARN}not run at this level{WARN:#}: {why}\n");
         return out;
@@ -65,7 +61,7 @@ pub fn lab_report(lab: &Lab, report: &LabReport) -> String {
 fn step_text(step: &StepReport) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "  {}", step.name);
-    let width = step.probes.iter().map(|probe| probe.name.chars().count()).max().unwrap_or(0).clamp(24, 44);
+    let width = step.probes.iter().map(|probe| probe.name.chars().count()).max().unwrap_or(0).clamp(24, 48);
     for probe in &step.probes {
         out.push_str(&probe_text(probe, width));
     }
@@ -176,7 +172,10 @@ pub fn summary(run: &super::run::Run) -> String {
         let rest = if *left_out > 0 { format!(", {left_out} without a form at this level") } else { String::new() };
         let verdict = if *failed == 0 { "every expectation held".into() } else { format!("{failed} failed") };
         let labs = if *ran == 1 { "lab" } else { "labs" };
-        let _ = writeln!(out, "{style}{mark}{style:#} {level:<6} {ran} {labs}, {verdict}{rest}  {DIM}{seconds:.1} s{DIM:#}");
+        let _ = writeln!(
+            out,
+            "{style}{mark}{style:#} {level:<6} {ran} {labs}, {verdict}{rest}  {DIM}{seconds:.1} s{DIM:#}"
+        );
     }
     let others: Vec<String> = levels.keys().filter(|level| **level != Level::Host).map(Level::to_string).collect();
     if !others.is_empty() && run.disagreements.is_empty() {
@@ -204,7 +203,11 @@ pub(super) fn wrap(text: &str, indent: &str, style: Style) -> String {
                 put(&mut out, &line);
                 line.clear();
             }
-            if source.trim().is_empty() { out.push('\n') } else { put(&mut out, source) }
+            if source.trim().is_empty() {
+                out.push('\n')
+            } else {
+                put(&mut out, source)
+            }
             continue;
         }
         for word in source.split_whitespace() {
@@ -250,7 +253,8 @@ fn lines<'a>(policy: &'a Policy, counters: &Counters, direction: Direction) -> V
             Line { rule: Some(rule), family, hits: of.map_or(0, |(slot, _)| packets(*slot)) }
         })
         .collect();
-    let has_v6 = Direction::ALL.iter().flat_map(|direction| nacl.rules(*direction)).any(|rule| rule.cidr.addr().is_ipv6());
+    let has_v6 =
+        Direction::ALL.iter().flat_map(|direction| nacl.rules(*direction)).any(|rule| rule.cidr.addr().is_ipv6());
     for family in [Family::V4, Family::V6] {
         let hits = packets(implicit_slot(direction, family == Family::V6));
         if family == Family::V4 || has_v6 || hits > 0 {
@@ -270,7 +274,7 @@ pub fn rules(policy: &Policy, counters: &Counters) -> String {
         };
         let _ = writeln!(
             out,
-            "  {BOLD}{:<10}{BOLD:#}{DIM}{:>5}  {:<8} {:<12} {:<20} {:<6} {:>8}{DIM:#}",
+            "  {BOLD}{:<10}{BOLD:#}{DIM}{:>5}  {:<9} {:<14} {:<20} {:<6} {:>8}{DIM:#}",
             direction.name(),
             "rule",
             "protocol",
@@ -291,10 +295,10 @@ pub fn rules(policy: &Policy, counters: &Counters) -> String {
             let number = line.rule.map_or_else(|| "*".into(), |rule| rule.number.to_string());
             let _ = writeln!(
                 out,
-                "  {:<10}{number:>5}  {:<8} {:<12} {:<20} {style}{:<6}{style:#} {hits}{:>8}{hits:#}",
+                "  {:<10}{number:>5}  {:<9} {:<14} {:<20} {style}{:<6}{style:#} {hits}{:>8}{hits:#}",
                 "",
-                line.rule.map_or_else(|| "all".into(), protocol),
-                line.rule.map_or_else(|| "all".into(), ports),
+                line.rule.map_or_else(|| "All".into(), |rule| console::protocol(rule.protocol)),
+                line.rule.map_or_else(|| "All".into(), |rule| console::ports(line.family, rule.ports, rule.icmp)),
                 line.rule.map_or_else(|| all.into(), |rule| rule.cidr.to_string()),
                 action.name(),
                 line.hits,
@@ -322,25 +326,6 @@ pub(super) fn rule_hits(policy: &Policy, counters: &Counters) -> Value {
         .collect()
 }
 
-fn protocol(rule: &Rule) -> String {
-    match rule.protocol {
-        Protocol::All => "all".into(),
-        Protocol::Number(number) => policy::protocol_name(number).map_or_else(|| number.to_string(), str::to_owned),
-    }
-}
-
-fn ports(rule: &Rule) -> String {
-    match (rule.ports, rule.icmp) {
-        (Some((first, last)), _) if first == last => first.to_string(),
-        (Some((first, last)), _) => format!("{first}-{last}"),
-        (None, Some(icmp)) => match icmp.code {
-            Some(code) => format!("type {}/{code}", icmp.kind),
-            None => format!("type {}", icmp.kind),
-        },
-        (None, None) => "all".into(),
-    }
-}
-
 /// Whether the goal is reached.
 pub(super) fn verified(lab: &Lab, report: &StepReport) -> String {
     let mut out = step_text(report);
@@ -366,13 +351,9 @@ pub fn welcome(held: &super::hold::Held) -> String {
         let (first, last) = host.os.ports();
         let services: Vec<String> = host.services.iter().map(|service| service.port.to_string()).collect();
         let serves = if services.is_empty() { String::new() } else { format!(", serves {}", services.join(" ")) };
-        let hook = if *name == lab.hook { "  ◀ behind the network ACL" } else { "" };
-        let _ = writeln!(
-            out,
-            "  {BOLD}{name:<10}{BOLD:#} {:<32} {DIM}{}, ports {first}-{last}{serves}{DIM:#}{WARN}{hook}{WARN:#}",
-            addresses.join(" "),
-            host.about,
-        );
+        let hook = if *name == lab.hook { "  ◀ the network ACL is in front of it" } else { "" };
+        let _ = writeln!(out, "  {BOLD}{name:<10}{BOLD:#} {:<34} {}", addresses.join("  "), host.about);
+        let _ = writeln!(out, "  {:<10} {DIM}its ports {first}-{last}{serves}{DIM:#}{WARN}{hook}{WARN:#}", "");
     }
     let _ = writeln!(out, "\n  {BOLD}Your task{BOLD:#}");
     out.push_str(&wrap(&lab.task, "  ", Style::new()));
@@ -382,7 +363,7 @@ pub fn welcome(held: &super::hold::Held) -> String {
     for (command, about) in [
         (format!("nacld lab shell {name} {host}"), "a shell on a host; $SERVER and the like hold addresses"),
         (format!("nacld lab status {name}"), "the rules and what they counted"),
-        (format!("$EDITOR {}", held.policy().display()), "the policy"),
+        (format!("$EDITOR {}", held.policy().display()), "change the policy"),
         (format!("nacld lab reload {name}"), "put it in force"),
         (format!("nacld lab verify {name}"), "is the goal reached?"),
         (format!("nacld lab hint {name}"), "the next hint"),

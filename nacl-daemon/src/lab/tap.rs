@@ -71,12 +71,13 @@ impl Tap {
         let mut buffer = [0; SNAP];
         loop {
             let mut slices = [IoSliceMut::new(&mut buffer)];
-            let message = match recvmsg::<LinkAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()) {
-                Ok(message) => message,
-                Err(Errno::EAGAIN) => return Ok(sights),
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error.into()),
-            };
+            let message =
+                match recvmsg::<LinkAddr>(self.0.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()) {
+                    Ok(message) => message,
+                    Err(Errno::EAGAIN) => return Ok(sights),
+                    Err(Errno::EINTR) => continue,
+                    Err(error) => return Err(error.into()),
+                };
             let sent = message.address.is_some_and(|address| address.pkttype() == OUTGOING);
             let at = message.cmsgs().ok().and_then(|mut messages| {
                 messages.find_map(|message| match message {

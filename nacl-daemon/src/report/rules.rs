@@ -165,7 +165,7 @@ fn reasons(out: &mut String, rules: &InterfaceRules) {
             reason.reason.clone(),
             console::count(reason.hits.packets),
             console::bytes(reason.hits.bytes),
-            reason.meaning.clone(),
+            plain(&reason.meaning).to_owned(),
         ]);
     }
     for column in [2, 3] {
@@ -178,4 +178,9 @@ fn reasons(out: &mut String, rules: &InterfaceRules) {
         let _ = writeln!(out, "{}", line.trim_end());
     }
     out.push('\n');
+}
+
+/// A sentence without the numbers of the facts it stands on, which are for those who read the source.
+fn plain(sentence: &str) -> &str {
+    sentence.rsplit_once(" (N").map_or(sentence, |(text, _)| text)
 }

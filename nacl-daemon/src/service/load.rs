@@ -11,7 +11,7 @@ use super::{
     prepare::{self, PrepareError, Prepared, Reading},
     state::State,
 };
-use crate::report;
+use crate::{policy::Severity, report};
 
 /// A policy that cannot or must not be put in force.
 #[derive(Debug, Error)]
@@ -48,15 +48,12 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
+    /// Errors and warnings: notes are for `nacld check`.
     fn of(reading: &Reading) -> Self {
-        let render = |colour| {
-            report::diagnostics::render(
-                &reading.file.display().to_string(),
-                &reading.text,
-                &reading.diagnostics,
-                colour,
-            )
-        };
+        let told: Vec<_> =
+            reading.diagnostics.iter().filter(|diagnostic| diagnostic.severity <= Severity::Warning).cloned().collect();
+        let render =
+            |colour| report::diagnostics::render(&reading.file.display().to_string(), &reading.text, &told, colour);
         Self { plain: render(false), coloured: render(true) }
     }
 }

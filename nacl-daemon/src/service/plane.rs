@@ -8,6 +8,7 @@ use std::{
 };
 
 use nacl_common::Event;
+use thiserror::Error;
 
 use crate::{
     compile::Compiled,
@@ -46,6 +47,21 @@ pub trait Attached: Send {
     fn detach(self: Box<Self>) -> Result<(), PlaneError>;
 }
 
+/// Another nacld, or a lab, enforces a policy there already.
+#[derive(Debug, Error)]
+#[error("it is held already by {}", holders.join(", "))]
+pub struct Held {
+    /// Processes, by name and id.
+    pub holders: Vec<String>,
+}
+
+impl Held {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some("stop it first; `nacld detach INTERFACE` takes its programs off".to_owned())
+    }
+}
+
 /// This machine's kernel.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Kernel;
@@ -56,6 +72,11 @@ impl Plane for Kernel {
     }
 
     fn attach(&self, target: &Target, options: &Options, compiled: &Compiled) -> Result<Box<dyn Attached>, PlaneError> {
+        // The kernel would take a second policy beside the first, and a packet would have to pass both.
+        let holders = dataplane::holders(target)?;
+        if !holders.is_empty() {
+            return Err(Box::new(Held { holders: holders.into_iter().collect() }));
+        }
         Ok(Box::new(dataplane::attach(target, options, compiled)?))
     }
 }

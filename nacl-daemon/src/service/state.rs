@@ -366,7 +366,8 @@ impl State {
             policy: self.policy.as_ref().map_or_else(
                 || PolicyStatus { file: "".into(), sha256: String::new(), loaded: String::new() },
                 |policy| PolicyStatus {
-                    file: policy.file.clone(),
+                    // Whoever asks may stand in another directory.
+                    file: std::path::absolute(&policy.file).unwrap_or_else(|_| policy.file.clone()),
                     sha256: policy.sha256.clone(),
                     loaded: rfc3339(policy.loaded),
                 },

@@ -39,7 +39,7 @@ impl Cable {
         for netns in [&cable.here, &cable.there] {
             ip(&["netns", "add", netns]);
             // Neighbour discovery and MLD would move counters at times of their own.
-            cable.sysctl(netns, "net/ipv6/conf/default/disable_ipv6", "1");
+            sysctl(netns, "net/ipv6/conf/default/disable_ipv6", "1");
         }
         ip(&["-n", &cable.here, "link", "add", NEAR, "type", "veth", "peer", "name", FAR, "netns", &cable.there]);
         for (netns, interface, address) in [(&cable.here, NEAR, HERE), (&cable.there, FAR, THERE)] {
@@ -48,17 +48,6 @@ impl Cable {
             ip(&["-n", netns, "link", "set", interface, "up"]);
         }
         cable
-    }
-
-    pub fn sysctl(&self, netns: &str, key: &str, value: &str) {
-        netns::within(Some(netns), || {
-            File::options()
-                .write(true)
-                .open(format!("/proc/sys/{key}"))
-                .and_then(|mut file| file.write_all(value.as_bytes()))
-        })
-        .expect("the namespace is entered")
-        .expect("the setting is written");
     }
 
     pub fn target(&self) -> Target {
@@ -70,14 +59,9 @@ impl Cable {
         for (netns, interface, other_netns, other, address) in
             [(&self.here, NEAR, &self.there, FAR, THERE), (&self.there, FAR, &self.here, NEAR, HERE)]
         {
-            let mac = self.mac(other_netns, other);
+            let mac = mac(other_netns, other);
             ip(&["-n", netns, "neigh", "replace", &address.to_string(), "lladdr", &mac, "dev", interface]);
         }
-    }
-
-    fn mac(&self, netns: &str, interface: &str) -> String {
-        let text = ip(&["-n", netns, "-br", "link", "show", "dev", interface]);
-        text.split_whitespace().nth(2).expect("an address").to_owned()
     }
 
     /// Sends datagrams from `there` to a port here, and returns how many arrive.
@@ -89,16 +73,6 @@ impl Cable {
     pub fn outbound(&self, port: u16, count: usize) -> usize {
         datagrams((&self.here, HERE), (&self.there, THERE), port, count)
     }
-
-    /// Puts a frame on the cable as it is, at an end.
-    pub fn frame(&self, netns: &str, interface: &str, frame: &[u8]) {
-        netns::within(Some(netns), || {
-            let socket = packet_socket(interface);
-            let sent = nix::unistd::write(&socket, frame).expect("the frame is sent");
-            assert_eq!(sent, frame.len());
-        })
-        .expect("the namespace is entered");
-    }
 }
 
 impl Drop for Cable {
@@ -107,6 +81,32 @@ impl Drop for Cable {
             Command::new("ip").args(["netns", "del", netns]).status().ok();
         }
     }
+}
+
+fn sysctl(netns: &str, key: &str, value: &str) {
+    netns::within(Some(netns), || {
+        File::options()
+            .write(true)
+            .open(format!("/proc/sys/{key}"))
+            .and_then(|mut file| file.write_all(value.as_bytes()))
+    })
+    .expect("the namespace is entered")
+    .expect("the setting is written");
+}
+
+fn mac(netns: &str, interface: &str) -> String {
+    let text = ip(&["-n", netns, "-br", "link", "show", "dev", interface]);
+    text.split_whitespace().nth(2).expect("an address").to_owned()
+}
+
+/// Puts a frame on the cable as it is, at an end.
+pub fn frame(netns: &str, interface: &str, frame: &[u8]) {
+    netns::within(Some(netns), || {
+        let socket = packet_socket(interface);
+        let sent = nix::unistd::write(&socket, frame).expect("the frame is sent");
+        assert_eq!(sent, frame.len());
+    })
+    .expect("the namespace is entered");
 }
 
 /// Runs `ip`, and returns what it prints.

@@ -1,0 +1,517 @@
+//! `nacld run` and the verbs that talk to it, as a person types them: the real binary, real programs on real
+//! interfaces, real packets, in namespaces of their own. And that nothing of it stays behind.
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use nacl_daemon::{dataplane::detach_leftovers, netns};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use support::veth::{Cable, FAR, HERE, NEAR, THERE, ip, run};
+
+const CLOSED: u16 = 4001;
+const OPEN: u16 = 4003;
+const PATIENCE: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(10);
+
+/// One network ACL that denies a UDP port inbound, and the interfaces it is enforced on.
+fn policy(interfaces: &str) -> String {
+    format!(
+        r#"version = 1
+[nacl.lab]
+inbound = [
+  {{ rule = 50, action = "deny", protocol = "udp", ports = {CLOSED}, source = "0.0.0.0/0" }},
+  {{ rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" }},
+]
+outbound = [
+  {{ rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" }},
+]
+{interfaces}"#
+    )
+}
+
+fn near(cable: &Cable) -> String {
+    format!("[interface.{NEAR}]\nnetns = \"{}\"\nnacl = \"lab\"\n", cable.here)
+}
+
+/// A place with a policy file and a socket, and what is run there.
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(policy: &str) -> Self {
+        let place = Self { directory: tempfile::tempdir().unwrap() };
+        place.write(policy);
+        place
+    }
+
+    fn write(&self, policy: &str) {
+        fs::write(self.directory.path().join("policy.toml"), policy).unwrap();
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("run").join("nacld.sock")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nacld"));
+        command.args(arguments).env("NACLD_SOCKET", self.socket()).current_dir(self.directory.path());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a verb to its end.
+    fn nacld(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a verb that must succeed, and returns what it prints.
+    fn ask(&self, arguments: &[&str]) -> String {
+        let output = self.nacld(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs a daemon that must not come up, and returns what it says. It ends by itself where it does come up.
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.nacld(&[&["run", "--config", "policy.toml"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
+        assert!(!self.socket().exists(), "a socket was left");
+        text(&output.stderr)
+    }
+
+    /// Starts a daemon and waits until it is ready.
+    fn start(&self, arguments: &[&str]) -> Daemon<'_> {
+        self.start_by(self.command(&[&["run", "--config", "policy.toml"], arguments].concat()))
+    }
+
+    fn start_by(&self, mut command: Command) -> Daemon<'_> {
+        let out = self.directory.path().join("out");
+        let err = self.directory.path().join("err");
+        command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
+        let mut daemon = Daemon { child: command.spawn().unwrap(), place: self };
+        let start = Instant::now();
+        while !daemon.out().contains("ready: ") {
+            if let Some(status) = daemon.child.try_wait().unwrap() {
+                panic!("{status}: {}", daemon.err());
+            }
+            assert!(start.elapsed() < PATIENCE, "not ready: {}{}", daemon.out(), daemon.err());
+            sleep(Duration::from_millis(20));
+        }
+        daemon
+    }
+
+    fn hits(&self, direction: usize, rule: &Value) -> u64 {
+        let rules: Value = serde_json::from_str(&self.ask(&["rules", "--json"])).unwrap();
+        assert_eq!(rules["schema"], 1);
+        let rows = rules["interfaces"][0]["lists"][direction]["rules"].as_array().unwrap();
+        rows.iter().find(|row| row["rule"] == *rule).unwrap()["hits"]["packets"].as_u64().unwrap()
+    }
+}
+
+struct Daemon<'p> {
+    child: Child,
+    place: &'p Place,
+}
+
+impl Daemon<'_> {
+    fn out(&self) -> String {
+        fs::read_to_string(self.place.directory.path().join("out")).unwrap()
+    }
+
+    fn err(&self) -> String {
+        fs::read_to_string(self.place.directory.path().join("err")).unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "does not end: {}{}", self.out(), self.err());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the daemon has printed something.
+    fn says(&self, what: &str) {
+        let start = Instant::now();
+        while !(self.out().contains(what) || self.err().contains(what)) {
+            assert!(start.elapsed() < PATIENCE, "never says {what:?}: {}{}", self.out(), self.err());
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn ends_well(mut self, signal: Signal) {
+        self.signal(signal);
+        let status = self.wait();
+        assert_eq!(status.code(), Some(0), "{status}: {}", self.err());
+        assert!(!self.place.socket().exists(), "the socket is still there");
+        assert!(!self.place.directory.path().join("run").exists(), "its directory is still there");
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Nothing of nacld is on either end of the cable.
+fn clean(cable: &Cable) {
+    for (netns, interface) in [(&cable.here, NEAR), (&cable.there, FAR)] {
+        let target = nacl_daemon::dataplane::Target { name: interface.into(), netns: Some(netns.clone()) };
+        assert_eq!(detach_leftovers(&target).unwrap(), Vec::<String>::new());
+        let link = ip(&["-n", netns, "-d", "link", "show", "dev", interface]);
+        assert!(!link.contains("xdp"), "{link}");
+        let qdiscs = run("ip", &["netns", "exec", netns, "tc", "qdisc", "show", "dev", interface]);
+        assert!(!qdiscs.contains("clsact"), "{qdiscs}");
+    }
+    assert_eq!(cable.inbound(CLOSED, 1), 1, "the control: with nothing attached it passes");
+}
+
+#[test]
+fn enforces_counts_tells_and_leaves_nothing_behind() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let cable = Cable::new();
+        cable.acquaint();
+        let place = Place::new(&policy(&near(&cable)));
+        let daemon = place.start(&["--watch"]);
+        assert!(daemon.out().contains("ingress      XDP, native"), "{}", daemon.out());
+        assert_eq!((cable.inbound(CLOSED, 3), cable.inbound(OPEN, 2), cable.outbound(CLOSED, 1)), (0, 2, 1));
+        assert_eq!((place.hits(0, &50.into()), place.hits(0, &100.into())), (3, 2));
+        assert_eq!((place.hits(1, &100.into()), place.hits(1, &"*".into())), (1, 0));
+        let line = format!("{THERE}:");
+        daemon.says(&line);
+        daemon.says("lab rule 50, line 4");
+        let rules = place.ask(&["rules", NEAR]);
+        assert!(rules.contains("│ 50 ") && rules.contains("nacl-rule"), "{rules}");
+        let status = place.ask(&["status"]);
+        assert!(status.contains("2 allowed, 3 denied") || status.contains("3 allowed, 3 denied"), "{status}");
+        daemon.ends_well(signal);
+        clean(&cable);
+    }
+}
+
+#[test]
+fn all_or_nothing() {
+    let cable = Cable::new();
+    cable.acquaint();
+    // "zz" comes last, so the first interface is attached before the second fails.
+    let missing = format!("[interface.zz]\nnetns = \"{}\"\nnacl = \"lab\"\n", cable.here);
+    let place = Place::new(&policy(&(near(&cable) + &missing)));
+    let error = place.refused(&[]);
+    assert!(error.contains("cannot attach to zz") && error.contains("there is no interface \"zz\""), "{error}");
+    clean(&cable);
+}
+
+#[test]
+fn two_interfaces_one_of_them_in_another_namespace() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let far = format!("[interface.{FAR}]\nnetns = \"{}\"\nnacl = \"lab\"\nxdp = \"tc\"\n", cable.there);
+    let place = Place::new(&policy(&format!("[interface.{NEAR}]\nnacl = \"lab\"\n{far}")));
+    let inside = place.command(&["run", "--config", "policy.toml"]);
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &cable.here]).arg(inside.get_program()).args(inside.get_args());
+    command.env("NACLD_SOCKET", place.socket()).current_dir(place.directory.path());
+    let daemon = place.start_by(command);
+    assert!(daemon.out().contains("enforcing on 2 interfaces"), "{}", daemon.out());
+    assert_eq!((cable.inbound(CLOSED, 2), cable.outbound(CLOSED, 3)), (0, 0));
+    let rules: Value = serde_json::from_str(&place.ask(&["rules", "--json"])).unwrap();
+    let denied = |at: usize| &rules["interfaces"][at]["lists"][0]["rules"][0]["hits"]["packets"];
+    // By name: far, then near.
+    assert_eq!((denied(0), denied(1)), (&3.into(), &2.into()), "each has counters of its own");
+    assert_eq!(rules["interfaces"][0]["netns"], cable.there.as_str());
+    assert_eq!(rules["interfaces"][1]["netns"], Value::Null);
+    // One is let go by hand, the other goes on.
+    let said = place.ask(&["detach", FAR, "--netns", &cable.there]);
+    assert!(said.contains("detached by the nacld with pid"), "{said}");
+    assert_eq!((cable.inbound(CLOSED, 1), cable.outbound(CLOSED, 1)), (0, 1));
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+#[test]
+fn a_reload_switches_or_changes_nothing() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let daemon = place.start(&[]);
+    assert_eq!((cable.inbound(CLOSED, 2), cable.inbound(OPEN, 3)), (0, 3));
+    // An invalid file: said on both sides, and nothing changes.
+    place.write(&policy(&near(&cable)).replace("rule = 50", "rule = 100"));
+    let output = place.nacld(&["reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("policy.toml:5"), "{}", text(&output.stderr));
+    daemon.says("not reloaded");
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    // A valid one, by signal: the rule moves to another port, its number stays.
+    place.write(&policy(&near(&cable)).replace(&CLOSED.to_string(), &OPEN.to_string()));
+    daemon.signal(Signal::SIGHUP);
+    daemon.says("reloaded: switched near");
+    assert_eq!((cable.inbound(CLOSED, 1), cable.inbound(OPEN, 1)), (1, 0));
+    assert_eq!(place.hits(0, &50.into()), 1, "a rule that changed starts from zero");
+    assert_eq!(place.hits(0, &100.into()), 4, "a rule that stayed keeps its hits");
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+#[test]
+fn a_lifetime_ends_by_itself() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let mut daemon = place.start(&["--for", "1s"]);
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    assert_eq!(daemon.wait().code(), Some(0));
+    daemon.says("time is over: detached");
+    clean(&cable);
+}
+
+/// An open TCP connection from `there` to a port `here`, both ends.
+fn connect(cable: &Cable, port: u16) -> (TcpStream, TcpStream, TcpListener) {
+    let listener = netns::within(Some(&cable.here), || TcpListener::bind((HERE, port)).unwrap()).unwrap();
+    let client = netns::within(Some(&cable.there), || TcpStream::connect((HERE, port)).unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    (client, server, listener)
+}
+
+/// Whether what the server says arrives, and what the client answers.
+fn lives((client, server, _): &(TcpStream, TcpStream, TcpListener), patience: Duration) -> bool {
+    let mut buffer = [0; 16];
+    for (mut from, mut to) in [(server, client), (client, server)] {
+        to.set_read_timeout(Some(patience)).unwrap();
+        from.write_all(b"!").unwrap();
+        if !to.read(&mut buffer).is_ok_and(|read| read > 0) {
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn nobody_is_locked_out() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let ssh = connect(&cable, 22);
+    let client = ssh.0.local_addr().unwrap();
+    let error = place.refused(&[]);
+    assert!(error.contains("near (netns ") && error.contains("carries an SSH connection"), "{error}");
+    assert!(error.contains(&format!("{client} connected to {HERE}:22: this policy lets it live")), "{error}");
+    assert!(error.contains("--for 60s") && error.contains("--force"), "{error}");
+    clean(&cable);
+    // A policy that would cut it says by which rule.
+    let closed = policy(&near(&cable)).replace("protocol = \"all\", destination", "protocol = \"udp\", destination");
+    place.write(&closed);
+    let error = place.refused(&[]);
+    assert!(error.contains("WOULD CUT IT: its replies are denied; no outbound rule"), "{error}");
+    assert!(lives(&ssh, LONG));
+    // On purpose, and for a while: what is cut mends itself.
+    let mut daemon = place.start(&["--for", "3s"]);
+    assert!(!lives(&ssh, SHORT));
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert!(lives(&ssh, LONG), "the connection recovers");
+    // By force.
+    let daemon = place.start(&["--force"]);
+    daemon.ends_well(Signal::SIGINT);
+    clean(&cable);
+}
+
+#[test]
+fn a_reload_does_not_lock_out_either() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let daemon = place.start(&[]);
+    let ssh = connect(&cable, 22);
+    place.write(&policy(&near(&cable)).replace("protocol = \"all\", source", "protocol = \"udp\", source"));
+    let output = place.nacld(&["reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("would cut an SSH connection"), "{}", text(&output.stderr));
+    assert!(lives(&ssh, LONG));
+    place.ask(&["reload", "--force"]);
+    assert!(!lives(&ssh, SHORT));
+    daemon.ends_well(Signal::SIGTERM);
+}
+
+#[test]
+fn an_ssh_server_on_another_port_is_found_by_its_name() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let _connection = connect(&cable, 2222);
+    // Nobody of that name: an ordinary service.
+    place.start(&[]).ends_well(Signal::SIGTERM);
+    let name = fs::read_to_string("/proc/self/comm").unwrap();
+    fs::write("/proc/self/comm", "sshd").unwrap();
+    let error = place.refused(&[]);
+    fs::write("/proc/self/comm", name.trim()).unwrap();
+    assert!(error.contains(&format!("connected to {HERE}:2222")), "{error}");
+}
+
+#[test]
+fn bad_input_gets_one_clear_error_and_changes_nothing() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let good = policy(&near(&cable));
+    let netns = &cable.here;
+    for (written, expected) in [
+        ("version = 1\n[nacl.lab\n".to_owned(), "policy.toml:2"),
+        (good.replace("\"deny\"", "\"reject\""), "policy.toml:4"),
+        (good.replace("interface.near", "interface.absent"), "there is no interface \"absent\""),
+        (good.replace("interface.near", "interface.lo"), "\"lo\" is not Ethernet but the loopback interface"),
+        (good.replace(netns.as_str(), "nacld-no-such"), "there is no network namespace \"nacld-no-such\""),
+        ("version = 1\n".to_owned(), "names no interface"),
+    ] {
+        let place = Place::new(&written);
+        let error = place.refused(&[]);
+        assert!(error.contains(expected), "{expected:?} is not in:\n{error}");
+        assert_eq!(error.matches("error: ").count(), 1, "one error:\n{error}");
+    }
+    let place = Place::new(&good);
+    fs::remove_file(place.directory.path().join("policy.toml")).unwrap();
+    let error = place.refused(&[]);
+    assert!(error.contains("cannot read the policy policy.toml") && error.contains("No such file"), "{error}");
+    clean(&cable);
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    const BPF: libc::c_ulong = 39;
+    const SYS_ADMIN: libc::c_ulong = 21;
+    // In the daemon's own namespace: entering another one would be refused before.
+    let place = Place::new(&policy("[interface.absent0]\nnacl = \"lab\"\n"));
+    let mut command = place.command(&["run", "--config", "policy.toml"]);
+    // SAFETY: two system calls, which allocate nothing, between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            for capability in [BPF, SYS_ADMIN] {
+                if libc::prctl(libc::PR_CAPBSET_DROP, capability) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        });
+    }
+    let output = command.output().unwrap();
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("CAP_BPF is missing") && !error.contains("CAP_NET_ADMIN"), "{error}");
+    assert!(!place.socket().exists());
+}
+
+#[test]
+fn two_daemons_do_not_share_a_socket_nor_an_interface() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let daemon = place.start(&[]);
+    let output = place.nacld(&["run", "--config", "policy.toml"]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains(&format!("another nacld (pid {})", daemon.child.id())), "{error}");
+    let elsewhere = place.directory.path().join("other.sock");
+    let output = place.nacld(&["run", "--config", "policy.toml", "--socket", elsewhere.to_str().unwrap()]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains(&format!("held already by nacld (process {})", daemon.child.id())), "{error}");
+    assert!(!elsewhere.exists());
+    assert_eq!(cable.inbound(CLOSED, 1), 0, "the first goes on");
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+#[test]
+fn after_a_crash_the_next_one_starts() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let mut daemon = place.start(&[]);
+    daemon.signal(Signal::SIGKILL);
+    daemon.wait();
+    assert!(place.socket().exists(), "a killed daemon cannot tidy up");
+    let output = place.nacld(&["status"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("no nacld is running"), "{}", text(&output.stderr));
+    // Needs neither the daemon nor a valid policy.
+    place.write("nonsense");
+    place.ask(&["detach", NEAR, "--netns", &cable.here]);
+    clean(&cable);
+    place.write(&policy(&near(&cable)));
+    let daemon = place.start(&[]);
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    daemon.signal(Signal::SIGTERM);
+}
+
+#[test]
+fn detach_all_ends_the_daemon() {
+    // With a /run of its own, so that it finds no daemon and no namespace but those made here.
+    let script = r#"
+        set -e
+        mount -t tmpfs none /run
+        ip link add veth0 type veth peer name veth1
+        ip link set veth0 up
+        "$1" run --config policy.toml > out &
+        pid=$!
+        until grep -q ready: out; do kill -0 $pid; sleep 0.05; done
+        test -S /run/nacld/nacld.sock
+        "$1" detach --all
+        wait $pid
+        test ! -e /run/nacld
+        ! ip -d link show veth0 | grep xdp
+        "$1" detach --all
+    "#;
+    let place = Place::new(&policy("[interface.veth0]\nnacl = \"lab\"\n"));
+    let output = Command::new("unshare")
+        .args(["--mount", "--net", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_nacld")])
+        .current_dir(place.directory.path())
+        .env_remove("NACLD_SOCKET")
+        .output()
+        .unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.contains("ended: detached veth0") && said.contains("nothing of nacld was attached"), "{said}");
+}
+
+#[test]
+fn the_programs_log_with_trace_and_only_then() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let daemon = place.start(&["--trace"]);
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    daemon.says(&CLOSED.to_string());
+    daemon.ends_well(Signal::SIGTERM);
+    let daemon = place.start(&[]);
+    assert_eq!((cable.inbound(CLOSED, 1), place.hits(0, &50.into())), (0, 1));
+    let port = CLOSED.to_string();
+    assert!(!daemon.err().contains(&port), "{}", daemon.err());
+    daemon.ends_well(Signal::SIGTERM);
+}

@@ -1,0 +1,109 @@
+//! The command line as a person meets it where there is neither a daemon nor root: help, tables of a file, errors.
+
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+};
+
+const POLICY: &str = r#"version = 1
+[nacl.web]
+id = "acl-0a1"
+inbound = [
+  { rule = 110, action = "deny", protocol = "icmp", icmp = { type = 3, code = 4 }, source = "192.0.2.0/24" },
+  { rule = 100, action = "allow", protocol = "tcp", ports = 443, source = "::/0" },
+]
+outbound = [{ rule = 100, action = "allow", protocol = "tcp", ports = "1024-65535", destination = "::/0" }]
+[interface.eth0]
+nacl = "web"
+"#;
+
+fn nacld(arguments: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("policy.toml"), POLICY).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_nacld"))
+        .args(arguments)
+        .env("NACLD_SOCKET", directory.path().join("nacld.sock"))
+        .env_remove("NO_COLOR")
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn rules_of_a_file_look_like_the_console() {
+    let output = nacld(&["rules", "--config", "policy.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    snapbox::assert_data_eq!(
+        text(&output.stdout),
+        snapbox::str![[r#"
+eth0 · network ACL web (acl-0a1)
+
+Inbound rules
+┌───────────────────────────────────────────────────────────────────────────────────────────────────────────┐
+│ Rule number   Type                 Protocol   Port range                        Source         Allow/Deny │
+╞═══════════════════════════════════════════════════════════════════════════════════════════════════════════╡
+│ 100           HTTPS (443)          TCP (6)    443                               ::/0           Allow      │
+│ 110           Custom ICMP - IPv4   ICMP (1)   Destination Unreachable, code 4   192.0.2.0/24   Deny       │
+│ *             All traffic          All        All                               0.0.0.0/0      Deny       │
+│ *             All traffic          All        All                               ::/0           Deny       │
+└───────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+
+Outbound rules
+┌────────────────────────────────────────────────────────────────────────────────┐
+│ Rule number   Type          Protocol   Port range     Destination   Allow/Deny │
+╞════════════════════════════════════════════════════════════════════════════════╡
+│ 100           Custom TCP    TCP (6)    1024 - 65535   ::/0          Allow      │
+│ *             All traffic   All        All            0.0.0.0/0     Deny       │
+│ *             All traffic   All        All            ::/0          Deny       │
+└────────────────────────────────────────────────────────────────────────────────┘
+
+
+"#]]
+    );
+}
+
+#[test]
+fn data_and_diagnostics_go_their_own_ways() {
+    let output = nacld(&["status"]);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""));
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error: no nacld is running on ") && error.contains("\nhint: start one with"), "{error}");
+    assert!(!error.contains('\x1b'), "no colour where there is no terminal");
+    let output = nacld(&["status", "--color", "always"]);
+    assert!(text(&output.stderr).contains('\x1b'));
+    assert_eq!(nacld(&["rules", "eth1", "--config", "policy.toml"]).status.code(), Some(1));
+    assert_eq!(nacld(&["nonsense"]).status.code(), Some(2));
+    assert_eq!(nacld(&["detach"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("policy.toml"), POLICY).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_nacld"))
+        .args(["rules", "--config", "policy.toml"])
+        .current_dir(directory.path())
+        .stdout(writer)
+        .output()
+        .unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn help_version_manual_and_completions() {
+    let help = text(&nacld(&["--help"]).stdout);
+    for line in ["Exit codes:", "130  interrupted", "NACLD_SOCKET"] {
+        assert!(help.contains(line), "{help}");
+    }
+    assert!(!help.contains("completions"), "hidden verbs stay hidden");
+    assert_eq!(text(&nacld(&["--version"]).stdout), concat!("nacld ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert!(text(&nacld(&["man"]).stdout).contains(".TH nacld 1"));
+    assert!(text(&nacld(&["completions", "bash"]).stdout).contains("_nacld()"));
+}
