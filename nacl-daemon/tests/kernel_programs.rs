@@ -404,3 +404,29 @@ fn the_object_has_no_panic_and_the_verifier_little_to_walk() {
         assert!((1..MOST).contains(&verified), "{program}: {verified}");
     }
 }
+
+/// A reload an hour for six weeks: each makes a map, and what it replaced must go.
+#[test]
+fn a_thousand_switches_leave_nothing_behind() {
+    let held = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
+    let resident = || {
+        let text = std::fs::read_to_string("/proc/self/status").expect("proc");
+        let rss = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        rss.trim().trim_end_matches(" kB").parse::<u64>().expect("a number")
+    };
+    let (open, closed) = (open(), two_closed(PORT, PORT + 1));
+    let options = options(Xdp::Auto);
+    let mut bed = TestBed::load(&options, &open).expect("the programs load");
+    for _ in 0..8 {
+        bed.install(&options, &closed).expect("it switches");
+    }
+    let (descriptors, memory) = (held(), resident());
+    for _ in 0..500 {
+        bed.install(&options, &open).expect("it switches");
+        bed.install(&options, &closed).expect("it switches");
+    }
+    let (after, grown) = (held(), resident().saturating_sub(memory));
+    println!("{descriptors} descriptors before, {after} after; resident memory grew by {grown} KiB");
+    assert!(after <= descriptors + 16, "other tests run meanwhile, and do not hold a thousand");
+    assert!(grown < 100 << 10, "a thousand generations are 190 MiB");
+}

@@ -7,7 +7,7 @@ use nacl_common::{Action, Direction, Layer, Packet, Reason};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::rule::{endpoint, protocol_name, rule_toml};
+use super::rule::{endpoint, key, protocol_name, rule_toml};
 use crate::{
     analyze::{Explanation, Fix, Leg, Outcome},
     clients::Client,
@@ -144,7 +144,7 @@ fn fix_text(out: &mut String, fix: &Fix, replied: bool) {
     let many = if fix.rules.len() == 1 { "this rule" } else { "these rules" };
     let _ = writeln!(out, "\n  {BOLD}Smallest fix:{BOLD:#} add {many}");
     for new in &fix.rules {
-        let _ = writeln!(out, "    to [nacl.{}] {}:", new.nacl, new.direction.name());
+        let _ = writeln!(out, "    to [nacl.{}] {}:", key(&new.nacl), new.direction.name());
         let _ = writeln!(out, "      {GREEN}{},{GREEN:#}", rule_toml(&new.rule, new.direction));
     }
     let (with, passes) = (

@@ -1,6 +1,6 @@
 //! Rules, protocols and endpoints in the words of the policy language.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use nacl_common::{Direction, Family, Packet};
 
@@ -38,12 +38,18 @@ pub fn rule_toml(rule: &Rule, direction: Direction) -> String {
         Direction::Inbound => "source",
         Direction::Outbound => "destination",
     };
-    let cidr = rule.reference.clone().unwrap_or_else(|| rule.cidr.to_string());
+    let cidr = policy::quoted(&rule.reference.clone().unwrap_or_else(|| rule.cidr.to_string()));
     let action = rule.action.name();
     format!(
-        "{{ rule = {}, action = \"{action}\", protocol = {protocol}{ports}{icmp}, {remote} = \"{cidr}\" }}",
+        "{{ rule = {}, action = \"{action}\", protocol = {protocol}{ports}{icmp}, {remote} = {cidr} }}",
         rule.number
     )
+}
+
+/// A name as a key of a policy, in quotes where it needs them: `[nacl."front door"]`.
+pub fn key(name: &str) -> Cow<'_, str> {
+    let bare = |sign: char| sign.is_ascii_alphanumeric() || matches!(sign, '-' | '_');
+    if !name.is_empty() && name.chars().all(bare) { name.into() } else { policy::quoted(name).into() }
 }
 
 /// An address of a packet, with the port where the protocol has ports: `10.0.1.10:443`, `[2001:db8::1]:443`.
@@ -56,5 +62,30 @@ pub fn endpoint(packet: &Packet, address: [u64; 2], port: u16) -> String {
     match address {
         IpAddr::V4(address) => format!("{address}:{port}"),
         IpAddr::V6(address) => format!("[{address}]:{port}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::resolve::{NoHost, Resolved};
+
+    fn load(text: &str) -> Resolved {
+        policy::load("names", text, &NoHost).resolved.expect("a policy")
+    }
+
+    /// What is proposed is to be pasted.
+    #[test]
+    fn names_that_need_quotes_get_them() {
+        let head = "version = 1\n[interface.e]\nnacl = \"we b\"\n[subnet.'a\"b']\ncidrs = [\"10.0.0.0/8\"]\n";
+        let rule = "{ rule = 1, action = \"deny\", protocol = \"all\", source = 'subnet:a\"b' }";
+        let resolved = load(&format!("{head}[nacl.\"we b\"]\noutbound = []\ninbound = [{rule}]\n"));
+        let nacl = Arc::clone(&resolved.nacls["we b"]);
+        let (name, written) = (key(&nacl.name), rule_toml(&nacl.inbound[0], Direction::Inbound));
+        let again = load(&format!("{head}[nacl.{name}]\noutbound = []\ninbound = [{written}]\n"));
+        assert_eq!(again.nacls["we b"].inbound[0].reference, nacl.inbound[0].reference);
+        assert_eq!(key("web-1"), "web-1");
     }
 }

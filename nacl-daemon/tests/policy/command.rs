@@ -1,6 +1,7 @@
 //! `nacld check` as a person and a pipeline meet it: exit codes, and what goes to which stream.
 
 use std::{
+    fmt::Write as _,
     io::Write,
     path::Path,
     process::{Command, Output, Stdio},
@@ -116,8 +117,9 @@ fn a_policy_that_no_table_holds_is_refused() {
     for number in 1..=3000_u32 {
         let (block, port) = (number.wrapping_mul(2_654_435_761), number * 20);
         let [a, b, c, _] = block.to_be_bytes();
-        policy += &format!(
-            "{{ rule = {number}, action = \"deny\", protocol = \"tcp\", ports = \"{port}-{}\", source = \"{a}.{b}.{c}.0/24\" }},\n",
+        let _ = writeln!(
+            policy,
+            "{{ rule = {number}, action = \"deny\", protocol = \"tcp\", ports = \"{port}-{}\", source = \"{a}.{b}.{c}.0/24\" }},",
             port + 30
         );
     }
