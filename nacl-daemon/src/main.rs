@@ -71,6 +71,7 @@ fn log_to_stderr(cli: &cli::Cli) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never)
         .with_target(cli.global.verbose > 0)
         .init();
 }

@@ -51,7 +51,7 @@ fn what_is_no_packet_is_refused_by_line_and_the_rest_is_answered() {
         r#"{"direction":"inbound","src":"198.51.100.7","dst":"2001:db8::1","protocol":6,"dport":443}"#,
         r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443,"fragment":true}"#,
         r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":1}"#,
-        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":58,"icmp_type":1}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443,"icmp_type":1}"#,
         r#"{"direction":"inbound","src":"2001:db8::2","dst":"2001:db8::1","protocol":43}"#,
         r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":256}"#,
         "not JSON",
@@ -64,4 +64,18 @@ fn what_is_no_packet_is_refused_by_line_and_the_rest_is_answered() {
         assert!(answer["error"].as_str().is_some_and(|error| !error.is_empty()), "{answer}");
     }
     assert_eq!(answers[10]["rule"], "*");
+}
+
+/// Packets of these protocols have ports or a type, so a line may say them; no rule sees them (N27, N28, N34).
+#[test]
+fn what_a_packet_has_and_no_rule_sees_is_accepted() {
+    let (refused, answers) = ask(concat!(
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":58,"icmp_type":8,"icmp_code":0}"#,
+        "\n",
+        r#"{"direction":"inbound","src":"2001:db8::7","dst":"2001:db8::1","protocol":1,"icmp_type":8,"icmp_code":0}"#,
+        "\n",
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":132,"sport":5000,"dport":443}"#,
+    ));
+    assert_eq!(refused, 0, "{answers:?}");
+    assert!(answers.iter().all(|answer| answer["rule"] == "*"), "{answers:?}");
 }

@@ -508,6 +508,7 @@ fn the_programs_log_with_trace_and_only_then() {
     let daemon = place.start(&["--trace"]);
     assert_eq!(cable.inbound(CLOSED, 1), 0);
     daemon.says(&CLOSED.to_string());
+    assert!(!daemon.err().contains('\x1b'), "no colour where there is no terminal");
     daemon.ends_well(Signal::SIGTERM);
     let daemon = place.start(&[]);
     assert_eq!((cable.inbound(CLOSED, 1), place.hits(0, &50.into())), (0, 1));

@@ -40,7 +40,7 @@ fn rules_of_a_file_look_like_the_console() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     snapbox::assert_data_eq!(
         text(&output.stdout),
-        snapbox::str![[r#"
+        snapbox::str![[r"
 eth0 · network ACL web (acl-0a1)
 
 Inbound rules
@@ -63,7 +63,7 @@ Outbound rules
 └────────────────────────────────────────────────────────────────────────────────┘
 
 
-"#]]
+"]]
     );
 }
 

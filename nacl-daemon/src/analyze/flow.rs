@@ -44,8 +44,11 @@ pub enum FlowError {
     #[error("{0:?} needs a port, as in {0}:443")]
     PortMissing(String),
     /// A port too many.
-    #[error("{0:?} has a port, and the protocol has none")]
+    #[error("{0:?} has a port, and rules match the ports of tcp and udp only: leave it out")]
     PortTooMany(String),
+    /// An IPv6 extension header.
+    #[error("on IPv6, protocol {0} is an extension header: write the protocol behind it, such as tcp")]
+    ExtensionHeader(u8),
     /// ICMP type and code.
     #[error("{0:?} is no ICMP type: write TYPE or TYPE/CODE, each from 0 to 255")]
     Icmp(String),
@@ -114,21 +117,35 @@ impl Flow {
         matches!(self.protocol, 6 | 17)
     }
 
+    /// The hop limit a host sends such a packet with. What is exempt from rules is known by it too: neighbour discovery has
+    /// 255, multicast listener discovery 1.
+    const fn hop_limit(&self) -> u8 {
+        match (self.protocol, self.source, self.dport >> 8) {
+            (58, IpAddr::V6(_), 133..=137) => 255,
+            (58, IpAddr::V6(_), 130..=132 | 143) => 1,
+            _ => 64,
+        }
+    }
+
     /// The first packet.
     ///
     /// # Errors
-    /// The ends are of different families.
+    /// The ends are of different families, or no packet has this protocol.
     pub fn request(&self) -> Result<Packet, FlowError> {
         let family = match (self.source, self.destination) {
             (IpAddr::V4(_), IpAddr::V4(_)) => Family::V4,
             (IpAddr::V6(_), IpAddr::V6(_)) => Family::V6,
             _ => return Err(FlowError::Families),
         };
+        // The parser looks behind them, so that a packet's protocol is never one of these.
+        if family == Family::V6 && matches!(self.protocol, 0 | 43 | 44 | 60) {
+            return Err(FlowError::ExtensionHeader(self.protocol));
+        }
         Ok(Packet {
             family,
             protocol: self.protocol,
             fragment: Fragment::None,
-            hop_limit: 64,
+            hop_limit: self.hop_limit(),
             tcp_flags: if self.protocol == 6 { SYN } else { 0 },
             src: number(self.source),
             dst: number(self.destination),
@@ -140,7 +157,7 @@ impl Flow {
     /// The answer, or nothing for an ICMP message that is not answered.
     ///
     /// # Errors
-    /// The ends are of different families.
+    /// As of [`Self::request`].
     pub fn reply(&self) -> Result<Option<Packet>, FlowError> {
         let request = self.request()?;
         let (sport, dport) = if self.is_icmp() {
@@ -214,5 +231,27 @@ mod tests {
         assert_eq!(read("tcp", "1.2.3.4", "[::1]:2", None), FlowError::Families);
         assert_eq!(read("icmp", "1.2.3.4", "1.2.3.5", Some("8/x")), FlowError::Icmp("8/x".into()));
         assert_eq!(read("gre", "1.2.3.4", "1.2.3.5", Some("8")), FlowError::NotIcmp);
+    }
+
+    /// Asked at kernel level this was a panic, and at host level an answer about a packet that cannot be.
+    #[test]
+    fn an_extension_header_is_no_protocol_of_a_flow_on_ipv6_only() {
+        for protocol in ["hopopt", "ipv6-route", "44", "60"] {
+            let flow = Flow::parse(protocol, "2001:db8::7", "2001:db8::1", None);
+            assert!(matches!(flow, Err(FlowError::ExtensionHeader(_))), "{protocol}: {flow:?}");
+            assert!(Flow::parse(protocol, "198.51.100.7", "10.0.1.10", None).is_ok(), "{protocol}");
+        }
+    }
+
+    /// Sent with 64 they would be judged by rules, which on a wire they never are (N51).
+    #[test]
+    fn discovery_is_sent_with_the_hop_limit_it_has_on_a_wire() {
+        let hop_limit = |protocol, source, destination, kind| {
+            Flow::parse(protocol, source, destination, Some(kind)).unwrap().request().unwrap().hop_limit
+        };
+        for (kind, expected) in [("135", 255), ("136/0", 255), ("143", 1), ("130", 1), ("128", 64), ("138", 64)] {
+            assert_eq!(hop_limit("icmpv6", "fe80::1", "ff02::16", kind), expected, "type {kind}");
+        }
+        assert_eq!(hop_limit("icmp", "192.0.2.1", "192.0.2.2", "135"), 64, "IPv4 has neither");
     }
 }

@@ -51,11 +51,17 @@ impl Query {
         }
         let ported = matches!(self.protocol, 6 | 17) && !self.fragment;
         let icmp = self.protocol == if family == Family::V4 { 1 } else { 58 } && !self.fragment;
-        if !ported && (self.sport.is_some() || self.dport.is_some()) {
-            return Err("only TCP and UDP packets that are not later fragments have sport and dport");
+        // Of DCCP, SCTP and UDP-Lite, and of ICMP in the other family, no rule sees them (N27, N28, N34), and packets have
+        // them all the same.
+        let may_have_ports = matches!(self.protocol, 6 | 17 | 33 | 132 | 136) && !self.fragment;
+        let may_have_type = matches!(self.protocol, 1 | 58) && !self.fragment;
+        if !may_have_ports && (self.sport.is_some() || self.dport.is_some()) {
+            return Err("only packets of protocols with ports that are not later fragments have sport and dport");
         }
-        if !icmp && (self.icmp_type.is_some() || self.icmp_code.is_some()) {
-            return Err("only ICMP (1, on IPv4) and ICMPv6 (58, on IPv6) packets have icmp_type and icmp_code");
+        if !may_have_type && (self.icmp_type.is_some() || self.icmp_code.is_some()) {
+            return Err(
+                "only ICMP (1) and ICMPv6 (58) packets that are not later fragments have icmp_type and icmp_code",
+            );
         }
         let dport = match (ported, icmp) {
             (true, _) => self.dport.ok_or("a TCP or UDP packet needs dport")?,
@@ -77,7 +83,7 @@ impl Query {
             tcp_flags: 0,
             src: number(self.src),
             dst: number(self.dst),
-            sport: self.sport.unwrap_or(0),
+            sport: if ported { self.sport.unwrap_or(0) } else { 0 },
             dport,
         };
         Ok((direction, packet))

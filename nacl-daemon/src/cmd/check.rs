@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
+use anyhow::anyhow;
 use nacl_daemon::{
+    compile::{CompileError, refusals},
     policy::Severity,
     report::diagnostics::{self, tally},
     resolve::{NoHost, Resolved},
@@ -18,13 +20,17 @@ pub fn run(args: &cli::Check) -> anyhow::Result<Exit> {
     for path in &args.files {
         match policy::load(path, &NoHost) {
             Ok(loaded) => {
-                errors |= loaded.outcome.count(Severity::Error) != 0;
+                let refused = loaded.outcome.resolved.as_ref().map(refusals).unwrap_or_default();
+                errors |= loaded.outcome.count(Severity::Error) != 0 || !refused.is_empty();
                 warnings |= loaded.outcome.count(Severity::Warning) != 0;
                 if args.json {
-                    files.push(as_json(&loaded));
+                    files.push(as_json(&loaded, &refused));
                 } else {
                     loaded.show(Severity::Note)?;
-                    super::print(summary(&loaded))?;
+                    super::print(summary(&loaded, refused.is_empty()))?;
+                    for refusal in refused {
+                        crate::print_error(&anyhow!("{}: {refusal}", loaded.file));
+                    }
                 }
             }
             Err(error) => {
@@ -53,14 +59,15 @@ fn file_name(path: &Path) -> String {
 }
 
 /// One line a file: what it holds, or how much is wrong with it.
-fn summary(loaded: &Loaded) -> String {
+fn summary(loaded: &Loaded, enforceable: bool) -> String {
     let tally = tally(&loaded.outcome.diagnostics);
     let file = &loaded.file;
     match &loaded.outcome.resolved {
         None => format!("{file}: {tally}\n"),
         Some(resolved) => {
             let found = if tally.is_empty() { String::new() } else { format!(" ({tally})") };
-            format!("{file}: ok, {}{found}\n", holds(resolved))
+            let verdict = if enforceable { "ok" } else { "cannot be enforced" };
+            format!("{file}: {verdict}, {}{found}\n", holds(resolved))
         }
     }
 }
@@ -73,11 +80,12 @@ fn holds(resolved: &Resolved) -> String {
         .join(", ")
 }
 
-fn as_json(loaded: &Loaded) -> Value {
+fn as_json(loaded: &Loaded, refused: &[CompileError]) -> Value {
     let outcome = &loaded.outcome;
     json!({
         "file": loaded.file,
-        "ok": outcome.resolved.is_some(),
+        "ok": outcome.resolved.is_some() && refused.is_empty(),
+        "refused": refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "errors": outcome.count(Severity::Error),
         "warnings": outcome.count(Severity::Warning),
         "notes": outcome.count(Severity::Note),

@@ -8,7 +8,7 @@ use std::{
 use anyhow::bail;
 use nacl_common::Direction;
 use nacl_daemon::{
-    analyze::{self, Flow, Outcome},
+    analyze::{self, Flow, Outcome, StreamError},
     compile::{Compiled, compile},
     dataplane::TestBed,
     report,
@@ -68,16 +68,25 @@ fn stream(args: &cli::Explain, interface: &Interface, compiled: &Compiled) -> an
     let refused = match args.level {
         cli::Level::Host => {
             let judge = |direction, packet: &_| Ok::<_, Infallible>(compiled.judge(direction, packet));
-            analyze::answer(nacl, compiled, judge, input, output)?
+            analyze::answer(nacl, compiled, judge, input, output).map_err(plain)?
         }
         cli::Level::Kernel => {
             let mut bed = TestBed::load(&interface.into(), compiled)?;
-            analyze::answer(nacl, compiled, |direction, packet: &_| bed.judge(direction, packet), input, output)?
+            let judge = |direction, packet: &_| bed.judge(direction, packet);
+            analyze::answer(nacl, compiled, judge, input, output).map_err(plain)?
         }
     };
     match refused {
         0 => Ok(Exit::Done),
         1 => bail!("one line is no packet; its answer says what is wrong with it"),
         refused => bail!("{refused} lines are no packets; their answers say what is wrong with them"),
+    }
+}
+
+/// A reader of our output that went away is no failure, and `main` knows it by the plain error of writing.
+fn plain<E: std::error::Error + Send + Sync + 'static>(error: StreamError<E>) -> anyhow::Error {
+    match error {
+        StreamError::Io(error) => error.into(),
+        error @ StreamError::Judge(_) => error.into(),
     }
 }

@@ -1,7 +1,7 @@
 //! Classes → the bytes of a generation: pages, nodes, tables or rows, in the smallest tier that holds them. The reader is
 //! `nacl_common::tables`; the two must be read together.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use nacl_common::{
     border::{self, Header, LINK, NODE_WORDS, PAGE},
@@ -73,7 +73,9 @@ pub(super) fn build(nacl: &str, lists: &[List; 4]) -> Result<Generation, Compile
     for (index, list) in placed.iter().enumerate() {
         if !list.in_table() && list.list.words() > MAX_ROW_WORDS as usize {
             let limit = MAX_ROW_WORDS as usize * 64;
-            return Err(CompileError::TooManyRules { nacl: nacl.to_owned(), rules: list.list.decisions.len(), limit });
+            let why = " in one list, with too many distinct CIDRs and ports for a table";
+            let rules = list.list.decisions.len();
+            return Err(CompileError::TooManyRules { nacl: nacl.to_owned(), rules, why, limit });
         }
         if !list.in_table() && list.rows() > words {
             return Err(too_large("rows of rule bits", list.rows() * 8, words * 8));
@@ -148,18 +150,23 @@ impl Builder {
         }
         let mut entries = [0; PAGE];
         let end = 8 * (level + 1);
-        let mut inner = Vec::new();
-        for (byte, entry) in (0..).zip(&mut entries) {
+        let by_byte = by_byte(prefixes, |(address, length, _)| {
+            let own = (address >> (32 - end) & 0xff) as usize;
+            own..own + (1 << end.saturating_sub(*length))
+        });
+        let mut untouched = None;
+        for (prefixes, entry) in by_byte.iter().zip(&mut entries) {
+            if let (true, Some(same)) = (prefixes.is_empty(), untouched) {
+                *entry = same;
+                continue;
+            }
             let mut cover = cover.clone();
-            inner.clear();
+            let mut inner = Vec::new();
             for prefix in prefixes {
-                let (address, length, set) = prefix;
-                let own = address >> (32 - end) & 0xff;
+                let (_, length, set) = prefix;
                 if *length > end {
-                    if own == byte {
-                        inner.push(*prefix);
-                    }
-                } else if (own ^ byte) >> (end - length) == 0 {
+                    inner.push(**prefix);
+                } else {
                     join(&mut cover, set);
                 }
             }
@@ -170,6 +177,9 @@ impl Builder {
             } else {
                 LINK as u16 | self.page4(level + 1, &inner, &cover, addresses)
             };
+            if prefixes.is_empty() {
+                untouched = Some(*entry);
+            }
         }
         self.page(&entries)
     }
@@ -202,25 +212,34 @@ impl Builder {
             let shift = 120 - 8 * byte;
             let end = 8 * (byte + 1);
             let mut entries = [outside; PAGE];
-            for (value, entry) in (0..).zip(&mut entries) {
+            let by_byte = by_byte(&longer, |(address, length, _)| {
+                let own = (address >> shift & 0xff) as usize;
+                own..own + (1 << end.saturating_sub(*length))
+            });
+            let mut untouched = None;
+            for ((value, prefixes), entry) in (0..).zip(&by_byte).zip(&mut entries) {
                 // Values that contradict the comparison are never read.
                 if (value ^ (first.0 >> shift & 0xff)) & (mask >> shift & 0xff) != 0 {
                     continue;
                 }
+                if let (true, Some(same)) = (prefixes.is_empty(), untouched) {
+                    *entry = same;
+                    continue;
+                }
                 let mut cover = cover.clone();
                 let mut inner = Vec::new();
-                for prefix in &longer {
-                    let (address, length, set) = prefix;
-                    let own = address >> shift & 0xff;
+                for prefix in prefixes {
+                    let (_, length, set) = **prefix;
                     if *length > end {
-                        if own == value {
-                            inner.push(*prefix);
-                        }
-                    } else if (own ^ value) >> (end - length) == 0 {
+                        inner.push(**prefix);
+                    } else {
                         join(&mut cover, set);
                     }
                 }
                 *entry = self.node6(base, &inner, &cover, addresses);
+                if prefixes.is_empty() {
+                    untouched = Some(*entry);
+                }
             }
             (u32::from(self.page(&entries)) * PAGE as u32, 0xff)
         };
@@ -307,4 +326,14 @@ impl Builder {
 
 fn join(set: &mut Set, other: &Set) {
     set.iter_mut().zip(other).for_each(|(set, other)| *set |= other);
+}
+
+/// The prefixes that touch each value of one byte, by the values that each of them touches. Most touch one value, and most
+/// values are touched by none: looking at each pair takes minutes where there are ten thousand rules.
+fn by_byte<P>(prefixes: &[P], values: impl Fn(&P) -> Range<usize>) -> [Vec<&P>; PAGE] {
+    let mut found = std::array::from_fn(|_| Vec::new());
+    for prefix in prefixes {
+        found[values(prefix)].iter_mut().for_each(|touching: &mut Vec<&P>| touching.push(prefix));
+    }
+    found
 }

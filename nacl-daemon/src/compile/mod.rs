@@ -5,6 +5,8 @@ mod classes;
 mod image;
 mod slots;
 
+use std::sync::Arc;
+
 use nacl_common::{
     Direction, Packet, Verdict,
     border::{Large, Medium, Small, Tier},
@@ -14,7 +16,7 @@ use thiserror::Error;
 
 pub(crate) use self::slots::names as serde_names;
 pub use self::slots::{Slot, SlotTable};
-use crate::resolve::Interface;
+use crate::resolve::{Interface, Resolved};
 
 /// A compiled policy of one interface.
 #[derive(Clone)]
@@ -75,13 +77,17 @@ pub enum CompileError {
         /// Bytes there are.
         limit: usize,
     },
-    /// More rules than slots.
-    #[error("network ACL {nacl:?} has {rules} rules, and at most {limit} can be enforced")]
+    /// More rules than slots, or than a row has bits.
+    #[error(
+        "network ACL {nacl:?} has {rules} rules{why}, and at most {limit} can be enforced; use fewer rules, or fewer distinct CIDRs and ports"
+    )]
     TooManyRules {
         /// Name of the network ACL.
         nacl: String,
         /// Rules there are.
         rules: usize,
+        /// Which rules are counted, where it is not all of them.
+        why: &'static str,
         /// Rules there can be.
         limit: usize,
     },
@@ -97,4 +103,22 @@ pub fn compile(interface: &Interface, previous: Option<&SlotTable>) -> Result<Co
     let lists = classes::lists(interface, &slots);
     let generation = image::build(&interface.nacl.name, &lists)?;
     Ok(Compiled { generation, slots })
+}
+
+/// Why a policy that means something cannot be enforced: interfaces whose lists no generation holds, once for each network
+/// ACL.
+pub fn refusals(policy: &Resolved) -> Vec<CompileError> {
+    let mut seen: Vec<&Interface> = Vec::new();
+    let mut refusals = Vec::new();
+    for interface in policy.interfaces.values() {
+        // One network ACL in one subnet gives the same tables on every interface.
+        let same = |other: &&Interface| {
+            Arc::ptr_eq(&other.nacl, &interface.nacl) && other.subnet_cidrs == interface.subnet_cidrs
+        };
+        if !seen.iter().any(same) {
+            seen.push(interface);
+            refusals.extend(compile(interface, None).err());
+        }
+    }
+    refusals
 }

@@ -113,6 +113,7 @@ impl SlotTable {
                     kept.map(|(slot, _)| *slot).or_else(|| fresh.next()).ok_or_else(|| CompileError::TooManyRules {
                         nacl: interface.nacl.name.clone(),
                         rules: interface.nacl.inbound.len() + interface.nacl.outbound.len(),
+                        why: "",
                         limit: usize::from(NO_SLOT - FIRST_RULE_SLOT),
                     })?;
                 slots.insert(slot, new);

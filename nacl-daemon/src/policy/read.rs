@@ -104,7 +104,9 @@ fn version(reader: &mut Reader<'_>, top: &Table<'_>) {
         return;
     }
     let message = match value.as_integer() {
-        Some(other) => format!("this program does not speak version {other} of the policy language"),
+        Some(_) => {
+            format!("this program does not speak version {} of the policy language", &reader.text[value.span()])
+        }
         None => format!("`version` must be an integer, not {}", value.kind()),
     };
     reader.push(

@@ -246,7 +246,7 @@ fn protocol(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Protocol> {
         let found = by_number(number);
         if found.is_none() {
             reader.push(
-                Diagnostic::new(&codes::PROTOCOL, span, format!("there is no protocol {number}"))
+                Diagnostic::new(&codes::PROTOCOL, span.clone(), format!("there is no protocol {}", &reader.text[span]))
                     .at("expected 0 to 255, or -1 for all"),
             );
         }
@@ -324,7 +324,7 @@ fn ports(reader: &mut Reader<'_>, value: Value<'_>) -> Option<(u16, u16)> {
     if let Some(port) = value.as_integer() {
         let found = u16::try_from(port).ok();
         if found.is_none() {
-            let diagnostic = bad(format!("there is no port {port}")).at("expected 0 to 65535");
+            let diagnostic = bad(format!("there is no port {}", &reader.text[span.clone()])).at("expected 0 to 65535");
             reader.push(if port == -1 {
                 diagnostic.help("all ports are \"all\"").fix(span.clone(), "\"all\"")
             } else {
@@ -462,7 +462,8 @@ fn icmp_number(reader: &mut Reader<'_>, value: Value<'_>, what: &str) -> Option<
     if (-1..=255).contains(&number) {
         return Some(number);
     }
-    let message = format!("there is no ICMP {what} {number}");
+    // As written: beyond 64 bits the number itself is not known.
+    let message = format!("there is no ICMP {what} {}", &reader.text[value.span()]);
     reader.push(Diagnostic::new(&codes::ICMP, value.span(), message).at(expected));
     None
 }

@@ -52,7 +52,7 @@ pub fn text(policy: &Resolved, interface: &Interface, explanation: &Explanation)
     }
     if explanation.outcome != Outcome::Works {
         match &explanation.fix {
-            Some(fix) => fix_text(&mut out, fix),
+            Some(fix) => fix_text(&mut out, fix, explanation.reply.is_some()),
             None => out.push_str("\n  No rule that could be added mends this flow.\n"),
         }
     }
@@ -98,9 +98,13 @@ fn source_line(policy: &Resolved, rule: &Rule) -> String {
 }
 
 fn conclusion(explanation: &Explanation) -> String {
-    let Explanation { outcome, request, .. } = explanation;
+    let Explanation { outcome, request, reply, flow, .. } = explanation;
     match outcome {
+        Outcome::Works if reply.is_none() => format!("{GREEN}Works.{GREEN:#} The message passes."),
         Outcome::Works => format!("{GREEN}Works.{GREEN:#} Both legs pass."),
+        Outcome::RequestDenied if reply.is_none() => {
+            format!("{RED}Does not work.{RED:#} The message is dropped, and nobody is told.")
+        }
         Outcome::RequestDenied => {
             format!("{RED}Does not work.{RED:#} The request is dropped, nothing answers: the client hangs.")
         }
@@ -111,7 +115,8 @@ fn conclusion(explanation: &Explanation) -> String {
             };
             format!(
                 "{RED}Does not work.{RED:#} {side}: the client hangs.\n  A network ACL is stateless: the answer needs a rule \
-                 of its own, for the port the client chose."
+                 of its own{}.",
+                if flow.has_ports() { ", for the port the client chose" } else { "" }
             )
         }
     }
@@ -135,14 +140,18 @@ pub fn client_lines(port: u16) -> String {
     })
 }
 
-fn fix_text(out: &mut String, fix: &Fix) {
+fn fix_text(out: &mut String, fix: &Fix, replied: bool) {
     let many = if fix.rules.len() == 1 { "this rule" } else { "these rules" };
     let _ = writeln!(out, "\n  {BOLD}Smallest fix:{BOLD:#} add {many}");
     for new in &fix.rules {
         let _ = writeln!(out, "    to [nacl.{}] {}:", new.nacl, new.direction.name());
         let _ = writeln!(out, "      {GREEN}{},{GREEN:#}", rule_toml(&new.rule, new.direction));
     }
-    let _ = writeln!(out, "  {DIM}Tried: with it both legs pass, and nothing that passed before is lost.{DIM:#}");
+    let (with, passes) = (
+        if fix.rules.len() == 1 { "it" } else { "them" },
+        if replied { "both legs pass" } else { "the message passes" },
+    );
+    let _ = writeln!(out, "  {DIM}Tried: with {with} {passes}, and nothing that passed before is lost.{DIM:#}");
 }
 
 /// The explanation as JSON; `schema` counts up when a field changes its meaning.

@@ -217,6 +217,8 @@ async fn serve(
     tokio::pin!(time_over);
     let ended = loop {
         tokio::select! {
+            // In this order: the API ends because it was asked to stop, and then that is the reason and no fault.
+            biased;
             _ = signals.interrupt.recv() => break Ok(Ended::Interrupted),
             _ = signals.terminate.recv() => break Ok(Ended::Terminated),
             () = &mut time_over => break Ok(Ended::TimeOver),

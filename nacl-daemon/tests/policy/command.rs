@@ -107,3 +107,50 @@ fn a_policy_can_come_from_standard_input() {
     assert_eq!(text(&output.stdout), "<stdin>: ok, 1 interface, 1 network ACL, 4 rules\n");
     assert_eq!(output.status.code(), Some(0));
 }
+
+/// Said by `run` only, it would be said too late.
+#[test]
+fn a_policy_that_no_table_holds_is_refused() {
+    let mut policy =
+        "version = 1\n[interface.eth0]\nnacl = \"big\"\n[nacl.big]\noutbound = []\ninbound = [\n".to_owned();
+    for number in 1..=3000_u32 {
+        let (block, port) = (number.wrapping_mul(2_654_435_761), number * 20);
+        let [a, b, c, _] = block.to_be_bytes();
+        policy += &format!(
+            "{{ rule = {number}, action = \"deny\", protocol = \"tcp\", ports = \"{port}-{}\", source = \"{a}.{b}.{c}.0/24\" }},\n",
+            port + 30
+        );
+    }
+    policy += "]\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), policy).unwrap();
+    let path = file.path().to_str().unwrap();
+    let output = check(&[path]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stdout).contains("cannot be enforced"), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("\"big\" has 3000 rules"), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&check(&[path, "--json"]).stdout).unwrap();
+    assert_eq!(
+        (&report["files"][0]["ok"], report["files"][0]["refused"].as_array().unwrap().len()),
+        (&false.into(), 1)
+    );
+}
+
+/// `nacld explain --jsonl | head -1`
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let mut child = nacld()
+        .args(["explain", "--config", "config/nacld.toml", "--jsonl"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let line =
+        "{\"direction\":\"inbound\",\"src\":\"198.51.100.7\",\"dst\":\"10.0.1.10\",\"protocol\":6,\"dport\":443}\n";
+    // More than a buffer; it may end before it has read them all.
+    let _ = child.stdin.take().unwrap().write_all(line.repeat(2000).as_bytes());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}

@@ -114,3 +114,21 @@ fn every_proposed_edit_cures_what_it_is_proposed_for() {
     }
     assert!(tried >= 40, "only {tried} edits tried");
 }
+
+/// Beyond 64 bits a number is only known as it was written.
+#[test]
+fn huge_numbers_are_shown_as_written() {
+    let huge = "99999999999999999999";
+    for value in [
+        format!("rule = {huge}, protocol = 6, ports = 1"),
+        format!("rule = 1, protocol = {huge}, ports = 1"),
+        format!("rule = 1, protocol = 6, ports = {huge}"),
+        format!("rule = 1, protocol = 1, icmp = {{ type = {huge} }}"),
+    ] {
+        let text = format!(
+            "version = 1\n[interface.e]\nnacl = \"n\"\n[nacl.n]\noutbound = []\ninbound = [{{ action = \"deny\", source = \"::/0\", {value} }}]\n"
+        );
+        let outcome = policy::load("huge", &text, &NoHost);
+        assert!(outcome.diagnostics[0].message.contains(huge), "{:?}", outcome.diagnostics[0]);
+    }
+}
