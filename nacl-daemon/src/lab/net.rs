@@ -208,8 +208,10 @@ pub fn clean_up_on_signals(last: impl FnOnce() + Send + 'static) -> io::Result<(
 /// its own, and nobody may leave before everything is cleaned up.
 pub fn leave_to_signals() {
     let ending = MADE.lock().unwrap_or_else(PoisonError::into_inner).ending;
-    while ending {
-        thread::park();
+    if ending {
+        loop {
+            thread::park();
+        }
     }
 }
 

@@ -632,3 +632,66 @@ pub fn run(lab: &Lab) -> Result<LabReport, WireError> {
     }
     Ok(LabReport::new(lab, Level::Wire, start.elapsed().as_secs_f64(), steps))
 }
+
+#[cfg(test)]
+mod tests {
+    use nacl_common::Counter;
+
+    use super::*;
+    use crate::lab::file;
+
+    /// A SYN let in by rule 100, its SYN/ACK denied by `*`, and what counters say of it.
+    fn problems(counted: &[(u16, u64)], reasons: &[Reason]) -> Vec<String> {
+        let lab = file::load("l02").expect("L02");
+        let compiled = lab.compile(&lab.policy, None).expect("valid").compiled;
+        let probe = &lab.steps[0].probes[0];
+        let flow = flow(&lab, probe, 52345);
+        let (request, reply) = (flow.request().expect("request"), flow.reply().expect("reply").expect("reply"));
+        let sight = |sent, packet| Sight { at: Duration::ZERO, sent, packet };
+        let count = |packets| Counter { packets, bytes: 0 };
+        let seen = Seen {
+            lab: &lab,
+            compiled: &compiled,
+            sights: [
+                ("client", vec![sight(true, request)]),
+                ("server", vec![sight(false, request), sight(true, reply)]),
+            ]
+            .into(),
+            events: Vec::new(),
+            before: Counters::default(),
+            after: Counters {
+                slots: counted.iter().map(|&(slot, packets)| (slot, count(packets))).collect(),
+                reasons: reasons.iter().map(|&reason| ((reason, Direction::Inbound), count(1))).collect(),
+                events_suppressed: 0,
+            },
+        };
+        let mut problems = Vec::new();
+        seen.check_counters(&lab.steps[0].probes, &mut problems);
+        problems
+    }
+
+    #[test]
+    fn every_packet_must_be_counted_by_its_rule_and_no_other() {
+        let lab = file::load("l02").expect("L02");
+        let slots = lab.compile(&lab.policy, None).expect("valid").compiled.slots;
+        let slot = |direction, rule: Option<u16>| {
+            let found = slots
+                .slots
+                .iter()
+                .find(|(_, slot)| slot.direction == direction && slot.rule == rule && slot.family == Family::V4);
+            *found.expect("a slot").0
+        };
+        let (rule, star) = (slot(Direction::Inbound, Some(100)), slot(Direction::Outbound, None));
+        assert_eq!(problems(&[(rule, 1), (star, 1)], &[Reason::NaclRule, Reason::Mld]), Vec::<String>::new());
+        for (counted, complaint) in [
+            (vec![(rule, 2), (star, 1)], "inbound 100 (IPv4) counted 2 packets, and the taps saw 1"),
+            (vec![(rule, 1)], "outbound * (IPv4) counted 0 packets, and the taps saw 1"),
+            (vec![(rule, 1), (star, 1), (slot(Direction::Inbound, None), 1)], "inbound * (IPv4) counted 1 packets"),
+        ] {
+            let found = problems(&counted, &[]);
+            assert!(found.len() == 1 && found[0].contains(complaint), "{found:?}");
+        }
+        let found = problems(&[(rule, 1), (star, 1)], &[Reason::IpMalformed]);
+        assert!(found.len() == 1 && found[0].contains("ip-malformed"), "{found:?}");
+    }
+}
