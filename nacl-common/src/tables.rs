@@ -6,12 +6,16 @@
 //! (Gupta and McKeown's recursive flow classification, reduced to two dimensions).
 
 use crate::{
-    border::{ALLOW, Generation, LINK, List, NODE_WORDS, l4},
+    border::{ALLOW, Generation, LINK, Large, List, NODE_WORDS, l4},
     packet::{Family, Fragment, Packet},
 };
 
 /// A compiled generation, wherever it lies. Reads never fault: an index out of range is masked.
 pub trait Image {
+    /// Whether lists of [`List::ROWS`] can occur. Only where they can is the loop over their words compiled, which is most of
+    /// what the kernel's verifier has to walk.
+    const ROWS: bool;
+
     /// Where a list lies; `index` from [`crate::border::list_index`].
     fn list(&self, index: usize) -> &List;
     /// One entry of the heap.
@@ -21,6 +25,8 @@ pub trait Image {
 }
 
 impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
+    const ROWS: bool = HEAP >= Large::HEAP;
+
     #[inline(always)]
     fn list(&self, index: usize) -> &List {
         &self.header.lists[index & 3]
@@ -42,9 +48,9 @@ impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
 /// IPv6 address nodes on a path: at most one for each byte of the address, and one more that compares the rest.
 const MAX_NODES: u32 = 17;
 
-/// Longest row of rule bits, in words: 2048 rules. The verifier walks each word on some seventy ways here, so that a row
-/// eight times as long would take half a million of the million instructions it allows, and a second to load.
-pub const MAX_ROW_WORDS: u32 = 32;
+/// Longest row of rule bits, in words: 8192 rules. The verifier walks each word on many ways: with 128 of them, in the one tier
+/// that has rows, it takes 190,000 to 217,000 of the million instructions it allows, and a third of a second to load.
+pub const MAX_ROW_WORDS: u32 = 128;
 
 /// The class of an IPv4 address: a directory of four bytes, the first two always, the others where a longer prefix asks.
 #[inline(always)]
@@ -111,7 +117,7 @@ pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2
     let (page, low) = l4_key(packet);
     let page = image.half(list.l4 + page);
     let service = image.half(page << 8 | low);
-    if list.form == List::TABLE {
+    if !I::ROWS || list.form == List::TABLE {
         return image.half(list.decisions + address * list.stride + service) as u16;
     }
     let first = list.address_rows + address * list.stride;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, ops::Range};
 
 use nacl_common::{
     border::{self, Header, LINK, NODE_WORDS, PAGE},
-    tables::MAX_ROW_WORDS,
+    tables::{Image, MAX_ROW_WORDS},
 };
 
 use super::{
@@ -305,11 +305,13 @@ impl Builder {
     }
 
     fn finish(self) -> Generation {
+        let rows = self.header.lists.iter().any(|list| list.form == border::List::ROWS);
         macro_rules! fit {
             ($tier:ident) => {
                 // SAFETY: a generation is integers and arrays of integers, for which all bits zero is a value.
                 let mut image = unsafe { Box::<border::$tier>::new_zeroed().assume_init() };
-                if self.words.len() <= image.words.len() && self.heap.len() <= image.heap.len() {
+                let form = !rows || <border::$tier as Image>::ROWS;
+                if form && self.words.len() <= image.words.len() && self.heap.len() <= image.heap.len() {
                     image.header = self.header;
                     image.words[..self.words.len()].copy_from_slice(&self.words);
                     image.heap[..self.heap.len()].copy_from_slice(&self.heap);
