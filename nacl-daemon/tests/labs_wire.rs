@@ -201,7 +201,7 @@ fn what_a_crash_leaves_is_removed() {
     let nacld = Nacld::new();
     nacld.run(&["up", "l01"], 0);
     let pid = nacld.holder("l01");
-    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).expect("killed");
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).expect("killed");
     wait_for("the holder's end", || !lives(pid));
     assert_eq!(namespaces(pid).len(), 3, "nobody has cleaned up yet");
     let told = nacld.run(&["status"], 0);
@@ -220,7 +220,7 @@ fn a_run_that_is_interrupted_cleans_up() {
         let mut child = nacld.command(&["run", "l05", "--level", "wire"]).stdout(Stdio::null()).spawn().expect("nacld");
         wait_for("its namespaces", || namespaces(child.id()).len() == 3);
         thread::sleep(Duration::from_millis(after));
-        kill(Pid::from_raw(child.id() as i32), signal).expect("signalled");
+        kill(Pid::from_raw(child.id().cast_signed()), signal).expect("signalled");
         let status = child.wait().expect("its end");
         assert_eq!(status.code(), Some(code));
         assert_eq!(namespaces(child.id()), Vec::<String>::new());

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use nacl_common::{Action, Direction, Family, Fragment, Packet, Reason};
+use nacl_common::{Action, Direction, Family, Fragment, Packet, Verdict};
 
 use super::{
     Lab, LabError, LabReport, Level, Outcome,
@@ -16,17 +16,6 @@ use crate::{
     lab::file::router_address,
 };
 
-/// A verdict on one packet, from either judge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Judged {
-    /// What becomes of it.
-    pub action: Action,
-    /// Why.
-    pub reason: Reason,
-    /// The slot that counted it.
-    pub slot: u16,
-}
-
 /// Who judges packets for a lab.
 pub trait Judge {
     /// What can go wrong.
@@ -36,7 +25,7 @@ pub trait Judge {
     fn install(&mut self, policy: &Policy) -> Result<(), Self::Error>;
 
     /// Judges one packet.
-    fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Judged, Self::Error>;
+    fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Verdict, Self::Error>;
 }
 
 /// The engine in this process.
@@ -51,11 +40,10 @@ impl Judge for Engine {
         Ok(())
     }
 
-    fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Judged, LabError> {
+    fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Verdict, LabError> {
         let compiled =
             self.0.as_ref().unwrap_or_else(|| unreachable!("a policy is installed before packets are judged"));
-        let verdict = compiled.judge(direction, packet);
-        Ok(Judged { action: verdict.action, reason: verdict.reason, slot: verdict.slot })
+        Ok(compiled.judge(direction, packet))
     }
 }
 
