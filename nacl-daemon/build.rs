@@ -22,8 +22,13 @@ fn main() -> Result<()> {
     prepend("PATH", "NACLD_EBPF_LINKER")?;
     // bpf-linker loads the first LLVM it finds there.
     prepend("LD_LIBRARY_PATH", "NACLD_EBPF_LLVM")?;
-    for (name, value) in [("RUSTC_BOOTSTRAP", "1"), ("RUSTUP_AUTO_INSTALL", "0"), ("CARGO_PROFILE_RELEASE_LTO", "off")]
-    {
+    for (name, value) in [
+        ("RUSTC_BOOTSTRAP", "1"),
+        ("RUSTUP_AUTO_INSTALL", "0"),
+        ("CARGO_PROFILE_RELEASE_LTO", "off"),
+        // aya-build shows each line of the build inside as a warning of this package, again with every build.
+        ("CARGO_TERM_QUIET", "true"),
+    ] {
         set(name, value);
     }
     // The toolchain and flags of the cargo that runs this are not meant for the build inside.
