@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use nacl_common::{Action, Direction, Family};
 
 use super::console;
@@ -18,18 +18,29 @@ const RED: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Re
 const GREEN: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
 const LOUD: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Yellow)));
 
+/// What is left out, one more at a time, until a table fits a narrow terminal.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Leave {
+    Nothing,
+    /// The console's name for protocol and ports, which stand beside it.
+    Type,
+    /// Protocol numbers, and the second word of a heading.
+    Numbers,
+    Bytes,
+}
+
 /// The tables of an interface as styled text. `before`: what was counted at the last look, for a column of what has
-/// come since.
-pub fn text(rules: &InterfaceRules, before: Option<&InterfaceRules>) -> String {
+/// come since. `width`: columns of the terminal it is shown on, if it is one.
+pub fn text(rules: &InterfaceRules, before: Option<&InterfaceRules>, width: Option<u16>) -> String {
     let mut out = String::new();
     heading(&mut out, rules);
     for (at, list) in rules.lists.iter().enumerate() {
         let before =
             before.and_then(|before| before.lists.get(at)).filter(|before| before.rules.len() == list.rules.len());
-        table(&mut out, list, before);
+        table(&mut out, list, before, width);
     }
     if !rules.reasons.is_empty() {
-        reasons(&mut out, rules);
+        reasons(&mut out, rules, width);
     }
     if rules.events_suppressed > 0 {
         let _ = writeln!(
@@ -65,41 +76,19 @@ fn heading(out: &mut String, rules: &InterfaceRules) {
     out.push_str("\n\n");
 }
 
-fn table(out: &mut String, list: &RuleList, before: Option<&RuleList>) {
-    let remote = match list.direction {
-        Direction::Inbound => "Source",
-        Direction::Outbound => "Destination",
-    };
+fn table(out: &mut String, list: &RuleList, before: Option<&RuleList>, width: Option<u16>) {
     let title = match list.direction {
         Direction::Inbound => "Inbound rules",
         Direction::Outbound => "Outbound rules",
     };
-    let counted = list.rules.iter().any(|rule| rule.hits.is_some());
-    let mut header = vec!["Rule number", "Type", "Protocol", "Port range", remote, "Allow/Deny"];
-    if counted {
-        header.extend(["Packets", "Bytes"]);
-    }
-    if before.is_some() {
-        header.push("Since");
-    }
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(&header);
-    for (at, rule) in list.rules.iter().enumerate() {
-        let mut cells = cells(rule);
-        if let Some(hits) = rule.hits {
-            cells.extend([console::count(hits.packets), console::bytes(hits.bytes)]);
-        }
-        if let Some(before) = before {
-            cells.push(since(rule.hits, before.rules.get(at).and_then(|rule| rule.hits)));
-        }
-        table.add_row(cells);
-    }
-    for column in 6..header.len() {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
+    let fits = |table: &Table| {
+        width.is_none_or(|width| table.lines().next().is_none_or(|line| line.chars().count() <= usize::from(width)))
+    };
+    let table = [Leave::Nothing, Leave::Type, Leave::Numbers]
+        .map(|leave| columns(list, before, leave))
+        .into_iter()
+        .find(fits)
+        .unwrap_or_else(|| columns(list, before, Leave::Bytes));
     let _ = writeln!(out, "{BOLD}{title}{BOLD:#}");
     // Cells are plain, so that widths are right; a row's colour is put around its line.
     let rows = list.rules.iter().map(style);
@@ -120,7 +109,48 @@ fn table(out: &mut String, list: &RuleList, before: Option<&RuleList>) {
     out.push('\n');
 }
 
-fn cells(rule: &RuleRow) -> Vec<String> {
+fn columns(list: &RuleList, before: Option<&RuleList>, leave: Leave) -> Table {
+    let remote = match list.direction {
+        Direction::Inbound => "Source",
+        Direction::Outbound => "Destination",
+    };
+    let counted = list.rules.iter().any(|rule| rule.hits.is_some());
+    let mut header = if leave < Leave::Numbers {
+        vec!["Rule number", "Type", "Protocol", "Port range", remote, "Allow/Deny"]
+    } else {
+        vec!["Rule", "Type", "Protocol", "Port range", remote, "Action"]
+    };
+    if counted {
+        header.extend(["Packets", "Bytes"]);
+    }
+    if before.is_some() {
+        header.push("Since");
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(&header);
+    for (at, rule) in list.rules.iter().enumerate() {
+        let mut cells = cells(rule, leave);
+        if let Some(hits) = rule.hits {
+            cells.extend([console::count(hits.packets), console::bytes(hits.bytes)]);
+        }
+        if let Some(before) = before {
+            cells.push(since(rule.hits, before.rules.get(at).and_then(|rule| rule.hits)));
+        }
+        table.add_row(cells);
+    }
+    for (at, column) in table.column_iter_mut().enumerate() {
+        if at >= 6 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        if (at == 1 && leave >= Leave::Type) || (at == 7 && leave >= Leave::Bytes) {
+            column.set_constraint(ColumnConstraint::Hidden);
+        }
+    }
+    table
+}
+
+fn cells(rule: &RuleRow, leave: Leave) -> Vec<String> {
     let remote = match &rule.reference {
         Some(reference) => format!("{} ({reference})", rule.cidr),
         None => rule.cidr.to_string(),
@@ -129,10 +159,16 @@ fn cells(rule: &RuleRow) -> Vec<String> {
         Action::Allow => "Allow",
         Action::Deny => "Deny",
     };
+    let mut protocol = console::protocol(rule.protocol);
+    if leave >= Leave::Numbers
+        && let Some((name, _)) = protocol.split_once(" (")
+    {
+        protocol = name.to_owned();
+    }
     vec![
         rule.rule.to_string(),
         console::kind(rule.protocol, rule.ports, rule.icmp),
-        console::protocol(rule.protocol),
+        protocol,
         console::ports(rule.family, rule.ports, rule.icmp),
         remote,
         action.to_owned(),
@@ -156,9 +192,12 @@ fn style(rule: &RuleRow) -> Style {
     }
 }
 
-fn reasons(out: &mut String, rules: &InterfaceRules) {
+fn reasons(out: &mut String, rules: &InterfaceRules, width: Option<u16>) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(width) = width {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+    }
     for reason in &rules.reasons {
         table.add_row([
             reason.direction.name().to_owned(),
@@ -183,4 +222,32 @@ fn reasons(out: &mut String, rules: &InterfaceRules) {
 /// A sentence without the numbers of the facts it stands on, which are for those who read the source.
 fn plain(sentence: &str) -> &str {
     sentence.rsplit_once(" (N").map_or(sentence, |(text, _)| text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{observe::interface_rules, policy, resolve::NoHost};
+
+    #[test]
+    fn tables_fit_the_terminal() {
+        let file = include_str!("../../../config/nacld.toml");
+        let resolved = policy::load("nacld.toml", file, &NoHost).resolved.expect("a valid policy");
+        let mut rules = interface_rules(&resolved.interfaces.values().next().expect("an interface"), None, None);
+        for rule in rules.lists.iter_mut().flat_map(|list| &mut list.rules) {
+            rule.hits = Some(Hits { packets: 12_345, bytes: 67_890_123 });
+        }
+        let widest =
+            |text: &str| text.lines().map(|line| anstream::adapter::strip_str(line).to_string().chars().count()).max();
+        let full = text(&rules, None, None);
+        assert!(full.contains("Rule number   Type") && full.contains("IPv6-ICMP (58)"), "{full}");
+        assert!(widest(&full) > Some(100), "this test shows nothing");
+        for width in [130, 110, 100] {
+            let shown = text(&rules, None, Some(width));
+            assert!(widest(&shown) <= Some(width.into()), "{width}:\n{shown}");
+            assert!(shown.contains("12,345") && shown.contains("Echo Request"), "{shown}");
+        }
+        // Narrower than any: the narrowest form.
+        assert!(!text(&rules, None, Some(20)).contains("Bytes"));
+    }
 }
