@@ -125,6 +125,7 @@ fn status(lab: Option<&str>, json: bool) -> anyhow::Result<Exit> {
         }
         return Ok(if answer.ok { Exit::Done } else { Exit::Failed });
     }
+    hold::visible()?;
     let held = hold::held();
     if json {
         let labs: Vec<_> = held
@@ -153,9 +154,11 @@ fn hint(name: &str) -> anyhow::Result<Exit> {
 }
 
 fn down(name: Option<&str>) -> anyhow::Result<Exit> {
-    let held = match name {
-        Some(name) => vec![hold::find(name)?],
-        None => hold::held(),
+    let held = if let Some(name) = name {
+        vec![hold::find(name)?]
+    } else {
+        hold::visible()?;
+        hold::held()
     };
     for held in held {
         held.down()?;

@@ -2,7 +2,7 @@
 //! or kernel programs the same packets are judged on paper, and the story says so. Everything told is looked at: where the
 //! network does not do what the lab says, the demo fails.
 
-use std::{fmt::Write as _, io, time::Duration};
+use std::{env, fmt::Write as _, io, path::PathBuf, time::Duration};
 
 use anstyle::Style;
 use nacl_common::{Action, Direction};
@@ -348,7 +348,7 @@ impl<'a> Story<'a, '_> {
         if let Some(guess) = guess.filter(|guess| !guess.is_empty()) {
             let right =
                 guess.eq_ignore_ascii_case("none") || guess.eq_ignore_ascii_case("none of them") || guess == "0";
-            let (style, word) = if right { (GOOD, "Right: none of the three.") } else { (WARN, "None of the three.") };
+            let (style, word) = if right { (GOOD, "Right.") } else { (WARN, "Not so.") };
             let _ = writeln!(out, "   {style}You said {guess:?}. {word}{style:#}\n");
         }
         out.push_str(&wrap(&self.lab.lesson, "   ", Style::new()));
@@ -365,12 +365,24 @@ impl<'a> Story<'a, '_> {
         ] {
             let _ = writeln!(out, "   {BOLD}{command:<22}{BOLD:#} {DIM}{about}{DIM:#}");
         }
+        if let Some(path) = away() {
+            let _ = writeln!(out, "\n   {DIM}nacld is {}{DIM:#}", path.display());
+        }
         for surprise in &self.surprises {
             let _ = writeln!(out, "\n {BAD}✗ This did not go as it should: {surprise}{BAD:#}");
         }
         self.audience.show(&out)?;
         Ok(())
     }
+}
+
+/// Where this program is, as seen from here, if its name alone does not start it.
+fn away() -> Option<PathBuf> {
+    let found =
+        env::var_os("PATH").is_some_and(|list| env::split_paths(&list).any(|path| path.join("nacld").is_file()));
+    let program = env::current_exe().ok().filter(|_| !found)?;
+    let here = env::current_dir().ok().and_then(|here| Some(program.strip_prefix(here).ok()?.to_owned()));
+    Some(here.unwrap_or(program))
 }
 
 /// What is wrong with a rule of the outbound list, for a reply.

@@ -56,6 +56,9 @@ pub enum HoldError {
     /// It is not up.
     #[error("lab {0} is not up; `nacld lab up {0}` builds it")]
     Down(String),
+    /// Not for this user to know.
+    #[error("only root may see which labs are up: run this as root, or with sudo")]
+    Hidden,
     /// No such host.
     #[error("lab {lab} has no host {host:?}; it has {known}")]
     NoHost {
@@ -281,7 +284,19 @@ pub fn find(name: &str) -> Result<Held, HoldError> {
         return Ok(held);
     }
     let lab = file::load(name)?;
+    visible()?;
     Held::from_folder(&folder(&lab)).ok_or(HoldError::Down(lab.name))
+}
+
+/// Fails where labs may be up that this user cannot see: their directory is root's.
+///
+/// # Errors
+/// It is closed to this user.
+pub fn visible() -> Result<(), HoldError> {
+    match fs::read_dir(root()) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(HoldError::Hidden),
+        _ => Ok(()),
+    }
 }
 
 fn folder(lab: &Lab) -> PathBuf {
