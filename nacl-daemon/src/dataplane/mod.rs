@@ -22,7 +22,7 @@ pub use self::{
     error::DataplaneError,
     events::EventReader,
     leftovers::{detach_leftovers, holders},
-    object::missing,
+    object::{may_look_around, missing},
     testbed::{Program, TestBed, Wire},
 };
 use self::{maps::Maps, object::Object};

@@ -41,6 +41,12 @@ pub enum DetachError {
         /// Why.
         source: Box<DataplaneError>,
     },
+    /// What is attached cannot be seen.
+    #[error("cannot look for what a nacld that is gone may have left")]
+    Leftovers {
+        /// Why.
+        source: Box<DataplaneError>,
+    },
     /// The interfaces cannot be listed.
     #[error("cannot list the interfaces{}", netns.as_ref().map(|netns| format!(" of netns {netns}")).unwrap_or_default())]
     List {
@@ -97,6 +103,11 @@ pub async fn all(socket: &Path) -> (Vec<String>, Vec<DetachError>) {
             }
             Err(source) => failed.push(DetachError::Daemon { socket, what: "its interfaces".to_owned(), source }),
         }
+    }
+    // Said once, not for every interface there is.
+    if let Err(source) = dataplane::may_look_around() {
+        failed.push(DetachError::Leftovers { source: Box::new(source) });
+        return (done, failed);
     }
     for netns in namespaces() {
         let names = netns::within(netns.as_deref(), interface_names).and_then(|names| names);
