@@ -187,7 +187,7 @@ fn client(name: &str) -> Result<Client, String> {
 /// `reload` and `detach` talk to it. Ctrl-C or SIGTERM detaches and leaves nothing behind; SIGHUP reads the file again.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-An interface that carries an established SSH connection is attached to only with --for or --force, so that a mistake
+An interface that carries an established SSH connection is attached to only with --for or --force, so that a mistake \
 in the policy does not lock you out: with --for it mends itself.
 
 The API is HTTP with JSON on the socket:

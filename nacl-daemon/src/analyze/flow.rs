@@ -188,9 +188,7 @@ impl Flow {
             Some(direction) => (direction, None),
             None => (
                 Direction::Inbound,
-                Some(
-                    "the policy does not say which end is local, so the request is taken as inbound (see --direction)",
-                ),
+                Some("the policy does not say which end is local; the request is taken as inbound (--direction)"),
             ),
         }
     }

@@ -114,9 +114,9 @@ fn conclusion(explanation: &Explanation) -> String {
                 Direction::Outbound => "The request leaves and is answered; the answer is dropped on its way in",
             };
             format!(
-                "{RED}Does not work.{RED:#} {side}: the client hangs.\n  A network ACL is stateless: the answer needs a rule \
-                 of its own{}.",
-                if flow.has_ports() { ", for the port the client chose" } else { "" }
+                "{RED}Does not work.{RED:#} {side},\n  and the client hangs. A network ACL is stateless: the answer needs a \
+                 rule of its own{}.",
+                if flow.has_ports() { ",\n  for the port the client chose" } else { "" }
             )
         }
     }

@@ -163,7 +163,7 @@ fn cells(rule: &RuleRow, leave: Leave) -> Vec<String> {
     if leave >= Leave::Numbers
         && let Some((name, _)) = protocol.split_once(" (")
     {
-        protocol = name.to_owned();
+        protocol.truncate(name.len());
     }
     vec![
         rule.rule.to_string(),
@@ -233,7 +233,7 @@ mod tests {
     fn tables_fit_the_terminal() {
         let file = include_str!("../../../config/nacld.toml");
         let resolved = policy::load("nacld.toml", file, &NoHost).resolved.expect("a valid policy");
-        let mut rules = interface_rules(&resolved.interfaces.values().next().expect("an interface"), None, None);
+        let mut rules = interface_rules(resolved.interfaces.values().next().expect("an interface"), None, None);
         for rule in rules.lists.iter_mut().flat_map(|list| &mut list.rules) {
             rule.hits = Some(Hits { packets: 12_345, bytes: 67_890_123 });
         }
