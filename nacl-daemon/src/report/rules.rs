@@ -26,6 +26,7 @@ enum Leave {
     Type,
     /// Protocol numbers, and the second word of a heading.
     Numbers,
+    /// And the frame.
     Bytes,
 }
 
@@ -84,16 +85,16 @@ fn table(out: &mut String, list: &RuleList, before: Option<&RuleList>, width: Op
     let fits = |table: &Table| {
         width.is_none_or(|width| table.lines().next().is_none_or(|line| line.chars().count() <= usize::from(width)))
     };
-    let table = [Leave::Nothing, Leave::Type, Leave::Numbers]
-        .map(|leave| columns(list, before, leave))
-        .into_iter()
-        .find(fits)
-        .unwrap_or_else(|| columns(list, before, Leave::Bytes));
+    let framed =
+        [Leave::Nothing, Leave::Type, Leave::Numbers].map(|leave| columns(list, before, leave)).into_iter().find(fits);
     let _ = writeln!(out, "{BOLD}{title}{BOLD:#}");
     // Cells are plain, so that widths are right; a row's colour is put around its line.
     let rows = list.rules.iter().map(style);
-    let styles = [Style::new(), BOLD, Style::new()].into_iter().chain(rows).chain([Style::new()]);
-    for (line, style) in table.lines().zip(styles) {
+    let (table, above): (_, &[Style]) = match framed {
+        Some(table) => (table, &[Style::new(), BOLD, Style::new()]),
+        None => (columns(list, before, Leave::Bytes), &[BOLD]),
+    };
+    for (line, style) in table.lines().zip(above.iter().copied().chain(rows).chain([Style::new()])) {
         let _ = writeln!(out, "{style}{}{style:#}", line.trim_end());
     }
     for subnet in list.same_subnet.iter().filter(|subnet| subnet.hits.is_some_and(|hits| hits.packets > 0)) {
@@ -127,7 +128,8 @@ fn columns(list: &RuleList, before: Option<&RuleList>, leave: Leave) -> Table {
         header.push("Since");
     }
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    let preset = if leave < Leave::Bytes { presets::UTF8_BORDERS_ONLY } else { presets::NOTHING };
+    table.load_preset(preset).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(&header);
     for (at, rule) in list.rules.iter().enumerate() {
         let mut cells = cells(rule, leave);
@@ -242,7 +244,7 @@ mod tests {
         let full = text(&rules, None, None);
         assert!(full.contains("Rule number   Type") && full.contains("IPv6-ICMP (58)"), "{full}");
         assert!(widest(&full) > Some(100), "this test shows nothing");
-        for width in [130, 110, 100] {
+        for width in [130, 110, 100, 80] {
             let shown = text(&rules, None, Some(width));
             assert!(widest(&shown) <= Some(width.into()), "{width}:\n{shown}");
             assert!(shown.contains("12,345") && shown.contains("Echo Request"), "{shown}");
