@@ -157,19 +157,23 @@ pub fn missing() -> Vec<String> {
     missing
 }
 
-/// Linux 5.15 is the oldest whose verifier and maps these programs were written for; the others say it themselves.
+/// Fails on a kernel that cannot run the programs.
 fn old_kernel() -> Result<(), DataplaneError> {
-    let old = |missing: &str| {
+    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    lacks(KernelVersion::current().ok(), &filesystems).map_or(Ok(()), |missing| {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Err(DataplaneError::KernelTooOld { kernel: kernel.trim().into(), missing: missing.into() })
-    };
-    if !kernel_is(5, 15) {
-        return old("nacld needs Linux 5.15 or later");
+    })
+}
+
+/// What a kernel lacks. Linux 5.15 is the oldest whose verifier and maps the programs were written for; one that does not
+/// say its version is taken to be new, and says itself what it refuses.
+fn lacks(version: Option<KernelVersion>, filesystems: &str) -> Option<&'static str> {
+    if version.is_some_and(|version| version < KernelVersion::new(5, 15, 0)) {
+        return Some("nacld needs Linux 5.15 or later");
     }
-    if !fs::read_to_string("/proc/filesystems").is_ok_and(|list| list.contains("\tbpf")) {
-        return old("it was built without CONFIG_BPF_SYSCALL");
-    }
-    Ok(())
+    let bpf = filesystems.lines().any(|line| line.split_whitespace().last() == Some("bpf"));
+    (!bpf).then_some("it was built without CONFIG_BPF_SYSCALL")
 }
 
 /// Fails where this process may not see and detach what other processes attached.
@@ -229,5 +233,24 @@ pub fn errno(error: &ProgramError) -> Option<i32> {
         | ProgramError::TcError(aya::programs::tc::TcError::NetlinkError(error)) => error.raw_os_error(),
         ProgramError::TcError(aya::programs::tc::TcError::IoError(error)) => error.raw_os_error(),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_told_what_it_lacks() {
+        let with_bpf = "nodev\tsysfs\nnodev\tbpf\n\text4\n";
+        assert_eq!(lacks(Some(KernelVersion::new(6, 6, 0)), with_bpf), None);
+        assert_eq!(lacks(Some(KernelVersion::new(5, 15, 0)), with_bpf), None);
+        assert_eq!(lacks(None, with_bpf), None);
+        let old = lacks(Some(KernelVersion::new(5, 4, 210)), with_bpf).expect("too old");
+        assert!(old.contains("5.15"), "{old}");
+        let without = lacks(Some(KernelVersion::new(6, 6, 0)), "nodev\tsysfs\nnodev\tbpfs\n").expect("no BPF");
+        assert!(without.contains("CONFIG_BPF_SYSCALL"), "{without}");
+        let error = DataplaneError::KernelTooOld { kernel: "5.4.210".into(), missing: old.into() };
+        assert_eq!(error.to_string(), "this kernel (5.4.210) is too old: nacld needs Linux 5.15 or later");
     }
 }

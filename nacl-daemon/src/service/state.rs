@@ -275,14 +275,7 @@ impl State {
     }
 
     fn options(&self, interface: &Interface) -> Options {
-        Options {
-            xdp: interface.xdp,
-            side: interface.side,
-            enforce: interface.enforce,
-            drop_non_ip: interface.drop_non_ip,
-            events: self.events,
-            trace: self.settings.trace,
-        }
+        Options { events: self.events, trace: self.settings.trace, ..Options::from(interface) }
     }
 
     /// Has the kernel report denied packets, or all of them. A switch like any other, so the epoch moves.
