@@ -400,10 +400,12 @@ impl Serialize for RuleRef {
 #[derive(Debug, Error)]
 pub enum LabError {
     /// No such lab.
-    #[error("there is no lab {name:?}; there are {known}")]
+    #[error("there is no lab {name:?}{}; there are {known}", meant.as_ref().map_or_else(String::new, |meant| format!(", did you mean {meant}?")))]
     Unknown {
         /// What was asked for.
         name: String,
+        /// What was probably meant.
+        meant: Option<String>,
         /// What there is.
         known: String,
     },
@@ -489,10 +491,15 @@ pub fn load(name: &str) -> Result<Lab, LabError> {
     }
     match BUILT_IN.iter().find(|(stem, _)| stem.eq_ignore_ascii_case(name)) {
         Some((stem, text)) => parse(stem, &built_in_file(stem), text),
-        None => Err(LabError::Unknown {
-            name: name.into(),
-            known: BUILT_IN.iter().map(|(stem, _)| *stem).collect::<Vec<_>>().join(", "),
-        }),
+        None => {
+            let labs = all()?;
+            let names = || labs.iter().map(|lab| lab.name.as_str());
+            Err(LabError::Unknown {
+                name: name.into(),
+                meant: policy::closest(name, names()).map(str::to_owned),
+                known: names().collect::<Vec<_>>().join(", "),
+            })
+        }
     }
 }
 

@@ -330,7 +330,10 @@ pub fn up(source: &str) -> Result<Held, HoldError> {
     }
     // A path must mean the same to a process that stands elsewhere.
     let source = fs::canonicalize(source).map_or_else(|_| source.to_string(), |path| path.display().to_string());
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed(folder.display().to_string()))?;
+    // Only the lab's own folder is closed: /run/nacld may also hold the daemon's socket, which a group may use.
+    let made = folder.parent().map_or(Ok(()), fs::create_dir_all);
+    let made = made.and_then(|()| fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder));
+    made.map_err(failed(folder.display().to_string()))?;
     let result = start(&lab, &source, &folder);
     if result.is_err() {
         let _ = fs::remove_dir_all(&folder);
