@@ -400,7 +400,7 @@ impl Serialize for RuleRef {
 #[derive(Debug, Error)]
 pub enum LabError {
     /// No such lab.
-    #[error("there is no lab {name:?}{}; there are {known}", meant.as_ref().map_or_else(String::new, |meant| format!(", did you mean {meant}?")))]
+    #[error("there is no lab {name:?}{}; there are {known}", meant.as_ref().map_or_else(String::new, |meant| format!(" (did you mean {meant}?)")))]
     Unknown {
         /// What was asked for.
         name: String,
@@ -489,18 +489,16 @@ pub fn load(name: &str) -> Result<Lab, LabError> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         return parse(&stem, name, &text);
     }
-    match BUILT_IN.iter().find(|(stem, _)| stem.eq_ignore_ascii_case(name)) {
-        Some((stem, text)) => parse(stem, &built_in_file(stem), text),
-        None => {
-            let labs = all()?;
-            let names = || labs.iter().map(|lab| lab.name.as_str());
-            Err(LabError::Unknown {
-                name: name.into(),
-                meant: policy::closest(name, names()).map(str::to_owned),
-                known: names().collect::<Vec<_>>().join(", "),
-            })
-        }
+    if let Some((stem, text)) = BUILT_IN.iter().find(|(stem, _)| stem.eq_ignore_ascii_case(name)) {
+        return parse(stem, &built_in_file(stem), text);
     }
+    let labs = all()?;
+    let names = || labs.iter().map(|lab| lab.name.as_str());
+    Err(LabError::Unknown {
+        name: name.into(),
+        meant: policy::closest(name, names()).map(str::to_owned),
+        known: names().collect::<Vec<_>>().join(", "),
+    })
 }
 
 /// The file as serde sees it.
