@@ -117,7 +117,7 @@ pub fn ended(why: &str, interfaces: &[InterfaceStatus]) -> String {
     let mut out = format!("{why}: detached");
     for (at, status) in interfaces.iter().enumerate() {
         let separator = if at == 0 { " from " } else { ", " };
-        let place = crate::service::state::shown(&status.interface, status.netns.as_deref());
+        let place = super::place(&status.interface, status.netns.as_deref());
         let _ = write!(
             out,
             "{separator}{BOLD}{place}{BOLD:#} ({} allowed, {} denied)",

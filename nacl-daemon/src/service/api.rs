@@ -20,7 +20,10 @@ use super::{
     load::LoadError,
     state::{self, StateError},
 };
-use crate::observe::{Change, InterfaceRules, InterfaceStatus, Record, Status};
+use crate::{
+    observe::{Change, InterfaceRules, InterfaceStatus, Record, Status},
+    report,
+};
 
 /// Version of the shapes below. Fields are added under the same number; anything else makes a new one.
 pub const SCHEMA: u32 = 1;
@@ -200,7 +203,7 @@ async fn detach(State(service): State<Arc<Service>>, Query(place): Query<Place>)
         if stopping {
             service.stop();
         }
-        Ok(Detached { detached: vec![state::shown(&place.interface, place.netns.as_deref())], stopping })
+        Ok(Detached { detached: vec![report::place(&place.interface, place.netns.as_deref())], stopping })
     })
     .await
 }

@@ -13,11 +13,11 @@ use thiserror::Error;
 use super::{
     DEFAULT_SOCKET,
     client::{Client, ClientError},
-    state::shown,
 };
 use crate::{
     dataplane::{self, DataplaneError, Target},
     netns,
+    report::place,
 };
 
 /// Something that stays attached.
@@ -34,7 +34,7 @@ pub enum DetachError {
         source: ClientError,
     },
     /// The kernel would not.
-    #[error("cannot take programs off {}", shown(.target.name.as_str(), .target.netns.as_deref()))]
+    #[error("cannot take programs off {}", place(.target.name.as_str(), .target.netns.as_deref()))]
     Kernel {
         /// Which interface.
         target: Target,
@@ -72,7 +72,7 @@ impl DetachError {
 /// # Errors
 /// See [`DetachError`].
 pub async fn one(target: &Target, socket: &Path) -> Result<Vec<String>, DetachError> {
-    let what = shown(&target.name, target.netns.as_deref());
+    let what = place(&target.name, target.netns.as_deref());
     for socket in sockets(socket) {
         let client = Client::new(&socket);
         let Ok(status) = client.status().await else { continue };
@@ -130,7 +130,7 @@ pub async fn all(socket: &Path) -> (Vec<String>, Vec<DetachError>) {
 }
 
 fn leftovers(target: &Target) -> Result<Vec<String>, DetachError> {
-    let what = shown(&target.name, target.netns.as_deref());
+    let what = place(&target.name, target.netns.as_deref());
     dataplane::detach_leftovers(target)
         .map(|lines| lines.into_iter().map(|line| format!("{what}: {line}")).collect())
         .map_err(|source| DetachError::Kernel { target: target.clone(), source: Box::new(source) })

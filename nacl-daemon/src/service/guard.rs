@@ -8,13 +8,11 @@ use nacl_common::{
 };
 use thiserror::Error;
 
-use super::{
-    host::{Connection, Surroundings},
-    state::shown,
-};
+use super::host::{Connection, Surroundings};
 use crate::{
     analyze::number,
     compile::Compiled,
+    report::place,
     resolve::{Eni, Interface, Side},
 };
 
@@ -64,7 +62,7 @@ impl Refusal {
     }
 
     fn text(&self) -> String {
-        let place = shown(&self.interface, self.netns.as_deref());
+        let place = place(&self.interface, self.netns.as_deref());
         let mut text = match (self.reload, self.judged.len()) {
             (true, _) => format!("the new policy would cut an SSH connection on {place}; the old one stays in force"),
             (false, 1) => format!("{place} carries an SSH connection; nothing was attached"),

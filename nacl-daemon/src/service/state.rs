@@ -23,6 +23,7 @@ use crate::{
         Change, Clock, InterfaceRules, InterfaceStatus, PolicyStatus, Record, ReloadStatus, Status, Totals,
         interface_rules,
     },
+    report::place,
     resolve::Interface,
 };
 
@@ -33,7 +34,7 @@ const EPOCHS_KEPT: usize = 8;
 #[derive(Debug, Error)]
 pub enum StateError {
     /// An interface could not be attached to.
-    #[error("cannot attach to {}; nothing was changed", shown(.interface, .netns.as_deref()))]
+    #[error("cannot attach to {}; nothing was changed", place(.interface, .netns.as_deref()))]
     Attach {
         /// Interface.
         interface: String,
@@ -44,7 +45,7 @@ pub enum StateError {
         source: PlaneError,
     },
     /// An interface could not be switched to the new policy.
-    #[error("cannot switch {} to the new policy; the old one stays in force everywhere", shown(.interface, .netns.as_deref()))]
+    #[error("cannot switch {} to the new policy; the old one stays in force everywhere", place(.interface, .netns.as_deref()))]
     Install {
         /// Interface.
         interface: String,
@@ -65,7 +66,7 @@ pub enum StateError {
         what: &'static str,
     },
     /// No such interface here.
-    #[error("this daemon is not attached to {}", shown(.interface, .netns.as_deref()))]
+    #[error("this daemon is not attached to {}", place(.interface, .netns.as_deref()))]
     NotAttached {
         /// Interface.
         interface: String,
@@ -73,7 +74,7 @@ pub enum StateError {
         netns: Option<String>,
     },
     /// Programs could not be taken off, or counters not read.
-    #[error("{}", shown(.interface, .netns.as_deref()))]
+    #[error("{}", place(.interface, .netns.as_deref()))]
     Kernel {
         /// Interface.
         interface: String,
@@ -83,11 +84,6 @@ pub enum StateError {
         #[source]
         source: PlaneError,
     },
-}
-
-/// An interface and its namespace as a person reads them.
-pub fn shown(interface: &str, netns: Option<&str>) -> String {
-    netns.map_or_else(|| interface.to_owned(), |netns| format!("{interface} (netns {netns})"))
 }
 
 /// What the daemon was started with.
@@ -317,7 +313,7 @@ impl State {
         let mut done = Vec::new();
         let mut failed = Vec::new();
         for (_, held) in std::mem::take(&mut self.interfaces) {
-            let name = shown(&held.interface.name, held.interface.netns.as_deref());
+            let name = place(&held.interface.name, held.interface.netns.as_deref());
             match held.detach() {
                 Ok(()) => done.push(name),
                 Err(error) => failed.push(error),
