@@ -117,7 +117,8 @@ fn levels_are_compared() {
 #[test]
 fn an_unknown_lab_names_those_there_are() {
     let error = file::load("l03").expect_err("not there").to_string();
-    assert!(error.contains("there is no lab \"l03\"") && error.contains("l10b"), "{error}");
+    assert!(error.contains("there is no lab \"l03\"") && error.contains("L10b"), "{error}");
+    assert_eq!(file::load("L5").expect("L05, as people type it").name, "L05");
     let error = file::load("./nowhere.toml").expect_err("not there").to_string();
     assert!(error.contains("nowhere.toml"), "{error}");
 }

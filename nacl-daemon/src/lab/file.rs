@@ -400,12 +400,10 @@ impl Serialize for RuleRef {
 #[derive(Debug, Error)]
 pub enum LabError {
     /// No such lab.
-    #[error("there is no lab {name:?}{}; there are {known}", meant.as_ref().map_or_else(String::new, |meant| format!(" (did you mean {meant}?)")))]
+    #[error("there is no lab {name:?}; there are {known}")]
     Unknown {
         /// What was asked for.
         name: String,
-        /// What was probably meant.
-        meant: Option<String>,
         /// What there is.
         known: String,
     },
@@ -489,16 +487,14 @@ pub fn load(name: &str) -> Result<Lab, LabError> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         return parse(&stem, name, &text);
     }
-    if let Some((stem, text)) = BUILT_IN.iter().find(|(stem, _)| stem.eq_ignore_ascii_case(name)) {
+    // L5 is L05 to whoever types it.
+    let bare = |name: &str| name.to_ascii_lowercase().replacen("l0", "l", 1);
+    if let Some((stem, text)) = BUILT_IN.iter().find(|(stem, _)| bare(stem) == bare(name)) {
         return parse(stem, &built_in_file(stem), text);
     }
     let labs = all()?;
-    let names = || labs.iter().map(|lab| lab.name.as_str());
-    Err(LabError::Unknown {
-        name: name.into(),
-        meant: policy::closest(name, names()).map(str::to_owned),
-        known: names().collect::<Vec<_>>().join(", "),
-    })
+    let known = labs.iter().map(|lab| lab.name.as_str()).collect::<Vec<_>>().join(", ");
+    Err(LabError::Unknown { name: name.into(), known })
 }
 
 /// The file as serde sees it.

@@ -16,7 +16,6 @@ use serde::Serialize;
 use self::codes::Code;
 pub use self::names::{protocol as protocol_number, protocol_name};
 pub(crate) use self::{
-    names::closest,
     names::quoted,
     rule::{LAST_NUMBER, address_keys},
 };
@@ -123,7 +122,7 @@ impl Diagnostic {
         candidates: impl IntoIterator<Item = &'c str>,
         edit: impl Fn(&str) -> String,
     ) -> Self {
-        match closest(written, candidates) {
+        match names::closest(written, candidates) {
             Some(name) => self.help(format!("did you mean `{name}`?")).fix(span, edit(name)),
             None => self,
         }
