@@ -75,6 +75,10 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 
+/// IPv6 extension headers the parser looks behind: hop-by-hop, routing, fragment, destination options. No packet has one of
+/// them as its protocol, but for a later fragment, whose protocol it hides.
+pub const EXTENSION_HEADERS: [u8; 4] = [0, 43, 44, 60];
+
 const MAX_TAGS: u32 = 2;
 const MAX_EXTENSIONS: u32 = 8;
 

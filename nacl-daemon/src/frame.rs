@@ -5,7 +5,7 @@ use etherparse::{
     EtherType, Ethernet2Header, IpFragOffset, IpNumber, Ipv4Header, Ipv6FragmentHeader, Ipv6Header, TcpHeader,
     UdpHeader,
 };
-use nacl_common::{Family, Fragment, Packet};
+use nacl_common::{Family, Fragment, Packet, packet::EXTENSION_HEADERS};
 
 /// Offset of later fragments, in units of 8 bytes: what an MTU of 1500 gives.
 const LATER: u16 = 185;
@@ -36,7 +36,7 @@ pub fn bytes(packet: &Packet) -> Vec<u8> {
             (EtherType::IPV4, header.to_bytes().to_vec())
         }
         Family::V6 => {
-            let extension = matches!(packet.protocol, 0 | 43 | 44 | 60);
+            let extension = EXTENSION_HEADERS.contains(&packet.protocol);
             assert!(!extension || packet.fragment == Fragment::Later, "{} is an extension header", packet.protocol);
             let mut next = protocol;
             if packet.fragment != Fragment::None {
@@ -112,7 +112,7 @@ mod tests {
                 let address = |half: usize| {
                     if v6 { [addresses[half], addresses[half + 1]] } else { [0, addresses[half] >> 32] }
                 };
-                let extension = v6 && fragment != Fragment::Later && matches!(protocol, 0 | 43 | 44 | 60);
+                let extension = v6 && fragment != Fragment::Later && EXTENSION_HEADERS.contains(&protocol);
                 let protocol = if extension { 59 } else { protocol };
                 let seen =
                     fragment != Fragment::Later && (matches!(protocol, 6 | 17) || protocol == if v6 { 58 } else { 1 });

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use nacl_common::{Direction, Family, Fragment, Packet};
+use nacl_common::{Direction, Family, Fragment, Packet, packet::EXTENSION_HEADERS};
 use thiserror::Error;
 
 use crate::{policy, resolve::Interface};
@@ -138,7 +138,7 @@ impl Flow {
             _ => return Err(FlowError::Families),
         };
         // The parser looks behind them, so that a packet's protocol is never one of these.
-        if family == Family::V6 && matches!(self.protocol, 0 | 43 | 44 | 60) {
+        if family == Family::V6 && EXTENSION_HEADERS.contains(&self.protocol) {
             return Err(FlowError::ExtensionHeader(self.protocol));
         }
         Ok(Packet {

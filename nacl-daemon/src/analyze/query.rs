@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use nacl_common::{Direction, Family, Fragment, Packet};
+use nacl_common::{Direction, Family, Fragment, Packet, packet::EXTENSION_HEADERS};
 use serde::Deserialize;
 
 use super::flow::number;
@@ -46,7 +46,7 @@ impl Query {
             (IpAddr::V6(_), IpAddr::V6(_)) => Family::V6,
             _ => return Err("src and dst are of different families"),
         };
-        if family == Family::V6 && matches!(self.protocol, 0 | 43 | 44 | 60) && !self.fragment {
+        if family == Family::V6 && EXTENSION_HEADERS.contains(&self.protocol) && !self.fragment {
             return Err("on IPv6 this protocol number is an extension header, not the protocol of a packet");
         }
         let ported = matches!(self.protocol, 6 | 17) && !self.fragment;

@@ -30,13 +30,8 @@ pub fn load(path: &Path, host: &dyn Host) -> anyhow::Result<Loaded> {
         let file = path.display().to_string();
         (file.clone(), fs::read(path).with_context(|| format!("cannot read {file}"))?)
     };
-    Ok(match policy::decode(bytes) {
-        Ok(text) => Loaded { outcome: policy::load(&file, &text, host), file, text },
-        Err(broken) => {
-            let (text, diagnostic) = *broken;
-            Loaded { file, text, outcome: Outcome { resolved: None, diagnostics: vec![diagnostic] } }
-        }
-    })
+    let (text, outcome) = policy::load_bytes(&file, bytes, host);
+    Ok(Loaded { file, text, outcome })
 }
 
 impl Loaded {

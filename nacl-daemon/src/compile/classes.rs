@@ -7,13 +7,11 @@ use ipnet::IpNet;
 use nacl_common::{
     Action, Direction,
     border::{ALLOW, PAGE, implicit_slot, l4, list_index, same_subnet_slot},
+    packet::EXTENSION_HEADERS,
 };
 
 use super::slots::{SlotTable, family};
 use crate::resolve::{Interface, Protocol, Rule};
-
-/// IPv6 extension headers: a later fragment that names one of them hides its protocol.
-const EXTENSION_HEADERS: [u8; 4] = [0, 43, 44, 60];
 
 /// Keys of the L4 space of one list.
 const KEYS: u32 = l4::PAGES * PAGE as u32;

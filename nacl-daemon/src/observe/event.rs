@@ -1,16 +1,16 @@
 //! Kernel events → records with names: which rule, which line, why.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::{Duration, SystemTime},
 };
 
-use nacl_common::{Event, Fragment, Reason};
+use nacl_common::{Event, Family, Fragment, Reason};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::Number;
-use crate::compile::SlotTable;
+use crate::{analyze::address, compile::SlotTable};
 
 /// Turns the kernel's clock (since boot) into the time of day.
 #[derive(Clone, Copy, Debug)]
@@ -142,11 +142,8 @@ fn endpoint(address: Option<IpAddr>, port: Option<u16>) -> String {
 }
 
 fn address_of(family: u8, halves: [u64; 2]) -> Option<IpAddr> {
-    match family {
-        4 => Some(Ipv4Addr::from_bits(halves[1] as u32).into()),
-        6 => Some(Ipv6Addr::from_bits(u128::from(halves[0]) << 64 | u128::from(halves[1])).into()),
-        _ => None,
-    }
+    let family = [Family::V4, Family::V6].into_iter().find(|known| *known as u8 == family)?;
+    Some(address(family, halves))
 }
 
 fn flags(byte: u8) -> String {

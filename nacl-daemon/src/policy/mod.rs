@@ -162,6 +162,21 @@ pub fn load(file: &str, text: &str, host: &dyn resolve::Host) -> Outcome {
     Outcome { resolved: if failed { None } else { resolved }, diagnostics }
 }
 
+/// Loads a policy file's bytes: its text, and what [`load`] says of it. Bytes that are not UTF-8 are an error like any other,
+/// with its place in the text.
+pub fn load_bytes(file: &str, bytes: Vec<u8>, host: &dyn resolve::Host) -> (String, Outcome) {
+    match decode(bytes) {
+        Ok(text) => {
+            let outcome = load(file, &text, host);
+            (text, outcome)
+        }
+        Err(broken) => {
+            let (text, diagnostic) = *broken;
+            (text, Outcome { resolved: None, diagnostics: vec![diagnostic] })
+        }
+    }
+}
+
 /// A policy file's bytes as text.
 ///
 /// # Errors

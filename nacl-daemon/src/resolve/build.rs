@@ -9,7 +9,7 @@ use std::{
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use nacl_common::{Action, Direction, Family};
+use nacl_common::{Action, Direction, Family, packet::EXTENSION_HEADERS};
 
 use super::{Eni, Host, Icmp, Interface, Nacl, Protocol, Resolved, Rule, Subnet};
 use crate::policy::{
@@ -28,9 +28,6 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
-
-/// IPv6 extension headers that the parser looks behind: hop-by-hop, routing, fragment, destination options.
-const EXTENSION_HEADERS: [u8; 4] = [0, 43, 44, 60];
 
 /// Resolves a policy; `None` where that is impossible, with the reason in `diagnostics`.
 pub(crate) fn resolve(

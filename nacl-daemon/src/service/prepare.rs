@@ -103,8 +103,8 @@ impl Reading {
 
 /// Reads and resolves a policy file.
 pub fn read(file: &Path, host: &dyn Host) -> Result<Reading, PrepareError> {
-    let text = fs::read_to_string(file).map_err(|source| PrepareError::Read { file: file.to_owned(), source })?;
-    let outcome = policy::load(&file.display().to_string(), &text, host);
+    let bytes = fs::read(file).map_err(|source| PrepareError::Read { file: file.to_owned(), source })?;
+    let (text, outcome) = policy::load_bytes(&file.display().to_string(), bytes, host);
     Ok(Reading { file: file.to_owned(), text, diagnostics: outcome.diagnostics, resolved: outcome.resolved })
 }
 
