@@ -8,8 +8,11 @@ use crate::{
 
 /// Bit 15 of a heap entry that leads to a further page, and of an address entry that leads to a node.
 pub const LINK: u32 = 0x8000;
-/// Bit 15 of a decision: set when it allows. The other fifteen bits are the rule slot.
+/// Bit 15 of a decision: set when it allows. The low fourteen bits are the rule slot.
 pub const ALLOW: u16 = 0x8000;
+/// Bit 14 of a decision. In a list of security group rules: the rule is open to every address of its family, so that its
+/// flows may go untracked (S30). In a list of exemptions: it is a `failsafe` entry and not AWS's.
+pub const OPEN: u16 = 0x4000;
 /// Entries of one heap page.
 pub const PAGE: usize = 256;
 
@@ -33,7 +36,7 @@ pub mod l4 {
 /// Slots below this number have a fixed meaning; numbered rules start here.
 pub const FIRST_RULE_SLOT: u16 = 16;
 /// "No slot": the verdict belongs to no list (ARP, malformed and so on).
-pub const NO_SLOT: u16 = 0x7fff;
+pub const NO_SLOT: u16 = 0x3fff;
 
 /// The slot of the implied `*` rule of a direction and family (`v6`), which AWS counts as rules 32767 and 32768.
 pub const fn implicit_slot(direction: Direction, v6: bool) -> u16 {
@@ -43,6 +46,16 @@ pub const fn implicit_slot(direction: Direction, v6: bool) -> u16 {
 /// The slot of packets between two hosts of one subnet.
 pub const fn same_subnet_slot(direction: Direction, v6: bool) -> u16 {
     4 | implicit_slot(direction, v6)
+}
+
+/// The slot of packets that no rule of any security group matched.
+pub const fn group_implicit_slot(direction: Direction, v6: bool) -> u16 {
+    8 | implicit_slot(direction, v6)
+}
+
+/// The slot of packets that passed because their connection is remembered.
+pub const fn tracked_slot(direction: Direction, v6: bool) -> u16 {
+    12 | implicit_slot(direction, v6)
 }
 
 /// Where one ordered list (one direction, one family) lies in a generation. All fields are indexes, not bytes.
@@ -80,17 +93,53 @@ impl List {
 /// Selector: all ones when the byte lies in the low half of the address. One node is one cache line.
 pub const NODE_WORDS: u32 = 8;
 
-/// What stands first in every generation: the lists by [`list_index`].
+/// Lists of a generation.
+pub const LISTS: usize = 12;
+
+/// What stands first in every generation: the lists, and what holds for all of them.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// The four lists: inbound IPv4, inbound IPv6, outbound IPv4, outbound IPv6.
-    pub lists: [List; 4],
+    /// Of the network ACL by [`list_index`], of the security groups by [`group_index`], of exemptions by
+    /// [`exempt_index`].
+    pub lists: [List; LISTS],
+    /// By [`list_index`]: bits [`OPEN_TCP`] and [`OPEN_UDP`] of the security groups' rules in that direction.
+    pub open: [u32; 4],
+    /// IPv4, then IPv6: a bit for each low byte that the remote address of an exemption can have. Nearly all packets are
+    /// told by one read that no exemption is theirs.
+    pub exempt: [[u64; 4]; 2],
+    /// Idle time-outs in nanoseconds, by [`crate::flow::Timeout`].
+    pub timeouts: [u64; crate::flow::TIMEOUTS],
 }
 
-/// Index of a list in a [`Header`].
+/// Bit of [`Header::open`]: a rule is open to every address of the family on all TCP ports (S30).
+pub const OPEN_TCP: u32 = 1;
+/// Likewise, UDP.
+pub const OPEN_UDP: u32 = 2;
+
+/// Index of a list of the network ACL in a [`Header`].
 pub const fn list_index(direction: Direction, v6: bool) -> usize {
     (direction as usize) << 1 | v6 as usize
+}
+
+/// Index of a list of the security groups.
+pub const fn group_index(direction: Direction, v6: bool) -> usize {
+    4 | list_index(direction, v6)
+}
+
+/// Which end of an exempt exchange the service is at: its port is on that end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Service {
+    /// The remote end: outbound requests go to its port, inbound replies come from it.
+    Remote = 0,
+    /// This end: inbound requests go to its port, outbound replies come from it.
+    Local = 1,
+}
+
+/// Index of a list of exemptions. Its L4 keys are the service's port, in both directions.
+pub const fn exempt_index(service: Service, v6: bool) -> usize {
+    8 | (service as usize) << 1 | v6 as usize
 }
 
 /// One compiled policy, immutable: the one value of the inner map of an array of maps, or boxed in user space.
@@ -137,12 +186,18 @@ pub const GENERATIONS: u32 = 4;
 
 /// The control word of an interface, read once per packet; storing it switches policy and settings at once.
 ///
-/// Bits: 0 to 7 generation slot, 8 to 11 tier, 12 to 15 mode, 16 to 19 layers, 20 to 31 flags, 32 to 63 epoch.
+/// Bits: 0 to 7 generation slot, 8 to 11 tier, 12 mode, 16 and 17 layers, 20 to 31 flags, 32 to 63 epoch.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Control(pub u64);
 
 impl Control {
+    /// Mode: the network ACL remembers connections.
+    pub const STATEFUL: u64 = 1 << 12;
+    /// Layer: the network ACL judges.
+    pub const NACL: u64 = 1 << 16;
+    /// Layer: security groups judge.
+    pub const GROUPS: u64 = 1 << 17;
     /// Flag: verdicts are carried out. Without it packets are judged and counted, and none is dropped.
     pub const ENFORCE: u64 = 1 << 20;
     /// Flag: this interface looks into the subnet, so frames it receives are outbound.
@@ -153,8 +208,12 @@ impl Control {
     pub const EVENTS_DENIED: u64 = 1 << 23;
     /// Flag: passed packets are reported as events too.
     pub const EVENTS_ALLOWED: u64 = 1 << 24;
+    /// Flag: what AWS never filters passes unjudged (N43).
+    pub const AWS: u64 = 1 << 25;
+    /// Flag: nothing is remembered and nothing looked up; every packet is judged as the first of its flow.
+    pub const FORGETFUL: u64 = 1 << 26;
 
-    /// A control word for one generation; `flags` are the constants above, or-ed.
+    /// A control word for one generation; `flags` are the constants above, or-ed, mode and layers with them.
     pub const fn new(slot: u8, tier: Tier, flags: u64, epoch: u32) -> Self {
         Self(slot as u64 | (tier as u64) << 8 | flags | (epoch as u64) << 32)
     }
@@ -198,6 +257,93 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// A connection, as one interface sees it: the same for both directions.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// The other end's address, high and low half; an IPv4 address stands in the low half.
+    pub remote: [u64; 2],
+    /// This end's address, likewise.
+    pub local: [u64; 2],
+    /// The other end's TCP or UDP port; the identifier of an ICMP echo; else 0.
+    pub remote_port: u16,
+    /// This end's port; of an ICMP echo 1 where this end asks; else 0.
+    pub local_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Always 0.
+    pub pad: u16,
+}
+
+/// What is remembered of a connection. `expires` and `state` are stored in place, each in one piece, whichever CPU
+/// comes last; everything else changes only with the whole entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// When it is forgotten, unless it is met before; nanoseconds of the kernel's coarse clock.
+    pub expires: u64,
+    /// When it was made.
+    pub started: u64,
+    /// Epoch of the policy that admitted it.
+    pub epoch: u32,
+    /// Number of the [`crate::flow::State`].
+    pub state: u8,
+    /// Number of the [`Direction`] of its first packet.
+    pub origin: u8,
+    /// 1 once the network ACL has admitted it.
+    pub nacl: u8,
+    /// 1 once the security groups have admitted it by a rule whose flows are tracked.
+    pub group: u8,
+    /// Slot of the network ACL rule that admitted it, or [`NO_SLOT`].
+    pub nacl_slot: u16,
+    /// Slot of the security group rule that admitted it, or [`NO_SLOT`].
+    pub group_slot: u16,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// A fragmented packet, in one direction.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FragmentKey {
+    /// Source address.
+    pub src: [u64; 2],
+    /// Destination address.
+    pub dst: [u64; 2],
+    /// Identification.
+    pub ident: u32,
+    /// IPv4: the protocol. IPv6, where a later fragment may not tell: 0.
+    pub protocol: u8,
+    /// 4 or 6.
+    pub family: u8,
+    /// Number of the [`Direction`].
+    pub direction: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+/// The verdict a first fragment shares with the later ones of its packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    /// When it is forgotten.
+    pub expires: u64,
+    /// Epoch of the policy that judged.
+    pub epoch: u32,
+    /// Slot of the rule that decided.
+    pub slot: u16,
+    /// Slot of the other layer.
+    pub also: u16,
+    /// Number of the [`Action`].
+    pub action: u8,
+    /// Number of the [`Layer`].
+    pub layer: u8,
+    /// Always 0.
+    pub pad: [u8; 6],
+}
+
 /// One verdict, as the kernel reports it. Samples: the counters are the truth.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -236,8 +382,12 @@ pub struct Event {
     pub fragment: u8,
     /// 1 when the action was carried out, 0 in monitor mode.
     pub enforced: u8,
+    /// Number of the [`crate::flow::Met`]: what the connection table said.
+    pub flow: u8,
+    /// Slot of the other layer that let the packet pass, or [`NO_SLOT`].
+    pub also: u16,
     /// Always 0.
-    pub pad: u8,
+    pub pad: [u8; 6],
 }
 
 impl Event {
@@ -251,24 +401,32 @@ impl Event {
         let layer = match self.layer {
             0 => Layer::None,
             1 => Layer::Nacl,
+            2 => Layer::SecurityGroup,
             _ => return None,
         };
         match Reason::from_number(self.reason) {
-            Some(reason) => Some(Verdict { action, reason, layer, slot: self.slot }),
+            Some(reason) => Some(Verdict { action, reason, layer, slot: self.slot, also: self.also }),
             None => None,
         }
     }
 }
 
+/// Bytes of a [`Header`]: twelve lists, 16, 64, 64.
+const HEADER: usize = 12 * 32 + 16 + 64 + 64;
+
 const _: () = {
     assert!(size_of::<List>() == 32);
-    assert!(size_of::<Header>() == 128);
+    assert!(size_of::<Header>() == HEADER);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Control>() == 8);
-    assert!(size_of::<Event>() == 64);
-    assert!(size_of::<Small>() == 128 + (8 << 13) + (2 << 16));
+    assert!(size_of::<Event>() == 72);
+    assert!(size_of::<FlowKey>() == 40);
+    assert!(size_of::<Entry>() == 32);
+    assert!(size_of::<FragmentKey>() == 40);
+    assert!(size_of::<Shared>() == 24);
+    assert!(size_of::<Small>() == HEADER + (8 << 13) + (2 << 16));
     assert!(size_of::<Small>() <= 256 << 10);
-    assert!(size_of::<Medium>() == 128 + (8 << 16) + (2 << 20));
+    assert!(size_of::<Medium>() == HEADER + (8 << 16) + (2 << 20));
     assert!(size_of::<Medium>() <= 4 << 20);
-    assert!(size_of::<Large>() == 128 + (8 << 19) + (2 << 22));
+    assert!(size_of::<Large>() == HEADER + (8 << 19) + (2 << 22));
 };

@@ -2,10 +2,14 @@
 //! The look-up itself is in `tables`, the parsing in `packet`.
 
 use crate::{
-    border::{Control, FIRST_RULE_SLOT, NO_SLOT, list_index},
+    border::{
+        ALLOW, Control, Entry, FIRST_RULE_SLOT, NO_SLOT, OPEN, OPEN_TCP, OPEN_UDP, Service, Shared, exempt_index,
+        group_index, list_index, tracked_slot,
+    },
+    flow::{self, Met, State, Write, WriteKind},
     packet::{Family, Fragment, Packet},
     reason::Reason,
-    tables::{Image, decide, split},
+    tables::{Image, decide, decide_in_table, split},
 };
 
 /// A direction as the policy sees it: into or out of the subnet or interface.
@@ -78,6 +82,8 @@ pub enum Layer {
     None = 0,
     /// The subnet's network ACL.
     Nacl = 1,
+    /// The interface's security groups.
+    SecurityGroup = 2,
 }
 
 impl Layer {
@@ -86,6 +92,7 @@ impl Layer {
         match self {
             Self::None => "none",
             Self::Nacl => "nacl",
+            Self::SecurityGroup => "security-group",
         }
     }
 }
@@ -99,31 +106,138 @@ pub struct Verdict {
     pub reason: Reason,
     /// Who decided.
     pub layer: Layer,
-    /// The rule's slot, or [`NO_SLOT`].
+    /// The slot of what decided, or [`NO_SLOT`]. Of a packet that both layers let pass it is the network ACL's.
     pub slot: u16,
+    /// The slot of the other layer, where it was asked before and let the packet pass; else [`NO_SLOT`].
+    pub also: u16,
 }
 
 impl Verdict {
     /// A verdict that no rule made.
     #[inline(always)]
     pub const fn without_rule(action: Action, reason: Reason) -> Self {
-        Self { action, reason, layer: Layer::None, slot: NO_SLOT }
+        Self { action, reason, layer: Layer::None, slot: NO_SLOT, also: NO_SLOT }
+    }
+}
+
+/// When and under which settings a packet is judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct At {
+    /// Settings in force.
+    pub control: Control,
+    /// Nanoseconds of the kernel's coarse clock.
+    pub now: u64,
+    /// Until when TCP connections met in their middle are taken up.
+    pub pickup_until: u64,
+}
+
+/// What is remembered that concerns a packet.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory<'a> {
+    /// Whether the packet has a [`flow::key`].
+    pub trackable: bool,
+    /// The entry under that key, whether it still holds or not.
+    pub found: Option<&'a Entry>,
+    /// Of a later fragment: what is under its [`flow::fragment_key`].
+    pub shared: Option<&'a Shared>,
+}
+
+/// A verdict and what is to be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// The verdict. Where `write` asks for a new entry and there is no room, it is [`flow::full`] instead.
+    pub verdict: Verdict,
+    /// What to do to the connection table.
+    pub write: Write,
+    /// What the table said.
+    pub met: Met,
+}
+
+/// What one layer says of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Says {
+    /// Whether it lets the packet pass.
+    pub allow: bool,
+    /// Of a security group rule: its flows are not tracked (S30).
+    pub untracked: bool,
+    /// The slot of what decided; [`NO_SLOT`] where the layer is off.
+    pub slot: u16,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Says {
+    const OFF: Self = Self { allow: true, untracked: true, slot: NO_SLOT, reason: Reason::LayerOff };
+
+    #[inline(always)]
+    const fn on(self) -> bool {
+        self.slot != NO_SLOT
     }
 }
 
 /// Judges an IP packet that was parsed.
 #[inline(always)]
-pub fn judge<I: Image>(image: &I, direction: Direction, packet: &Packet) -> Verdict {
-    if let Some(reason) = exempt(packet) {
-        return Verdict::without_rule(Action::Allow, reason);
+pub fn judge<I: Image>(image: &I, at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) -> Judged {
+    let done = |verdict| Judged { verdict, write: Write::default(), met: Met::Nothing };
+    if let Some(verdict) = exempt(image, at.control, direction, packet) {
+        return done(verdict);
     }
-    let list = image.list(list_index(direction, matches!(packet.family, Family::V6)));
-    let remote = match direction {
-        // N22: the CIDR of a rule is the source of inbound and the destination of outbound packets.
-        Direction::Inbound => packet.src,
-        Direction::Outbound => packet.dst,
+    if let Some(shared) = memory.shared
+        && packet.fragment == Fragment::Later
+        && at.now < shared.expires
+        && at.control.epoch() == shared.epoch
+    {
+        let layer = match shared.layer {
+            1 => Layer::Nacl,
+            2 => Layer::SecurityGroup,
+            _ => Layer::None,
+        };
+        let action = if shared.action == Action::Allow as u8 { Action::Allow } else { Action::Deny };
+        let reason = Reason::SharedFragment;
+        return done(Verdict { action, reason, layer, slot: shared.slot, also: shared.also });
+    }
+    let live = match memory.found {
+        Some(entry) if flow::holds(entry, packet, at.now) => Some(entry),
+        _ => None,
     };
-    let (allow, slot) = split(decide(image, list, packet, remote));
+    let nacl = nacl_says(image, at.control, direction, packet, live);
+    let groups = groups_say(image, at.control, direction, packet, live);
+    let verdict = combine(direction, &nacl, &groups);
+    let mut write = Write::default();
+    if matches!(verdict.action, Action::Allow) {
+        write = remember(image, at, direction, packet, memory, live, &nacl, &groups);
+    }
+    let met = match (live, write.kind) {
+        (Some(live), _) if live.origin == direction as u8 => Met::Forward,
+        (Some(_), _) => Met::Reply,
+        (None, WriteKind::New | WriteKind::Replace) => Met::New,
+        (None, _) if memory.trackable => Met::Unknown,
+        (None, _) => Met::Nothing,
+    };
+    Judged { verdict, write, met }
+}
+
+/// What the network ACL says. In stateful mode it remembers what it admitted.
+#[inline(always)]
+pub fn nacl_says<I: Image>(
+    image: &I,
+    control: Control,
+    direction: Direction,
+    packet: &Packet,
+    live: Option<&Entry>,
+) -> Says {
+    let v6 = matches!(packet.family, Family::V6);
+    if !control.has(Control::NACL) {
+        return Says::OFF;
+    }
+    if control.has(Control::STATEFUL)
+        && let Some(live) = live
+        && live.nacl == 1
+    {
+        return Says { allow: true, untracked: false, slot: tracked_slot(direction, v6), reason: Reason::Tracked };
+    }
+    let list = &image.header().lists[list_index(direction, v6)];
+    let (allow, slot) = split(decide(image, list, packet, remote(direction, packet), packet.dport));
     let reason = if slot >= FIRST_RULE_SLOT {
         Reason::NaclRule
     } else if slot & 4 != 0 {
@@ -131,7 +245,132 @@ pub fn judge<I: Image>(image: &I, direction: Direction, packet: &Packet) -> Verd
     } else {
         Reason::NaclImplicit
     };
-    Verdict { action: if allow { Action::Allow } else { Action::Deny }, reason, layer: Layer::Nacl, slot }
+    Says { allow, untracked: false, slot, reason }
+}
+
+/// What the security groups say.
+#[inline(always)]
+pub fn groups_say<I: Image>(
+    image: &I,
+    control: Control,
+    direction: Direction,
+    packet: &Packet,
+    live: Option<&Entry>,
+) -> Says {
+    let v6 = matches!(packet.family, Family::V6);
+    if !control.has(Control::GROUPS) {
+        return Says::OFF;
+    }
+    if let Some(live) = live
+        && live.group == 1
+    {
+        return Says { allow: true, untracked: false, slot: tracked_slot(direction, v6), reason: Reason::Tracked };
+    }
+    let header = image.header();
+    let list = &header.lists[group_index(direction, v6)];
+    let decision = decide_in_table(image, list, packet, remote(direction, packet), packet.dport);
+    let (allow, slot) = split(decision);
+    let reason = if slot >= FIRST_RULE_SLOT { Reason::GroupRule } else { Reason::GroupImplicit };
+    let back = header.open[list_index(direction.reverse(), v6)];
+    let open = match packet.protocol {
+        6 => back & OPEN_TCP != 0,
+        17 => back & OPEN_UDP != 0,
+        _ => false,
+    };
+    Says { allow, untracked: open && decision & OPEN != 0, slot, reason }
+}
+
+/// Inbound the network ACL comes first, outbound the groups (O1); the first that denies is named.
+#[inline(always)]
+fn combine(direction: Direction, nacl: &Says, groups: &Says) -> Verdict {
+    let nacl_first = matches!(direction, Direction::Inbound);
+    let name_groups = if nacl.allow && groups.allow {
+        !nacl.on()
+    } else if nacl_first {
+        nacl.allow
+    } else {
+        !groups.allow
+    };
+    let (says, other, layer) =
+        if name_groups { (groups, nacl, Layer::SecurityGroup) } else { (nacl, groups, Layer::Nacl) };
+    // A packet is counted once where both remember it, and not where the other layer comes after the one that denies.
+    let asked = says.allow || name_groups == nacl_first;
+    let also = if asked && other.slot != says.slot { other.slot } else { NO_SLOT };
+    let action = if says.allow { Action::Allow } else { Action::Deny };
+    let layer = if says.on() { layer } else { Layer::None };
+    Verdict { action, reason: says.reason, layer, slot: says.slot, also }
+}
+
+/// What an admitted packet leaves behind.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "inlined; what judging has found out so far")]
+fn remember<I: Image>(
+    image: &I,
+    at: &At,
+    direction: Direction,
+    packet: &Packet,
+    memory: Memory<'_>,
+    live: Option<&Entry>,
+    nacl: &Says,
+    groups: &Says,
+) -> Write {
+    let nacl_rule = matches!(nacl.reason, Reason::NaclRule);
+    let group_rule = matches!(groups.reason, Reason::GroupRule) && !groups.untracked;
+    let mut entry = match live {
+        Some(live) => *live,
+        None => {
+            let wanted = nacl_rule && at.control.has(Control::STATEFUL) || group_rule;
+            if !wanted || !memory.trackable {
+                return Write::default();
+            }
+            let Some(state) = flow::first(packet, at.now, at.pickup_until) else { return Write::default() };
+            Entry {
+                expires: 0,
+                started: at.now,
+                epoch: at.control.epoch(),
+                state: state as u8,
+                origin: direction as u8,
+                nacl: 0,
+                group: 0,
+                nacl_slot: NO_SLOT,
+                group_slot: NO_SLOT,
+                pad: 0,
+            }
+        }
+    };
+    let from_origin = entry.origin == direction as u8;
+    let mut marked = false;
+    if from_origin && nacl_rule && entry.nacl == 0 {
+        entry.nacl = 1;
+        entry.nacl_slot = nacl.slot;
+        marked = true;
+    }
+    if from_origin && group_rule && entry.group == 0 {
+        entry.group = 1;
+        entry.group_slot = groups.slot;
+        marked = true;
+    }
+    let mut state = State::from_number(entry.state);
+    if live.is_some() {
+        state = flow::step(state, from_origin, packet);
+    }
+    entry.state = state as u8;
+    entry.expires = at.now.saturating_add(image.header().timeouts[state.timeout() as usize]);
+    let kind = match (live.is_some(), memory.found.is_some()) {
+        (true, _) if !marked => WriteKind::Touch,
+        (_, true) => WriteKind::Replace,
+        _ => WriteKind::New,
+    };
+    Write { kind, entry }
+}
+
+/// N22: the CIDR of a rule is the source of inbound and the destination of outbound packets.
+#[inline(always)]
+const fn remote(direction: Direction, packet: &Packet) -> [u64; 2] {
+    match direction {
+        Direction::Inbound => packet.src,
+        Direction::Outbound => packet.dst,
+    }
 }
 
 /// What becomes of a frame that is not a well-formed IP packet.
@@ -145,9 +384,42 @@ pub fn judge_other(control: Control, reason: Reason) -> Verdict {
     Verdict::without_rule(if pass { Action::Allow } else { Action::Deny }, reason)
 }
 
-/// What passes before any rule: without it IPv6 cannot find its neighbours (N51).
+/// What passes before any rule.
 #[inline(always)]
-fn exempt(packet: &Packet) -> Option<Reason> {
+pub fn exempt<I: Image>(image: &I, control: Control, direction: Direction, packet: &Packet) -> Option<Verdict> {
+    if let Some(reason) = link_exempt(packet) {
+        return Some(Verdict::without_rule(Action::Allow, reason));
+    }
+    if control.has(Control::AWS) && is_dhcp(direction, packet) {
+        return Some(Verdict::without_rule(Action::Allow, Reason::Dhcp));
+    }
+    let v6 = matches!(packet.family, Family::V6);
+    let remote = remote(direction, packet);
+    let header = image.header();
+    let low = remote[1] as u8;
+    if header.exempt[v6 as usize][(low >> 6) as usize] >> (low & 63) & 1 == 0 {
+        return None;
+    }
+    let has_ports = matches!(packet.protocol, 6 | 17);
+    let inbound = matches!(direction, Direction::Inbound);
+    // The service's port is where requests go and where replies come from; an ICMP type is in one place.
+    let from_source = |service: Service| has_ports && inbound == matches!(service, Service::Remote);
+    let look = |service| {
+        let port = if from_source(service) { packet.sport } else { packet.dport };
+        decide_in_table(image, &header.lists[exempt_index(service, v6)], packet, remote, port)
+    };
+    let mut decision = look(Service::Remote);
+    if decision & ALLOW == 0 {
+        decision = look(Service::Local);
+    }
+    let (allow, slot) = split(decision);
+    let reason = if decision & OPEN != 0 { Reason::Failsafe } else { Reason::AwsService };
+    allow.then_some(Verdict { action: Action::Allow, reason, layer: Layer::None, slot, also: NO_SLOT })
+}
+
+/// Without these IPv6 cannot find its neighbours (N51).
+#[inline(always)]
+fn link_exempt(packet: &Packet) -> Option<Reason> {
     if !matches!(packet.family, Family::V6) || packet.protocol != 58 || packet.fragment != Fragment::None {
         return None;
     }
@@ -155,5 +427,22 @@ fn exempt(packet: &Packet) -> Option<Reason> {
         (133..=137, 255) => Some(Reason::NeighbourDiscovery),
         (130..=132 | 143, 1) => Some(Reason::Mld),
         _ => None,
+    }
+}
+
+/// DHCP between a client here and a server anywhere: it is told by both ports, because a client that has no address yet
+/// asks everybody.
+#[inline(always)]
+fn is_dhcp(direction: Direction, packet: &Packet) -> bool {
+    if packet.protocol != 17 || packet.fragment != Fragment::None {
+        return false;
+    }
+    let (client, server) = match direction {
+        Direction::Outbound => (packet.sport, packet.dport),
+        Direction::Inbound => (packet.dport, packet.sport),
+    };
+    match packet.family {
+        Family::V4 => client == 68 && server == 67,
+        Family::V6 => client == 546 && server == 547,
     }
 }

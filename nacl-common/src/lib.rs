@@ -11,6 +11,7 @@
 
 pub mod border;
 pub mod evaluate;
+pub mod flow;
 pub mod packet;
 pub mod reason;
 pub mod tables;

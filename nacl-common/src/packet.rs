@@ -67,6 +67,21 @@ pub struct Packet {
     pub sport: u16,
     /// TCP or UDP destination port; ICMP type in the high byte and code in the low; else 0.
     pub dport: u16,
+    /// What fragments of one packet share: IPv4's identification, or that of IPv6's fragment header; 0 where it is not
+    /// fragmented.
+    pub ident: u32,
+}
+
+/// Bits of [`Packet::tcp_flags`].
+pub mod tcp {
+    /// The sender is done.
+    pub const FIN: u8 = 0x01;
+    /// A connection is asked for.
+    pub const SYN: u8 = 0x02;
+    /// The connection is torn down.
+    pub const RST: u8 = 0x04;
+    /// Something is acknowledged: every packet but the first.
+    pub const ACK: u8 = 0x10;
 }
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -132,6 +147,7 @@ fn parse4<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<Packet, Reason> {
         dst: [0, u64::from(u32::from_be_bytes([header[16], header[17], header[18], header[19]]))],
         sport: 0,
         dport: 0,
+        ident: if matches!(fragment, Fragment::None) { 0 } else { u32::from(half([header[4], header[5]])) },
     };
     let left = if frame.oversized() { u32::MAX } else { total - length as u32 };
     transport(frame, packet, at + length, left)
@@ -154,6 +170,7 @@ fn parse6<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<Packet, Reason> {
         dst: address(&header, 24),
         sport: 0,
         dport: 0,
+        ident: 0,
     };
     let mut at = at + 40;
     let mut fragmented = false;
@@ -174,6 +191,9 @@ fn parse6<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<Packet, Reason> {
                 fragmented = true;
                 let offset = half([head[2], head[3]]);
                 packet.fragment = fragment_kind(offset >> 3, offset & 1 != 0)?;
+                if !matches!(packet.fragment, Fragment::None) {
+                    packet.ident = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+                }
                 packet.protocol = head[0];
                 8
             }

@@ -37,8 +37,18 @@ reasons! {
     NaclImplicit = 2, "nacl-implicit-deny";
     /// Both ends lie in one subnet, where the network ACL is never consulted (N42).
     SameSubnet = 3, "same-subnet";
-    /// The network ACL layer is switched off on this interface.
+    /// Every layer that could judge is switched off on this interface.
     LayerOff = 4, "layer-off";
+    /// A rule of a security group matched; they only allow (S1, S2).
+    GroupRule = 5, "security-group-rule";
+    /// No rule of any of the interface's security groups matched (S2, S6).
+    GroupImplicit = 6, "security-group-no-match";
+    /// It belongs to a connection that was let through before and is remembered (S28).
+    Tracked = 7, "tracked";
+    /// A new connection found the connection table full (S39).
+    ConntrackFull = 8, "conntrack-full";
+    /// A later fragment shares the verdict of the first one of its packet (N49 is ours to choose).
+    SharedFragment = 9, "shared-with-first-fragment";
     /// ARP is not IP; a VPC answers it itself and no rule can name it (N51).
     Arp = 16, "arp";
     /// IPv6 neighbour discovery: types 133 to 137, hop limit 255 (N51).
@@ -47,6 +57,12 @@ reasons! {
     Mld = 18, "mld";
     /// Neither IP nor ARP; passed or dropped as `non_ip` says.
     NonIp = 19, "non-ip";
+    /// DHCP, which neither network ACLs nor security groups filter (N43).
+    Dhcp = 20, "dhcp";
+    /// A service of AWS that neither network ACLs nor security groups filter (N43).
+    AwsService = 21, "aws-service";
+    /// A `failsafe` entry of the policy: never dropped.
+    Failsafe = 22, "failsafe";
     /// The frame is too short for an Ethernet header or its VLAN tags.
     EthernetShort = 32, "ethernet-short";
     /// More than two VLAN tags.

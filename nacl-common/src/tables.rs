@@ -6,7 +6,7 @@
 //! (Gupta and McKeown's recursive flow classification, reduced to two dimensions).
 
 use crate::{
-    border::{ALLOW, Generation, LINK, Large, List, NODE_WORDS, l4},
+    border::{ALLOW, Generation, Header, LINK, Large, List, NODE_WORDS, OPEN, l4},
     packet::{Family, Fragment, Packet},
 };
 
@@ -16,8 +16,8 @@ pub trait Image {
     /// what the kernel's verifier has to walk.
     const ROWS: bool;
 
-    /// Where a list lies; `index` from [`crate::border::list_index`].
-    fn list(&self, index: usize) -> &List;
+    /// What stands first in it.
+    fn header(&self) -> &Header;
     /// One entry of the heap.
     fn half(&self, index: u32) -> u32;
     /// One 64-bit word.
@@ -28,8 +28,8 @@ impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
     const ROWS: bool = HEAP >= Large::HEAP;
 
     #[inline(always)]
-    fn list(&self, index: usize) -> &List {
-        &self.header.lists[index & 3]
+    fn header(&self) -> &Header {
+        &self.header
     }
 
     #[inline(always)]
@@ -91,9 +91,10 @@ fn class6<I: Image>(image: &I, list: &List, address: [u64; 2]) -> u32 {
     entry & !LINK
 }
 
-/// Where a packet stands in the L4 key space: page, and entry inside the page.
+/// Where a packet stands in the L4 key space: page, and entry inside the page. `port`: its destination port, or that of the
+/// service where a list is keyed by that.
 #[inline(always)]
-fn l4_key(packet: &Packet) -> (u32, u32) {
+fn l4_key(packet: &Packet, port: u16) -> (u32, u32) {
     let protocol = u32::from(packet.protocol);
     if packet.fragment == Fragment::Later {
         return (l4::FRAGMENT, protocol);
@@ -104,19 +105,14 @@ fn l4_key(packet: &Packet) -> (u32, u32) {
         (1, Family::V4) | (58, Family::V6) => l4::ICMP,
         _ => return (l4::PROTOCOL, protocol),
     };
-    (base + u32::from(packet.dport >> 8), u32::from(packet.dport & 0xff))
+    (base + u32::from(port >> 8), u32::from(port & 0xff))
 }
 
-/// The decision of one list: [`ALLOW`] or not, and the slot of the rule that matched first.
+/// The decision of one list: [`ALLOW`] and [`OPEN`] or not, and the slot of the rule that matched first. `port`: as the list
+/// is keyed, the packet's destination port or its service's.
 #[inline(always)]
-pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2]) -> u16 {
-    let address = match packet.family {
-        Family::V4 => class4(image, list, remote[1] as u32),
-        Family::V6 => class6(image, list, remote),
-    };
-    let (page, low) = l4_key(packet);
-    let page = image.half(list.l4 + page);
-    let service = image.half(page << 8 | low);
+pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2], port: u16) -> u16 {
+    let (address, service) = classes(image, list, packet, remote, port);
     if !I::ROWS || list.form == List::TABLE {
         return image.half(list.decisions + address * list.stride + service) as u16;
     }
@@ -139,6 +135,24 @@ pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2
     // would walk all that follows once for each of 2048 ranks.
     let rank = (row - first) * 64 + bit;
     image.half(list.decisions + rank) as u16
+}
+
+/// As [`decide`], for lists that the compiler never lays out as rows: those of security groups and of exemptions.
+#[inline(always)]
+pub fn decide_in_table<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2], port: u16) -> u16 {
+    let (address, service) = classes(image, list, packet, remote, port);
+    image.half(list.decisions + address * list.stride + service) as u16
+}
+
+#[inline(always)]
+fn classes<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2], port: u16) -> (u32, u32) {
+    let address = match packet.family {
+        Family::V4 => class4(image, list, remote[1] as u32),
+        Family::V6 => class6(image, list, remote),
+    };
+    let (page, low) = l4_key(packet, port);
+    let page = image.half(list.l4 + page);
+    (address, image.half(page << 8 | low))
 }
 
 /// Index of the lowest set bit of a non-zero word, by a de Bruijn sequence: BPF has no instruction for it before version
@@ -164,5 +178,5 @@ static DE_BRUIJN_INDEX: [u8; 64] = {
 /// Splits a decision into allow or not, and the slot.
 #[inline(always)]
 pub const fn split(decision: u16) -> (bool, u16) {
-    (decision & ALLOW != 0, decision & !ALLOW)
+    (decision & ALLOW != 0, decision & !(ALLOW | OPEN))
 }

@@ -128,6 +128,7 @@ mod tests {
                     dst: address(2),
                     sport,
                     dport,
+                    ident: 0,
                 }
             },
         )

@@ -38,7 +38,7 @@ fn engine(interface: &Interface, compiled: &Compiled, case: &Case) -> Expected {
     let slot = compiled.slots.slots.get(&verdict.slot);
     if let Some(slot) = slot {
         assert_eq!(slot.direction, case.direction, "the slot belongs to the list that judged");
-        assert_eq!(slot.nacl, interface.nacl.name);
+        assert_eq!(slot.name, interface.nacl.name);
     }
     Expected {
         allow: verdict.action == Action::Allow,

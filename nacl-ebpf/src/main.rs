@@ -20,7 +20,7 @@ use aya_ebpf::{
 use nacl_common::{
     Action, Control, Direction, Packet, Reason, Verdict,
     border::Tier,
-    evaluate::{Hook, judge, judge_other},
+    evaluate::{At, Hook, Memory, judge, judge_other},
 };
 
 use crate::{
@@ -123,6 +123,7 @@ const NOT_PARSED: Packet = Packet {
     dst: [0; 2],
     sport: 0,
     dport: 0,
+    ident: 0,
 };
 
 /// The verdict of the generation in force.
@@ -134,10 +135,17 @@ fn lookup(control: Control, direction: Direction, packet: &Packet) -> Verdict {
     let slot = control.slot();
     // A variable: a constant would be merged with a load-time constant of the same value, and be overridden with it.
     let first = 0;
+    let at = At { control, now: 0, pickup_until: 0 };
     let verdict = match control.tier() {
-        SMALL_TIER => SMALL.get_value(slot, &first).map(|image| judge(image, direction, packet)),
-        MEDIUM_TIER => MEDIUM.get_value(slot, &first).map(|image| judge(image, direction, packet)),
-        LARGE_TIER => LARGE.get_value(slot, &first).map(|image| judge(image, direction, packet)),
+        SMALL_TIER => {
+            SMALL.get_value(slot, &first).map(|image| judge(image, &at, direction, packet, Memory::default()).verdict)
+        }
+        MEDIUM_TIER => {
+            MEDIUM.get_value(slot, &first).map(|image| judge(image, &at, direction, packet, Memory::default()).verdict)
+        }
+        LARGE_TIER => {
+            LARGE.get_value(slot, &first).map(|image| judge(image, &at, direction, packet, Memory::default()).verdict)
+        }
         _ => None,
     };
     verdict.unwrap_or(Verdict::without_rule(Action::Deny, Reason::NoGeneration))

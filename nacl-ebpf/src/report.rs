@@ -33,9 +33,12 @@ pub struct Met<'a> {
 /// Counts always, and reports where asked to.
 #[inline(always)]
 pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
-    let Verdict { action, reason, layer, slot } = met.verdict;
+    let Verdict { action, reason, layer, slot, also } = met.verdict;
     if slot != NO_SLOT {
         count(SLOTS.get_ptr_mut(u32::from(slot)), met);
+    }
+    if also != NO_SLOT {
+        count(SLOTS.get_ptr_mut(u32::from(also)), met);
     }
     count(REASON.get_ptr_mut(met.direction as u32 * REASONS as u32 + reason as u32), met);
 
@@ -72,7 +75,9 @@ pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
         tcp_flags: packet.tcp_flags,
         fragment: packet.fragment as u8,
         enforced: u8::from(met.enforced),
-        pad: 0,
+        flow: 0,
+        also,
+        pad: [0; 6],
     };
     if TEST.load() == 1
         && let Some(last) = LAST.get_ptr_mut(0)

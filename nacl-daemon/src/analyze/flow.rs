@@ -151,6 +151,7 @@ impl Flow {
             dst: number(self.destination),
             sport: self.sport,
             dport: self.dport,
+            ident: 0,
         })
     }
 

@@ -85,6 +85,7 @@ impl Query {
             dst: number(self.dst),
             sport: if ported { self.sport.unwrap_or(0) } else { 0 },
             dport,
+            ident: 0,
         };
         Ok((direction, packet))
     }

@@ -8,15 +8,15 @@ mod slots;
 use std::sync::Arc;
 
 use nacl_common::{
-    Direction, Packet, Verdict,
+    Control, Direction, Packet, Verdict,
     border::{Large, Medium, Small, Tier},
-    evaluate,
+    evaluate::{self, At, Judged, Memory},
 };
 use thiserror::Error;
 
 pub(crate) use self::slots::names as serde_names;
 pub use self::slots::{Slot, SlotTable};
-use crate::resolve::{Interface, Resolved};
+use crate::resolve::{Interface, Layers, Mode, Resolved};
 
 /// A compiled policy of one interface.
 #[derive(Clone)]
@@ -25,6 +25,8 @@ pub struct Compiled {
     pub generation: Generation,
     /// What each slot means.
     pub slots: SlotTable,
+    /// Bits of the control word that belong to it: mode, layers and exemptions, as [`flags`] of the interface.
+    pub flags: u64,
 }
 
 /// A generation of any tier, boxed.
@@ -50,14 +52,38 @@ impl Generation {
 }
 
 impl Compiled {
-    /// Judges a packet exactly as the kernel program does.
+    /// Judges a packet exactly as the kernel program does when it remembers nothing: as the first of its flow.
     pub fn judge(&self, direction: Direction, packet: &Packet) -> Verdict {
+        let at = At { control: Control(self.flags | Control::FORGETFUL), ..At::default() };
+        self.judge_with(&at, direction, packet, Memory::default()).verdict
+    }
+
+    /// Judges a packet with what is remembered of its connection, and says what to remember.
+    pub fn judge_with(&self, at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) -> Judged {
         match &self.generation {
-            Generation::Small(image) => evaluate::judge(&**image, direction, packet),
-            Generation::Medium(image) => evaluate::judge(&**image, direction, packet),
-            Generation::Large(image) => evaluate::judge(&**image, direction, packet),
+            Generation::Small(image) => evaluate::judge(&**image, at, direction, packet, memory),
+            Generation::Medium(image) => evaluate::judge(&**image, at, direction, packet, memory),
+            Generation::Large(image) => evaluate::judge(&**image, at, direction, packet, memory),
         }
     }
+}
+
+/// The bits of the control word that follow from the policy alone: mode, layers, exemptions.
+pub const fn flags(interface: &Interface) -> u64 {
+    let mut flags = 0;
+    if matches!(interface.mode, Mode::Stateful) {
+        flags |= Control::STATEFUL;
+    }
+    if !matches!(interface.layers, Layers::Groups) {
+        flags |= Control::NACL;
+    }
+    if interface.groups.is_some() && !matches!(interface.layers, Layers::Nacl) {
+        flags |= Control::GROUPS;
+    }
+    if interface.aws {
+        flags |= Control::AWS;
+    }
+    flags
 }
 
 /// A policy that cannot be compiled.
@@ -102,7 +128,7 @@ pub fn compile(interface: &Interface, previous: Option<&SlotTable>) -> Result<Co
     let slots = SlotTable::assign(interface, previous)?;
     let lists = classes::lists(interface, &slots);
     let generation = image::build(&interface.nacl.name, &lists)?;
-    Ok(Compiled { generation, slots })
+    Ok(Compiled { generation, slots, flags: flags(interface) })
 }
 
 /// Why a policy that means something cannot be enforced: interfaces whose lists no generation holds, once for each network

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use nacl_common::{
-    Action, Direction, Family,
+    Action, Direction, Family, Layer,
     border::{FIRST_RULE_SLOT, NO_SLOT, implicit_slot, same_subnet_slot},
 };
 use serde::{Deserialize, Serialize};
@@ -29,10 +29,15 @@ pub struct Slot {
     /// Family it matches.
     #[serde(with = "names::family")]
     pub family: Family,
-    /// Name of the network ACL.
-    pub nacl: String,
-    /// Rule number; `None` for `*` and for traffic inside the subnet.
+    /// The layer it belongs to; [`Layer::None`] for exemptions.
+    #[serde(with = "names::layer")]
+    pub layer: Layer,
+    /// Name of the network ACL, security group or exemption; empty where it belongs to none of them.
+    pub name: String,
+    /// Number of a network ACL rule; `None` for everything else.
     pub rule: Option<u16>,
+    /// Of a security group rule: its place among its group's rules of its direction, from 1.
+    pub position: Option<u16>,
     /// What it does.
     #[serde(with = "names::action")]
     pub action: Action,
@@ -44,10 +49,10 @@ pub struct Slot {
 
 impl Slot {
     fn same_rule(&self, other: &Self) -> bool {
-        // Destructured, so that a new field makes one think about identity. The line may change without the rule.
-        let Self { direction, family, nacl, rule, action, line: _, matches } = self;
-        (direction, family, nacl, rule, action, matches)
-            == (&other.direction, &other.family, &other.nacl, &other.rule, &other.action, &other.matches)
+        // Destructured, so that a new field makes one think about identity. The line, and the place in a group, may change without the rule.
+        let Self { direction, family, layer, name, rule, position: _, action, line: _, matches } = self;
+        (direction, family, layer, name, rule, action, matches)
+            == (&other.direction, &other.family, &other.layer, &other.name, &other.rule, &other.action, &other.matches)
     }
 }
 
@@ -87,8 +92,10 @@ impl SlotTable {
                 let fixed = |action, matches: &str| Slot {
                     direction,
                     family: if v6 { Family::V6 } else { Family::V4 },
-                    nacl: interface.nacl.name.clone(),
+                    layer: Layer::Nacl,
+                    name: interface.nacl.name.clone(),
                     rule: None,
+                    position: None,
                     action,
                     line: 0,
                     matches: matches.to_owned(),
@@ -102,8 +109,10 @@ impl SlotTable {
                 let new = Slot {
                     direction,
                     family: family(rule),
-                    nacl: interface.nacl.name.clone(),
+                    layer: Layer::Nacl,
+                    name: interface.nacl.name.clone(),
                     rule: Some(rule.number),
+                    position: None,
                     action: rule.action,
                     line: rule.line,
                     matches: describe(rule),
@@ -169,4 +178,5 @@ pub(crate) mod names {
     by_name!(direction, Direction, "inbound" => Inbound, "outbound" => Outbound);
     by_name!(family, Family, "ipv4" => V4, "ipv6" => V6);
     by_name!(action, Action, "allow" => Allow, "deny" => Deny);
+    by_name!(layer, Layer, "none" => None, "nacl" => Nacl, "security-group" => SecurityGroup);
 }

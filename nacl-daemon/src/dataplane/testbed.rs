@@ -60,7 +60,7 @@ pub struct Wire {
 /// The programs, loaded and not attached.
 pub struct TestBed {
     last: Mapped,
-    _last: Array<MapData, [u64; 8]>,
+    _last: Array<MapData, [u64; 9]>,
     maps: Maps,
     events: EventReader,
     object: Object,
@@ -77,7 +77,7 @@ impl TestBed {
         let mut maps = Maps::take(&mut object)?;
         maps.install(*options, compiled)?;
         let events = EventReader::take(&mut object, options.trace)?;
-        let last: Array<MapData, [u64; 8]> = object.map("LAST")?;
+        let last: Array<MapData, [u64; 9]> = object.map("LAST")?;
         let mapped = Mapped::new(last.map()).map_err(DataplaneError::ControlWord)?;
         // The others are loaded when they are first run.
         object.xdp()?;

@@ -185,5 +185,6 @@ pub(super) fn too_big(lab: &Lab, probe: &Probe) -> Packet {
         dst: number(host.addr()),
         sport: 0,
         dport: kind,
+        ident: 0,
     }
 }

@@ -600,6 +600,7 @@ fn event_is_of(event: &Event, packet: &Packet) -> bool {
         dst: event.dst,
         sport: event.sport,
         dport: event.dport,
+        ident: 0,
         ..*packet
     };
     same_flow(&of, packet)

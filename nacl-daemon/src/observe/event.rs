@@ -105,7 +105,7 @@ impl Record {
             reason: reason.map_or_else(|| format!("reason-{}", event.reason), |reason| reason.name().to_owned()),
             meaning: reason.map_or("", Reason::sentence).to_owned(),
             layer: if event.layer == 1 { "nacl" } else { "none" }.to_owned(),
-            nacl: slot.map(|slot| slot.nacl.clone()),
+            nacl: slot.map(|slot| slot.name.clone()),
             rule,
             line: slot.map(|slot| slot.line),
             src: ip(event.src),
@@ -154,7 +154,7 @@ fn flags(byte: u8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nacl_common::{Action, Direction, Family};
+    use nacl_common::{Action, Direction, Family, Layer};
 
     use super::*;
     use crate::compile::Slot;
@@ -167,7 +167,9 @@ mod tests {
                 Slot {
                     direction: Direction::Inbound,
                     family: Family::V4,
-                    nacl: "web".into(),
+                    layer: Layer::Nacl,
+                    name: "web".into(),
+                    position: None,
                     rule: Some(100),
                     action: Action::Deny,
                     line: 7,

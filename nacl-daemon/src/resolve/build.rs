@@ -63,6 +63,8 @@ pub(crate) fn resolve(
         text: Arc::clone(text),
         nacls,
         subnets,
+        groups: BTreeMap::new(),
+        prefix_lists: BTreeMap::new(),
         enis,
         interfaces,
     })
@@ -605,7 +607,7 @@ impl<'p> Resolver<'p> {
             }
             let addresses = eni.addresses.iter().map(|address| address.value).collect();
             let subnet = eni.subnet.as_ref().map(|subnet| subnet.value.clone());
-            found.insert(name.clone(), Eni { name: name.clone(), addresses, subnet });
+            found.insert(name.clone(), Eni { name: name.clone(), addresses, subnet, groups: Vec::new() });
         }
         found
     }
@@ -669,16 +671,15 @@ impl<'p> Resolver<'p> {
             found.insert(
                 name.clone(),
                 Interface {
-                    name: name.clone(),
                     netns: interface.netns.clone(),
                     addresses,
                     subnet: subnet.map(|subnet| subnet.name.clone()),
                     subnet_cidrs: subnet.map(|subnet| subnet.cidrs.clone()).unwrap_or_default(),
-                    nacl: Arc::clone(nacl),
                     side: interface.side,
                     enforce: interface.enforce,
                     xdp: interface.xdp,
                     drop_non_ip: interface.drop_non_ip,
+                    ..Interface::new(name, Arc::clone(nacl))
                 },
             );
         }

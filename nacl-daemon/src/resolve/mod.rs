@@ -7,7 +7,7 @@ pub mod build;
 use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::IpNet;
-use nacl_common::{Action, Direction};
+use nacl_common::{Action, Direction, border::Service};
 use thiserror::Error;
 
 /// What resolving may ask of the machine it runs on. Tests and offline verbs use [`NoHost`].
@@ -37,6 +37,10 @@ pub struct Resolved {
     pub nacls: BTreeMap<String, Arc<Nacl>>,
     /// Subnets by name.
     pub subnets: BTreeMap<String, Subnet>,
+    /// Security groups by name, also those no interface has.
+    pub groups: BTreeMap<String, Arc<Group>>,
+    /// Prefix lists by name.
+    pub prefix_lists: BTreeMap<String, PrefixList>,
     /// Interfaces elsewhere, by name.
     pub enis: BTreeMap<String, Eni>,
     /// Interfaces here, by name.
@@ -111,6 +115,8 @@ pub struct Eni {
     pub addresses: Vec<IpAddr>,
     /// The subnet it stands in.
     pub subnet: Option<String>,
+    /// Names of its security groups.
+    pub groups: Vec<String>,
 }
 
 /// An interface the policy is enforced on.
@@ -128,6 +134,18 @@ pub struct Interface {
     pub subnet_cidrs: Vec<IpNet>,
     /// The network ACL in force.
     pub nacl: Arc<Nacl>,
+    /// Its security groups; `None`: that layer is off. An empty list lets nothing pass (S2).
+    pub groups: Option<Vec<Arc<Group>>>,
+    /// Whether the network ACL remembers connections.
+    pub mode: Mode,
+    /// Which layers judge.
+    pub layers: Layers,
+    /// Whether what AWS never filters passes unjudged (N43). Its services with an address stand in `exemptions` too.
+    pub aws: bool,
+    /// What passes unjudged: AWS's services, then `failsafe` entries in the order of the file.
+    pub exemptions: Vec<Exemption>,
+    /// Connection tracking.
+    pub tracking: Tracking,
     /// Which way it looks.
     pub side: Side,
     /// False: judge and count, drop nothing.
@@ -136,6 +154,204 @@ pub struct Interface {
     pub xdp: Xdp,
     /// Whether frames that are neither IP nor ARP are dropped.
     pub drop_non_ip: bool,
+}
+
+/// Whether the network ACL remembers connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// As AWS has it: every packet is judged alone (N8).
+    #[default]
+    Stateless,
+    /// The what-if: the first packet is judged by the list, what follows passes.
+    Stateful,
+}
+
+impl Mode {
+    /// As it is written in a policy.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stateless => "stateless",
+            Self::Stateful => "stateful",
+        }
+    }
+}
+
+/// Which layers judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// The network ACL, and the security groups where the interface has any.
+    #[default]
+    Both,
+    /// Only the network ACL.
+    Nacl,
+    /// Only the security groups.
+    Groups,
+}
+
+impl Layers {
+    /// As it is written in a policy.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Both => "both",
+            Self::Nacl => "nacl",
+            Self::Groups => "sg",
+        }
+    }
+}
+
+/// Connection tracking of an interface. Times are idle time-outs in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tracking {
+    /// A TCP handshake that is not complete. Not published (S37); ours.
+    pub tcp_opening: u32,
+    /// A TCP connection: 60 to 432000, 432000 by default, 350 on Nitro v6 (S35).
+    pub tcp_established: u32,
+    /// One side has sent FIN. Ours.
+    pub tcp_closing: u32,
+    /// Both sides have, or an RST was seen. Ours.
+    pub tcp_closed: u32,
+    /// UDP one way or a single request and response: 30 to 60, 30 by default (S35).
+    pub udp: u32,
+    /// UDP with more of them: 60 to 180, 180 by default (S35).
+    pub udp_stream: u32,
+    /// ICMP echo. Ours.
+    pub icmp: u32,
+    /// Other protocols: 600, and AWS lets nobody change it (S29).
+    pub other: u32,
+    /// Connections an interface can have at once. AWS's limits are not published (S39).
+    pub entries: u32,
+    /// Seconds after tracking was switched on in which TCP connections met in their middle are taken up. Ours.
+    pub pickup: u32,
+}
+
+impl Default for Tracking {
+    fn default() -> Self {
+        Self {
+            tcp_opening: 60,
+            tcp_established: 432_000,
+            tcp_closing: 120,
+            tcp_closed: 10,
+            udp: 30,
+            udp_stream: 180,
+            icmp: 30,
+            other: 600,
+            entries: 65_536,
+            pickup: 60,
+        }
+    }
+}
+
+/// A security group: rules that allow, without order (S1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Name in the policy.
+    pub name: String,
+    /// AWS's id, if given.
+    pub id: Option<String>,
+    /// Inbound rules, in the order of the file.
+    pub inbound: Vec<GroupRule>,
+    /// Outbound rules, likewise.
+    pub outbound: Vec<GroupRule>,
+}
+
+impl Group {
+    /// The rules of a direction.
+    pub fn rules(&self, direction: Direction) -> &[GroupRule] {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+}
+
+/// A rule of a security group, normalised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRule {
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Destination ports, first and last; `None`: all, and always for protocols other than TCP and UDP (S11, S13).
+    pub ports: Option<(u16, u16)>,
+    /// ICMP type and code, matched on IPv4 for protocol 1 and on IPv6 for 58; `None`: all (S14).
+    pub icmp: Option<Icmp>,
+    /// The other end, as it was written.
+    pub peer: Peer,
+    /// The addresses that means: one CIDR, the entries of the prefix list, or the members' addresses. May be empty. The rule
+    /// matches packets of the families that are in it.
+    pub cidrs: Vec<IpNet>,
+    /// Free text.
+    pub description: Option<String>,
+    /// Line of the rule in the policy file, from 1; 0 for rules that AWS makes by itself.
+    pub line: usize,
+    /// Bytes of the rule in the policy text; empty for rules that AWS makes by itself.
+    pub span: Range<usize>,
+}
+
+/// The other end of a security group rule (S15).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// A CIDR.
+    Cidr(IpNet),
+    /// A prefix list, by name.
+    PrefixList(String),
+    /// A security group, by name: the private addresses of its members (S17).
+    Group(String),
+}
+
+/// A prefix list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixList {
+    /// Name in the policy.
+    pub name: String,
+    /// AWS's id, if given.
+    pub id: Option<String>,
+    /// Its weight in a security group's quota, whatever stands in it (S26).
+    pub max_entries: u32,
+    /// Its entries, all of one family (S22), canonical.
+    pub entries: Vec<IpNet>,
+}
+
+/// Something that passes unjudged, requests and replies: an exchange with a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exemption {
+    /// A `failsafe` entry of the policy; false: AWS exempts it (N43).
+    pub failsafe: bool,
+    /// What it is, for a person: `Amazon DNS`, `failsafe`.
+    pub name: String,
+    /// Which end the service is at.
+    pub service: Service,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Ports of the service, first and last; `None`: all, and always for protocols other than TCP and UDP.
+    pub ports: Option<(u16, u16)>,
+    /// Addresses of the other end.
+    pub cidr: IpNet,
+    /// Line in the policy file; 0 for what AWS exempts.
+    pub line: usize,
+}
+
+impl Interface {
+    /// An interface of this device with a network ACL put on it directly, and everything else as it is where nothing is
+    /// written: no security groups, no exemptions, stateless, enforced.
+    pub fn new(name: &str, nacl: Arc<Nacl>) -> Self {
+        Self {
+            name: name.to_owned(),
+            netns: None,
+            addresses: Vec::new(),
+            subnet: None,
+            subnet_cidrs: Vec::new(),
+            nacl,
+            groups: None,
+            mode: Mode::Stateless,
+            layers: Layers::Both,
+            aws: false,
+            exemptions: Vec::new(),
+            tracking: Tracking::default(),
+            side: Side::Host,
+            enforce: true,
+            xdp: Xdp::Auto,
+            drop_non_ip: false,
+        }
+    }
 }
 
 /// Which side of the link the hook is on.

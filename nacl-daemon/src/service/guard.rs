@@ -136,6 +136,7 @@ fn cut(interface: &Interface, compiled: &Compiled, connection: &Connection) -> O
                 dst: number(destination.ip()),
                 sport: source.port(),
                 dport: destination.port(),
+                ident: 0,
             };
             let direction = control.direction(hook);
             let verdict = compiled.judge(direction, &packet);
@@ -149,7 +150,7 @@ fn named(interface: &Interface, compiled: &Compiled, request: bool, direction: D
     Cut {
         request,
         direction,
-        nacl: slot.map_or_else(|| interface.nacl.name.clone(), |slot| slot.nacl.clone()),
+        nacl: slot.map_or_else(|| interface.nacl.name.clone(), |slot| slot.name.clone()),
         rule: slot.filter(|_| verdict.reason == Reason::NaclRule).and_then(|slot| slot.rule),
         line: slot.map_or(0, |slot| slot.line),
     }
@@ -194,7 +195,7 @@ mod tests {
     use super::*;
     use crate::{
         compile::compile,
-        resolve::{Nacl, Protocol, Rule, Xdp},
+        resolve::{Nacl, Protocol, Rule},
     };
 
     fn rule(number: u16, action: Action, ports: (u16, u16)) -> Rule {
@@ -213,18 +214,8 @@ mod tests {
     }
 
     fn interface(inbound: Vec<Rule>, outbound: Vec<Rule>) -> Interface {
-        Interface {
-            name: "eth0".into(),
-            netns: None,
-            addresses: vec!["10.0.1.10".parse().unwrap()],
-            subnet: None,
-            subnet_cidrs: Vec::new(),
-            nacl: Arc::new(Nacl { name: "web".into(), id: None, inbound, outbound }),
-            side: Side::Host,
-            enforce: true,
-            xdp: Xdp::Auto,
-            drop_non_ip: false,
-        }
+        let nacl = Arc::new(Nacl { name: "web".into(), id: None, inbound, outbound });
+        Interface { addresses: vec!["10.0.1.10".parse().unwrap()], ..Interface::new("eth0", nacl) }
     }
 
     fn ssh() -> Connection {
@@ -305,6 +296,7 @@ mod tests {
             name: "db".into(),
             addresses: vec!["10.0.1.20".parse().unwrap(), "10.0.2.1".parse().unwrap()],
             subnet: None,
+            groups: Vec::new(),
         };
         let notes = notes(&interface, &surroundings, [eni].iter());
         assert_eq!(

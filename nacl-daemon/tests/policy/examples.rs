@@ -51,7 +51,18 @@ fn tcp(family: Family, src: [u64; 2], sport: u16, dport: u16) -> Packet {
         Family::V4 => [0, 0x0a00_0001],
         Family::V6 => [0x2001_0db8_1234_1a00, 1],
     };
-    Packet { family, protocol: 6, fragment: Fragment::None, hop_limit: 64, tcp_flags: 2, src, dst, sport, dport }
+    Packet {
+        family,
+        protocol: 6,
+        fragment: Fragment::None,
+        hop_limit: 64,
+        tcp_flags: 2,
+        src,
+        dst,
+        sport,
+        dport,
+        ident: 0,
+    }
 }
 
 /// The walk-through of N7: which rule decides, `None` for `*`.

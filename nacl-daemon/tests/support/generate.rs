@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use nacl_common::{Action, Direction};
-use nacl_daemon::resolve::{Icmp, Interface, Nacl, Protocol, Rule, Side, Xdp};
+use nacl_daemon::resolve::{Icmp, Interface, Nacl, Protocol, Rule};
 
 use super::case::{Case, Flaw, Part};
 
@@ -153,23 +153,13 @@ pub fn interface(random: &mut Random, inbound: usize, outbound: usize) -> Interf
     } else {
         Vec::new()
     };
-    Interface {
-        name: "eth0".into(),
-        netns: None,
-        addresses: Vec::new(),
-        subnet: None,
-        subnet_cidrs,
-        nacl: Arc::new(Nacl {
-            name: "random".into(),
-            id: None,
-            inbound: rules(random, &bases, inbound),
-            outbound: rules(random, &bases, outbound),
-        }),
-        side: Side::Host,
-        enforce: true,
-        xdp: Xdp::Auto,
-        drop_non_ip: false,
-    }
+    let nacl = Arc::new(Nacl {
+        name: "random".into(),
+        id: None,
+        inbound: rules(random, &bases, inbound),
+        outbound: rules(random, &bases, outbound),
+    });
+    Interface { subnet_cidrs, ..Interface::new("eth0", nacl) }
 }
 
 /// How many rules a list of a random policy has: mostly what AWS allows, now and then up to 1000.

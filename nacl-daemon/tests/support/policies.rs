@@ -27,22 +27,8 @@ pub fn rule(number: u16, action: Action, udp: Option<u16>, cidr: &str) -> Rule {
 
 /// Compiles two lists.
 pub fn policy(inbound: Vec<Rule>, outbound: Vec<Rule>) -> Compiled {
-    compile(
-        &Interface {
-            name: "near".into(),
-            netns: None,
-            addresses: Vec::new(),
-            subnet: None,
-            subnet_cidrs: Vec::new(),
-            nacl: Arc::new(Nacl { name: "test".into(), id: None, inbound, outbound }),
-            side: Side::Host,
-            enforce: true,
-            xdp: Xdp::Auto,
-            drop_non_ip: false,
-        },
-        None,
-    )
-    .expect("a small policy compiles")
+    compile(&Interface::new("near", Arc::new(Nacl { name: "test".into(), id: None, inbound, outbound })), None)
+        .expect("a small policy compiles")
 }
 
 /// Everything passes, by rules 100 (IPv4) and 101 (IPv6), in both directions.
