@@ -19,7 +19,7 @@ use super::{
     wire::{Bench, Happening, WireError},
 };
 use crate::{
-    analyze,
+    analyze::{self, NewRule},
     dataplane::{self, Counters, Events},
     report::rule::{endpoint, rule_toml},
     resolve::Rule,
@@ -326,21 +326,19 @@ impl<'a> Story<'a, '_> {
         let flow = paper::flow(self.lab, probe, PAPER_PORT);
         let fix = analyze::smallest_fix(&self.policy.interface, flow, Direction::Inbound, None);
         let solution = self.lab.compile(&self.lab.solution, None)?;
-        let Some(new) = fix.as_ref().and_then(|fix| fix.rules.first()) else {
+        let Some(NewRule::Nacl { direction, rule: new, .. }) = fix.as_ref().and_then(|fix| fix.rules.first()) else {
             self.surprises.push("the engine found no fix".into());
             return Ok(String::new());
         };
         // What is shown is what is installed, or the story would be one.
-        let installed = solution.interface.nacl.outbound.iter().find(|rule| rule.number == new.rule.number);
-        if !installed.is_some_and(|rule| {
-            (rule.ports, rule.cidr, rule.action) == (new.rule.ports, new.rule.cidr, new.rule.action)
-        }) {
+        let installed = solution.interface.nacl.outbound.iter().find(|rule| rule.number == new.number);
+        if !installed.is_some_and(|rule| (rule.ports, rule.cidr, rule.action) == (new.ports, new.cidr, new.action)) {
             self.surprises.push("the smallest fix is not the lab's solution".into());
         }
-        let rule = rule_toml(&new.rule, new.direction);
+        let rule = rule_toml(new, *direction);
         self.audience.show(&wrap("The answer goes to a port the client picked. Which one, nobody knows beforehand: clients pick from 1024-65535, each system from its own part. So, as one more outbound rule:", "   ", Style::new()))?;
         self.audience.show(&format!("\n   {GOOD}+ {rule}{GOOD:#}\n\n"))?;
-        Ok(format!("{} {}", new.direction.name(), new.rule.number))
+        Ok(format!("{} {}", direction.name(), new.number))
     }
 
     fn closing(&mut self, guess: Option<&str>) -> Result<(), DemoError> {
