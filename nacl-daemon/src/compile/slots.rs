@@ -48,7 +48,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    fn same_rule(&self, other: &Self) -> bool {
+    /// Whether two slots are of one rule. Its line, and its place in a group, may change without it.
+    pub fn same_rule(&self, other: &Self) -> bool {
         // Destructured, so that a new field makes one think about identity. The line, and the place in a group, may change without the rule.
         let Self { direction, family, layer, name, rule, position: _, action, line: _, matches } = self;
         (direction, family, layer, name, rule, action, matches)

@@ -5,12 +5,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use nacl_common::{Event, Family, Fragment, Reason};
+use nacl_common::{
+    Direction, Event, Family, Fragment, Layer, Reason,
+    border::{NO_SLOT, group_implicit_slot, implicit_slot, tracked_slot},
+    flow::Met,
+};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::Number;
-use crate::{analyze::address, compile::SlotTable};
+use super::{History, Number, Place};
+use crate::{analyze::address, compile::Slot};
 
 /// Turns the kernel's clock (since boot) into the time of day.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +32,52 @@ impl Clock {
     fn time(self, nanoseconds: u64) -> SystemTime {
         self.boot + Duration::from_nanos(nanoseconds)
     }
+
+    /// A time of the kernel's clock as people write it, to the second.
+    pub fn rfc3339(self, nanoseconds: u64) -> String {
+        humantime::format_rfc3339_seconds(self.time(nanoseconds)).to_string()
+    }
+}
+
+/// What one layer said of a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// Stable name of the layer: `nacl`, `security-group`, or `none` for exemptions.
+    pub layer: String,
+    /// The network ACL, security group or exemption, as far as it is known; null where no rule of any group matched.
+    pub name: Option<String>,
+    /// Number of a network ACL rule, or `"*"`.
+    pub rule: Option<Number>,
+    /// Place of a security group rule among its group's rules of that direction, from 1.
+    pub position: Option<u16>,
+    /// Line of the rule in the policy file, 0 for what has none.
+    pub line: Option<usize>,
+    /// It passed because its connection is remembered, and no rule was asked.
+    pub tracked: bool,
+}
+
+impl Said {
+    /// Whether a slot is one of the four of its kind.
+    fn any_of(slot: u16, kind: fn(Direction, bool) -> u16) -> bool {
+        Direction::ALL.into_iter().any(|direction| [false, true].into_iter().any(|v6| kind(direction, v6) == slot))
+    }
+
+    fn new(number: u16, slot: Option<&Slot>, layer: Layer) -> Self {
+        let rule = if Self::any_of(number, implicit_slot) {
+            Some(Number::Implied)
+        } else {
+            slot.and_then(|slot| slot.rule).map(Number::Rule)
+        };
+        let tracked = Self::any_of(number, tracked_slot);
+        Self {
+            layer: layer.name().to_owned(),
+            name: slot.map(|slot| slot.name.clone()).filter(|name| !name.is_empty() && !tracked),
+            rule,
+            position: slot.and_then(|slot| slot.position),
+            line: slot.map(|slot| slot.line),
+            tracked,
+        }
+    }
 }
 
 /// One verdict, told in full. Records are samples: the counters are the truth.
@@ -35,8 +85,10 @@ impl Clock {
 pub struct Record {
     /// When, RFC 3339.
     pub time: String,
-    /// Interface.
+    /// Name of the interface in the policy.
     pub interface: String,
+    /// Its device.
+    pub device: String,
     /// Its network namespace; null for the daemon's own.
     pub netns: Option<String>,
     /// `inbound` or `outbound`.
@@ -55,8 +107,22 @@ pub struct Record {
     pub nacl: Option<String>,
     /// Number of the rule, or `"*"`, where one decided.
     pub rule: Option<Number>,
-    /// Line of the rule in the policy file, 0 for `*`.
+    /// The security group, where a rule of one decided.
+    pub group: Option<String>,
+    /// The rule's place among that group's rules of that direction, from 1.
+    pub position: Option<u16>,
+    /// The interface's security groups, where no rule of any of them matched.
+    pub groups: Vec<String>,
+    /// What exempted it, where something did.
+    pub exemption: Option<String>,
+    /// Line of the rule in the policy file, 0 for `*` and what else has none.
     pub line: Option<usize>,
+    /// It passed because its connection is remembered, and no rule was asked.
+    pub tracked: bool,
+    /// What the other layer said, where it was asked before and let the packet pass.
+    pub also: Option<Said>,
+    /// What it is to its connection: `new`, `forward`, `reply` or `unknown`; null where connections were not asked about.
+    pub flow: Option<String>,
     /// Sender; null where the frame is not IP.
     pub src: Option<IpAddr>,
     /// Receiver, likewise.
@@ -82,13 +148,23 @@ pub struct Record {
 }
 
 impl Record {
-    /// Names everything in an event. `slots`: the table of the event's epoch, if it is still known.
-    pub fn new(event: &Event, interface: &str, netns: Option<&str>, slots: Option<&SlotTable>, clock: Clock) -> Self {
+    /// Names everything in an event. `groups`: the interface's security groups.
+    pub fn new(event: &Event, place: &Place, groups: &[String], history: &History, clock: Clock) -> Self {
         let reason = Reason::from_number(event.reason);
-        let slot = slots.and_then(|table| table.slots.get(&event.slot));
-        let rule = match (reason, slot) {
-            (Some(Reason::NaclImplicit), _) => Some(Number::Implied),
-            (_, Some(slot)) => slot.rule.map(Number::Rule),
+        let layers = [Layer::None, Layer::Nacl, Layer::SecurityGroup];
+        let layer = layers.into_iter().find(|layer| *layer as u8 == event.layer).unwrap_or(Layer::None);
+        let slot = history.at(event.slot, event.epoch);
+        let said = Said::new(event.slot, slot, layer);
+        let named = |wanted| said.name.clone().filter(|_| slot.is_some_and(|slot| slot.layer == wanted));
+        let also = (event.also != NO_SLOT).then(|| {
+            let other = if layer == Layer::Nacl { Layer::SecurityGroup } else { Layer::Nacl };
+            Said::new(event.also, history.at(event.also, event.epoch), other)
+        });
+        let flow = match event.flow {
+            flow if flow == Met::Unknown as u8 => Some("unknown"),
+            flow if flow == Met::New as u8 => Some("new"),
+            flow if flow == Met::Forward as u8 => Some("forward"),
+            flow if flow == Met::Reply as u8 => Some("reply"),
             _ => None,
         };
         let later = event.fragment == Fragment::Later as u8;
@@ -97,17 +173,25 @@ impl Record {
         let ip = |address| address_of(event.family, address);
         Self {
             time: humantime::format_rfc3339_micros(clock.time(event.time)).to_string(),
-            interface: interface.to_owned(),
-            netns: netns.map(str::to_owned),
+            interface: place.interface.clone(),
+            device: place.device.clone(),
+            netns: place.netns.clone(),
             direction: if event.direction == 0 { "inbound" } else { "outbound" }.to_owned(),
             action: if event.action == 0 { "deny" } else { "allow" }.to_owned(),
             enforced: event.enforced != 0,
             reason: reason.map_or_else(|| format!("reason-{}", event.reason), |reason| reason.name().to_owned()),
             meaning: reason.map_or("", Reason::sentence).to_owned(),
-            layer: if event.layer == 1 { "nacl" } else { "none" }.to_owned(),
-            nacl: slot.map(|slot| slot.name.clone()),
-            rule,
-            line: slot.map(|slot| slot.line),
+            layer: layer.name().to_owned(),
+            nacl: named(Layer::Nacl),
+            rule: said.rule,
+            group: named(Layer::SecurityGroup),
+            position: said.position,
+            groups: if Said::any_of(event.slot, group_implicit_slot) { groups.to_vec() } else { Vec::new() },
+            exemption: named(Layer::None),
+            line: said.line,
+            tracked: said.tracked,
+            also,
+            flow: flow.map(str::to_owned),
             src: ip(event.src),
             dst: ip(event.dst),
             protocol: (event.family != 0).then_some(event.protocol),
@@ -154,61 +238,119 @@ fn flags(byte: u8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nacl_common::{Action, Direction, Family, Layer};
+    use nacl_common::{Action, border::same_subnet_slot};
 
     use super::*;
-    use crate::compile::Slot;
+    use crate::compile::SlotTable;
+
+    fn slot(layer: Layer, name: &str, rule: Option<u16>, position: Option<u16>) -> Slot {
+        Slot {
+            direction: Direction::Inbound,
+            family: Family::V4,
+            layer,
+            name: name.into(),
+            position,
+            rule,
+            action: Action::Deny,
+            line: 7,
+            matches: "6 443-443 0.0.0.0/0".into(),
+        }
+    }
+
+    fn record(event: &Event) -> Record {
+        let mut history = History::default();
+        let fixed = |layer| slot(layer, "", None, None);
+        let slots = [
+            (implicit_slot(Direction::Inbound, false), slot(Layer::Nacl, "web", None, None)),
+            (same_subnet_slot(Direction::Inbound, false), slot(Layer::Nacl, "web", None, None)),
+            (group_implicit_slot(Direction::Inbound, false), fixed(Layer::SecurityGroup)),
+            (tracked_slot(Direction::Inbound, false), fixed(Layer::None)),
+            (16, slot(Layer::Nacl, "web", Some(100), None)),
+            (17, slot(Layer::SecurityGroup, "sg-3", None, Some(2))),
+            (18, slot(Layer::None, "Amazon DNS", None, None)),
+        ];
+        history.begin(0, &SlotTable { slots: slots.into() });
+        let place = Place { interface: "web".into(), device: "eth0".into(), netns: Some("blue".into()) };
+        Record::new(event, &place, &["sg-3".to_owned()], &history, Clock::now())
+    }
+
+    const SYN_ACK: Event = Event {
+        time: 0,
+        src: [0, 0xc633_6407],
+        dst: [0, 0x0a00_010a],
+        epoch: 0,
+        length: 60,
+        sport: 52345,
+        dport: 443,
+        slot: 16,
+        reason: Reason::NaclRule as u8,
+        action: 0,
+        layer: 1,
+        direction: 0,
+        family: 4,
+        protocol: 6,
+        tcp_flags: 0x12,
+        fragment: 0,
+        enforced: 1,
+        flow: 0,
+        also: NO_SLOT,
+        pad: [0; 6],
+    };
 
     #[test]
     fn names_the_rule_and_its_line() {
-        let slots = SlotTable {
-            slots: [(
-                16,
-                Slot {
-                    direction: Direction::Inbound,
-                    family: Family::V4,
-                    layer: Layer::Nacl,
-                    name: "web".into(),
-                    position: None,
-                    rule: Some(100),
-                    action: Action::Deny,
-                    line: 7,
-                    matches: "6 443-443 0.0.0.0/0".into(),
-                },
-            )]
-            .into(),
-        };
-        let event = Event {
-            src: [0, 0xc633_6407],
-            dst: [0, 0x0a00_010a],
-            sport: 52345,
-            dport: 443,
-            slot: 16,
-            reason: Reason::NaclRule as u8,
-            layer: 1,
-            family: 4,
-            protocol: 6,
-            tcp_flags: 0x12,
-            enforced: 1,
-            ..Event::default()
-        };
-        let record = Record::new(&event, "eth0", Some("web"), Some(&slots), Clock::now());
+        let record = record(&SYN_ACK);
         assert_eq!(record.rule, Some(Number::Rule(100)));
         assert_eq!((record.line, record.nacl.as_deref()), (Some(7), Some("web")));
+        assert_eq!((record.interface.as_str(), record.device.as_str()), ("web", "eth0"));
         assert_eq!(record.source(), "198.51.100.7:52345");
         assert_eq!(record.destination(), "10.0.1.10:443");
         assert_eq!(record.tcp_flags.as_deref(), Some("SYN,ACK"));
+        assert_eq!((record.group, record.also, record.flow.clone(), record.tracked), (None, None, None, false));
+        let record = super::tests::record(&SYN_ACK);
         let json = serde_json::to_value(&record).unwrap();
         assert_eq!(json["rule"], 100);
         assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record);
     }
 
     #[test]
+    fn names_the_group_and_what_the_network_acl_said_before() {
+        let sg = Event { reason: Reason::GroupImplicit as u8, layer: 2, slot: 8, also: 16, ..SYN_ACK };
+        let dropped = record(&sg);
+        assert_eq!((dropped.layer.as_str(), &dropped.groups[..]), ("security-group", &["sg-3".to_owned()][..]));
+        assert_eq!((dropped.group, dropped.nacl, dropped.rule, dropped.position), (None, None, None, None));
+        let also = dropped.also.unwrap();
+        assert_eq!((also.layer.as_str(), also.rule), ("nacl", Some(Number::Rule(100))));
+        let rule = Event { reason: Reason::NaclRule as u8, action: 1, also: 17, flow: Met::New as u8, ..SYN_ACK };
+        let passed = record(&rule);
+        let also = passed.also.unwrap();
+        assert_eq!((also.layer.as_str(), also.name.as_deref(), also.position), ("security-group", Some("sg-3"), Some(2)));
+        assert_eq!(passed.flow.as_deref(), Some("new"));
+        let only = record(&Event { reason: Reason::GroupRule as u8, action: 1, layer: 2, slot: 17, ..SYN_ACK });
+        assert_eq!((only.group.as_deref(), only.position, only.rule, only.nacl), (Some("sg-3"), Some(2), None, None));
+    }
+
+    #[test]
+    fn tells_what_is_remembered_and_what_is_exempt() {
+        let tracked = Event { reason: Reason::Tracked as u8, action: 1, layer: 2, slot: 12, flow: 4, ..SYN_ACK };
+        let reply = record(&tracked);
+        assert_eq!((reply.tracked, reply.flow.as_deref(), reply.group, reply.rule), (true, Some("reply"), None, None));
+        let both = record(&Event { also: 12, action: 1, ..SYN_ACK });
+        assert!(both.also.unwrap().tracked && !both.tracked);
+        let dns = record(&Event { reason: Reason::AwsService as u8, action: 1, layer: 0, slot: 18, ..SYN_ACK });
+        assert_eq!((dns.exemption.as_deref(), dns.nacl), (Some("Amazon DNS"), None));
+        let star = record(&Event { reason: Reason::SharedFragment as u8, slot: 0, ..SYN_ACK });
+        assert_eq!(star.rule, Some(Number::Implied), "also where a fragment shares the verdict");
+        let inside = record(&Event { reason: Reason::SameSubnet as u8, action: 1, slot: 4, ..SYN_ACK });
+        assert_eq!((inside.rule, inside.nacl.as_deref()), (None, Some("web")));
+    }
+
+    #[test]
     fn a_later_fragment_has_no_ports_and_a_stranger_no_addresses() {
         let event = Event { family: 4, protocol: 6, fragment: Fragment::Later as u8, ..Event::default() };
-        assert_eq!(Record::new(&event, "eth0", None, None, Clock::now()).dport, None);
-        let event = Event { reason: Reason::Arp as u8, ..Event::default() };
-        let record = Record::new(&event, "eth0", None, None, Clock::now());
+        assert_eq!(record(&event).dport, None);
+        let event = Event { reason: Reason::Arp as u8, slot: NO_SLOT, also: NO_SLOT, ..Event::default() };
+        let record = record(&event);
         assert_eq!((record.src, record.protocol, record.reason.as_str()), (None, None, "arp"));
     }
 
