@@ -22,11 +22,7 @@ pub fn run(args: &cli::Mode) -> anyhow::Result<Exit> {
         }
         interface => {
             let AllModes { interfaces } = runtime.block_on(client.modes(interface.as_deref()))?;
-            if args.json {
-                report::json::pretty(&AllModes { interfaces })?
-            } else {
-                report::status::modes(&interfaces)
-            }
+            if args.json { report::json::pretty(&AllModes { interfaces })? } else { report::status::modes(&interfaces) }
         }
     };
     super::print(text)?;

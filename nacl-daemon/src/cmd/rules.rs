@@ -69,8 +69,7 @@ fn show(args: &cli::Rules, interfaces: &[InterfaceRules], before: &[InterfaceRul
     // Asked of standard output alone: what goes into a pipe or a file is not made narrower.
     let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0);
     for rules in interfaces {
-        let before =
-            before.iter().find(|before| before.interface == rules.interface);
+        let before = before.iter().find(|before| before.interface == rules.interface);
         text.push_str(&report::rules::text(rules, before, width));
     }
     Ok(super::print(text)?)

@@ -5,16 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use nacl_common::{
-    Direction, Event, Family, Fragment, Layer, Reason,
-    border::{NO_SLOT, group_implicit_slot, implicit_slot, tracked_slot},
-    flow::Met,
-};
+use nacl_common::{Event, Family, Fragment, Layer, Reason, border::NO_SLOT, flow::Met};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{History, Number, Place};
-use crate::{analyze::address, compile::Slot};
+use crate::{analyze::address, compile::Decider};
 
 /// Turns the kernel's clock (since boot) into the time of day.
 #[derive(Clone, Copy, Debug)]
@@ -36,47 +32,6 @@ impl Clock {
     /// A time of the kernel's clock as people write it, to the second.
     pub fn rfc3339(self, nanoseconds: u64) -> String {
         humantime::format_rfc3339_seconds(self.time(nanoseconds)).to_string()
-    }
-}
-
-/// What one layer said of a packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
-    /// Stable name of the layer: `nacl`, `security-group`, or `none` for exemptions.
-    pub layer: String,
-    /// The network ACL, security group or exemption, as far as it is known; null where no rule of any group matched.
-    pub name: Option<String>,
-    /// Number of a network ACL rule, or `"*"`.
-    pub rule: Option<Number>,
-    /// Place of a security group rule among its group's rules of that direction, from 1.
-    pub position: Option<u16>,
-    /// Line of the rule in the policy file, 0 for what has none.
-    pub line: Option<usize>,
-    /// It passed because its connection is remembered, and no rule was asked.
-    pub tracked: bool,
-}
-
-impl Said {
-    /// Whether a slot is one of the four of its kind.
-    fn any_of(slot: u16, kind: fn(Direction, bool) -> u16) -> bool {
-        Direction::ALL.into_iter().any(|direction| [false, true].into_iter().any(|v6| kind(direction, v6) == slot))
-    }
-
-    fn new(number: u16, slot: Option<&Slot>, layer: Layer) -> Self {
-        let rule = if Self::any_of(number, implicit_slot) {
-            Some(Number::Implied)
-        } else {
-            slot.and_then(|slot| slot.rule).map(Number::Rule)
-        };
-        let tracked = Self::any_of(number, tracked_slot);
-        Self {
-            layer: layer.name().to_owned(),
-            name: slot.map(|slot| slot.name.clone()).filter(|name| !name.is_empty() && !tracked),
-            rule,
-            position: slot.and_then(|slot| slot.position),
-            line: slot.map(|slot| slot.line),
-            tracked,
-        }
     }
 }
 
@@ -103,6 +58,9 @@ pub struct Record {
     pub meaning: String,
     /// Who decided.
     pub layer: String,
+    /// What decided: `inbound 100`, `outbound *`, `sg-3 inbound 1`, `inbound sg *`, `inbound tracked`, `same-subnet`, or the
+    /// name of the reason.
+    pub decided_by: Decider,
     /// Name of the network ACL, where one decided.
     pub nacl: Option<String>,
     /// Number of the rule, or `"*"`, where one decided.
@@ -119,8 +77,8 @@ pub struct Record {
     pub line: Option<usize>,
     /// It passed because its connection is remembered, and no rule was asked.
     pub tracked: bool,
-    /// What the other layer said, where it was asked before and let the packet pass.
-    pub also: Option<Said>,
+    /// By what the other layer had let it pass, where that was asked before.
+    pub also: Option<Decider>,
     /// What it is to its connection: `new`, `forward`, `reply` or `unknown`; null where connections were not asked about.
     pub flow: Option<String>,
     /// Sender; null where the frame is not IP.
@@ -154,12 +112,11 @@ impl Record {
         let layers = [Layer::None, Layer::Nacl, Layer::SecurityGroup];
         let layer = layers.into_iter().find(|layer| *layer as u8 == event.layer).unwrap_or(Layer::None);
         let slot = history.at(event.slot, event.epoch);
-        let said = Said::new(event.slot, slot, layer);
-        let named = |wanted| said.name.clone().filter(|_| slot.is_some_and(|slot| slot.layer == wanted));
-        let also = (event.also != NO_SLOT).then(|| {
-            let other = if layer == Layer::Nacl { Layer::SecurityGroup } else { Layer::Nacl };
-            Said::new(event.also, history.at(event.also, event.epoch), other)
-        });
+        // A reason this nacld does not know is none of a list.
+        let decider = |number| Decider::of(number, history.at(number, event.epoch), reason.unwrap_or(Reason::LayerOff));
+        let decided_by = decider(event.slot);
+        let named =
+            |layer| slot.filter(|slot| slot.layer == layer && !slot.name.is_empty()).map(|slot| slot.name.clone());
         let flow = match event.flow {
             flow if flow == Met::Unknown as u8 => Some("unknown"),
             flow if flow == Met::New as u8 => Some("new"),
@@ -183,14 +140,22 @@ impl Record {
             meaning: reason.map_or("", Reason::sentence).to_owned(),
             layer: layer.name().to_owned(),
             nacl: named(Layer::Nacl),
-            rule: said.rule,
+            rule: match decided_by {
+                Decider::Nacl { number, .. } => Some(Number::Rule(number)),
+                Decider::NaclImplied { .. } => Some(Number::Implied),
+                _ => None,
+            },
             group: named(Layer::SecurityGroup),
-            position: said.position,
-            groups: if Said::any_of(event.slot, group_implicit_slot) { groups.to_vec() } else { Vec::new() },
+            position: slot.and_then(|slot| slot.position),
+            groups: match decided_by {
+                Decider::GroupImplied { .. } => groups.to_vec(),
+                _ => Vec::new(),
+            },
             exemption: named(Layer::None),
-            line: said.line,
-            tracked: said.tracked,
-            also,
+            line: slot.map(|slot| slot.line),
+            tracked: matches!(decided_by, Decider::Tracked { .. }),
+            decided_by,
+            also: (event.also != NO_SLOT).then(|| decider(event.also)),
             flow: flow.map(str::to_owned),
             src: ip(event.src),
             dst: ip(event.dst),
@@ -238,10 +203,13 @@ fn flags(byte: u8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nacl_common::{Action, border::same_subnet_slot};
+    use nacl_common::{
+        Action, Direction,
+        border::{group_implicit_slot, implicit_slot, same_subnet_slot, tracked_slot},
+    };
 
     use super::*;
-    use crate::compile::SlotTable;
+    use crate::compile::{Slot, SlotTable};
 
     fn slot(layer: Layer, name: &str, rule: Option<u16>, position: Option<u16>) -> Slot {
         Slot {
@@ -319,12 +287,13 @@ mod tests {
         let dropped = record(&sg);
         assert_eq!((dropped.layer.as_str(), &dropped.groups[..]), ("security-group", &["sg-3".to_owned()][..]));
         assert_eq!((dropped.group, dropped.nacl, dropped.rule, dropped.position), (None, None, None, None));
-        let also = dropped.also.unwrap();
-        assert_eq!((also.layer.as_str(), also.rule), ("nacl", Some(Number::Rule(100))));
+        assert_eq!(
+            (dropped.decided_by.to_string(), dropped.also.unwrap().to_string()),
+            ("inbound sg *".into(), "inbound 100".into())
+        );
         let rule = Event { reason: Reason::NaclRule as u8, action: 1, also: 17, flow: Met::New as u8, ..SYN_ACK };
         let passed = record(&rule);
-        let also = passed.also.unwrap();
-        assert_eq!((also.layer.as_str(), also.name.as_deref(), also.position), ("security-group", Some("sg-3"), Some(2)));
+        assert_eq!(passed.also.map(|also| also.to_string()).as_deref(), Some("sg-3 inbound 2"));
         assert_eq!(passed.flow.as_deref(), Some("new"));
         let only = record(&Event { reason: Reason::GroupRule as u8, action: 1, layer: 2, slot: 17, ..SYN_ACK });
         assert_eq!((only.group.as_deref(), only.position, only.rule, only.nacl), (Some("sg-3"), Some(2), None, None));
@@ -336,7 +305,7 @@ mod tests {
         let reply = record(&tracked);
         assert_eq!((reply.tracked, reply.flow.as_deref(), reply.group, reply.rule), (true, Some("reply"), None, None));
         let both = record(&Event { also: 12, action: 1, ..SYN_ACK });
-        assert!(both.also.unwrap().tracked && !both.tracked);
+        assert_eq!((both.also.unwrap().to_string().as_str(), both.tracked), ("inbound tracked", false));
         let dns = record(&Event { reason: Reason::AwsService as u8, action: 1, layer: 0, slot: 18, ..SYN_ACK });
         assert_eq!((dns.exemption.as_deref(), dns.nacl), (Some("Amazon DNS"), None));
         let star = record(&Event { reason: Reason::SharedFragment as u8, slot: 0, ..SYN_ACK });

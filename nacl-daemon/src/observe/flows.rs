@@ -177,7 +177,8 @@ impl Filter {
         let family = if key.family == Family::V4 as u8 { Family::V4 } else { Family::V6 };
         within.is_none_or(|Within(net)| {
             [key.remote, key.local].into_iter().any(|end| net.contains(&address(family, end)))
-        }) && port.is_none_or(|port| matches!(key.protocol, 6 | 17) && [key.remote_port, key.local_port].contains(&port))
+        }) && port
+            .is_none_or(|port| matches!(key.protocol, 6 | 17) && [key.remote_port, key.local_port].contains(&port))
             && protocol.is_none_or(|IpProtocol(number)| key.protocol == number)
             && state.as_ref().is_none_or(|StateName(name)| State::from_number(entry.state).name() == *name)
     }
@@ -441,7 +442,8 @@ mod tests {
 
     #[test]
     fn what_is_over_takes_no_allowance() {
-        let flows = [(TCP, entry(State::Established, 11)), (FlowKey { remote_port: 1, ..TCP }, entry(State::Closed, 10))];
+        let flows =
+            [(TCP, entry(State::Established, 11)), (FlowKey { remote_port: 1, ..TCP }, entry(State::Closed, 10))];
         let flags = Control::GROUPS | Control::NACL;
         let tracking = Tracking::new(&flows, 2, &Counters::default(), flags, 10);
         assert_eq!((tracking.entries, tracking.expired, tracking.conntrack_allowance_available), (1, 1, 1));
@@ -451,11 +453,8 @@ mod tests {
         let off = Tracking::new(&flows, 2, &Counters::default(), Control::NACL, 9);
         assert_eq!(off.warning(), None, "nobody is dropped for it");
         let exceeded = Counters {
-            reasons: [(
-                (Reason::ConntrackFull, Direction::Outbound),
-                nacl_common::Counter { packets: 3, bytes: 180 },
-            )]
-            .into(),
+            reasons: [((Reason::ConntrackFull, Direction::Outbound), nacl_common::Counter { packets: 3, bytes: 180 })]
+                .into(),
             ..Counters::default()
         };
         let tracking = Tracking::new(&[], 2, &exceeded, flags, 9);

@@ -44,7 +44,8 @@ impl History {
 
     /// What a slot meant to a connection that was made in an epoch, and may have been marked by a rule since.
     pub fn since(&self, slot: u16, epoch: u32) -> Option<&Slot> {
-        let later = || self.meanings.get(&slot)?.iter().find_map(|(since, slot)| slot.as_ref().filter(|_| *since > epoch));
+        let later =
+            || self.meanings.get(&slot)?.iter().find_map(|(since, slot)| slot.as_ref().filter(|_| *since > epoch));
         self.at(slot, epoch).or_else(later)
     }
 }
@@ -78,9 +79,10 @@ mod tests {
         history.begin(3, &table(&[(17, 6)]));
         history.begin(5, &table(&[(16, 9)]));
         let line = |slot, epoch| history.at(slot, epoch).map(|slot| slot.line);
-        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(|epoch| line(16, epoch)), [
-            None, Some(5), Some(5), None, None, Some(9), Some(9)
-        ]);
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5, 6].map(|epoch| line(16, epoch)),
+            [None, Some(5), Some(5), None, None, Some(9), Some(9)]
+        );
         assert_eq!([2, 3, 4, 5].map(|epoch| line(17, epoch)), [None, Some(6), Some(6), None]);
         assert_eq!(history.since(17, 1).map(|slot| slot.line), Some(6), "a rule that came later marked it");
         assert_eq!(history.since(16, 1).map(|slot| slot.line), Some(5));

@@ -386,7 +386,7 @@ fn exemption_row(exemption: &Exemption, counted: Option<(&SlotTable, &Counters)>
         ports: exemption.ports,
         cidr: exemption.cidr,
         line: exemption.line,
-        hits: sum(counted, |slot| slot.layer == Layer::None && slot.name == exemption.name && slot.line == exemption.line),
+        hits: sum(counted, |slot| slot.counts(exemption)),
     }
 }
 

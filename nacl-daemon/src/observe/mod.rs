@@ -8,14 +8,14 @@ mod hits;
 pub(crate) mod names;
 mod status;
 
-pub use event::{Clock, Record, Said};
+pub use event::{Clock, Record};
 pub use flows::{Admitted, Filter, Naming, Remembered, StateCount, Tracking, TrackingStats};
 pub use history::History;
 pub use hits::{
-    ExemptionRow, GroupRow, GroupRules, Hits, InterfaceRules, Number, ReasonHits, RuleList, RuleRow, SubnetHits, WayHits,
-    interface_rules, minus,
+    ExemptionRow, GroupRow, GroupRules, Hits, InterfaceRules, Number, ReasonHits, RuleList, RuleRow, SubnetHits,
+    WayHits, interface_rules, minus,
 };
 pub use status::{
-    Change, Hooks, InterfaceModes, InterfaceStatus, ModeChange, Modes, Place, PolicyStatus, ReloadStatus, Setting, Status,
-    Totals,
+    Change, Hooks, InterfaceModes, InterfaceStatus, ModeChange, Modes, Place, PolicyStatus, ReloadStatus, Setting,
+    Status, Totals,
 };

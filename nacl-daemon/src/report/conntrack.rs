@@ -27,13 +27,25 @@ pub fn list(connections: &[Remembered]) -> String {
         let place = named(&first.interface, &first.device, first.netns.as_deref());
         let _ = writeln!(out, "{BOLD}{place}{BOLD:#} · {}", counted(of_one.len() as u64));
         let mut table = plain();
-        table.set_header(["Protocol", "Began", "Client", "Server", "State", "Expires in", "Network ACL", "Security group"]);
+        table.set_header([
+            "Protocol",
+            "Began",
+            "Client",
+            "Server",
+            "State",
+            "Expires in",
+            "Network ACL",
+            "Security group",
+        ]);
         for connection in of_one {
             table.add_row(row(connection));
         }
         write(&mut out, &mut table, &[5]);
         if of_one.iter().flat_map(admitted).any(|rule| !rule.in_force) {
-            let _ = writeln!(out, "{DIM}(gone): the policy has that rule no more; its connections live until they expire{DIM:#}");
+            let _ = writeln!(
+                out,
+                "{DIM}(gone): the policy has that rule no more; its connections live until they expire{DIM:#}"
+            );
         }
         out.push('\n');
     }

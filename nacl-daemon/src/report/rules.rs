@@ -226,7 +226,11 @@ fn groups(out: &mut String, rules: &InterfaceRules, before: Option<&InterfaceRul
             let before = before.filter(|before| before.len() == rows.len());
             let sheet = |leave| Sheet {
                 header: vec!["Rule", "Type", "Protocol", "Port range", remote],
-                rows: rows.iter().enumerate().map(|(at, row)| group_row(row, before.and_then(|all| all.get(at)), leave)).collect(),
+                rows: rows
+                    .iter()
+                    .enumerate()
+                    .map(|(at, row)| group_row(row, before.and_then(|all| all.get(at)), leave))
+                    .collect(),
                 since: before.is_some(),
             };
             Sheet::write(out, title, sheet, width);
@@ -409,7 +413,11 @@ fn plain(sentence: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{observe::{Setting, interface_rules}, policy, resolve::NoHost};
+    use crate::{
+        observe::{Setting, interface_rules},
+        policy,
+        resolve::NoHost,
+    };
 
     #[test]
     fn tables_fit_the_terminal() {

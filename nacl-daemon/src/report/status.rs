@@ -164,7 +164,8 @@ pub fn set(interface: &InterfaceModes) -> String {
     let mut out = modes(std::slice::from_ref(interface));
     let InterfaceModes { modes: Modes { in_force, policy }, groups, .. } = interface;
     if in_force != policy {
-        let _ = writeln!(out, "{DIM}this holds until the next reload, which puts the policy's word in force again{DIM:#}");
+        let _ =
+            writeln!(out, "{DIM}this holds until the next reload, which puts the policy's word in force again{DIM:#}");
     }
     if in_force.mode == Mode::Stateful && in_force.layers == Layers::Groups {
         let _ = writeln!(out, "{DIM}the network ACL does not judge, so its mode changes nothing{DIM:#}");
@@ -242,7 +243,9 @@ fn why(record: &Record) -> String {
         return format!("{DIM}{nacl} rule{DIM:#} {BOLD}{rule}{BOLD:#}{DIM}{line}{DIM:#}");
     }
     if let (Some(group), Some(position)) = (&record.group, record.position) {
-        return format!("{DIM}security group {group} {direction} rule{DIM:#} {BOLD}{position}{BOLD:#}{DIM}{line}{DIM:#}");
+        return format!(
+            "{DIM}security group {group} {direction} rule{DIM:#} {BOLD}{position}{BOLD:#}{DIM}{line}{DIM:#}"
+        );
     }
     match &record.groups[..] {
         [] => {}

@@ -325,12 +325,8 @@ async fn flush(State(service): State<Arc<Service>>, asked: Asked<Forget>) -> Out
     }
     blocking(service, move |service| {
         let done = service.forget(interface.as_deref(), &filter, force)?;
-        let forgotten = |(Named { interface, device, netns }, connections)| Forgotten {
-            interface,
-            device,
-            netns,
-            connections,
-        };
+        let forgotten =
+            |(Named { interface, device, netns }, connections)| Forgotten { interface, device, netns, connections };
         Ok(Flushed { interfaces: done.into_iter().map(forgotten).collect() })
     })
     .await

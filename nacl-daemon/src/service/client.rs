@@ -268,6 +268,9 @@ mod tests {
         assert_eq!(query("/v1/rules", [("interface", Some("a&b=c"))]), "/v1/rules?interface=a%26b%3Dc");
         assert_eq!(mode_of("a/b c"), "/v1/interfaces/a%2Fb%20c/mode");
         let filter = Filter { port: Some(443), state: "closed".parse().ok(), ..Filter::default() };
-        assert_eq!(flows("/v1/x", None, &filter, [("all", false), ("force", true)]), "/v1/x?port=443&state=closed&force=true");
+        assert_eq!(
+            flows("/v1/x", None, &filter, [("all", false), ("force", true)]),
+            "/v1/x?port=443&state=closed&force=true"
+        );
     }
 }

@@ -122,12 +122,7 @@ fn surroundings(interface: &Interface) -> Result<Surroundings, LoadError> {
 }
 
 /// Asks the guard about what is in force and what is to come.
-fn guarded(
-    name: &str,
-    before: state::InForce<'_>,
-    next: &Next<'_>,
-    ssh: &[host::Connection],
-) -> Result<(), LoadError> {
+fn guarded(name: &str, before: state::InForce<'_>, next: &Next<'_>, ssh: &[host::Connection]) -> Result<(), LoadError> {
     if ssh.is_empty() {
         return Ok(());
     }

@@ -99,11 +99,13 @@ impl StateError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NotAttached { known, .. } if !known.is_empty() => Some(format!("it is attached to {}", known.join(", "))),
-            Self::Ambiguous { .. } => Some("name the interface as the policy does, in [interface.NAME]".to_owned()),
-            Self::NoGroups { .. } => {
-                Some("give it `security_groups = [\"NAME\"]` in the policy and reload, or choose both or nacl".to_owned())
+            Self::NotAttached { known, .. } if !known.is_empty() => {
+                Some(format!("it is attached to {}", known.join(", ")))
             }
+            Self::Ambiguous { .. } => Some("name the interface as the policy does, in [interface.NAME]".to_owned()),
+            Self::NoGroups { .. } => Some(
+                "give it `security_groups = [\"NAME\"]` in the policy and reload, or choose both or nacl".to_owned(),
+            ),
             _ => None,
         }
     }
@@ -221,10 +223,10 @@ impl State {
                 continue;
             }
             let options = self.options(&next.interface);
-            let attachment =
-                self.plane.attach(&target(&next.interface), &options, &next.compiled).map_err(|source| {
-                    StateError::Attach { interface: text_of(key, &next.interface), source }
-                })?;
+            let attachment = self
+                .plane
+                .attach(&target(&next.interface), &options, &next.compiled)
+                .map_err(|source| StateError::Attach { interface: text_of(key, &next.interface), source })?;
             change.attached.push(key.clone());
             fresh.insert(key.clone(), (options, attachment));
         }
