@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(record.destination(), "10.0.1.10:443");
         assert_eq!(record.tcp_flags.as_deref(), Some("SYN,ACK"));
         assert_eq!((record.group, record.also, record.flow.clone(), record.tracked), (None, None, None, false));
-        let record = super::tests::record(&SYN_ACK);
+        let record = self::record(&SYN_ACK);
         let json = serde_json::to_value(&record).unwrap();
         assert_eq!(json["rule"], 100);
         assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record);
