@@ -22,12 +22,15 @@ use nacl_daemon::{
     compile::{Compiled, SlotTable},
     dataplane::{Counters, Events, Options, Target},
     observe::{Filter, Hits, Hooks, InterfaceRules, Number, Record},
-    resolve::{Layers, Mode},
+    report,
+    resolve::{Layers, Mode, NoHost},
     service::{
         api::SetMode,
         client::{Client, ClientError},
         plane::{Attached, Plane, PlaneError, Which},
+        prepare,
         serve::{self, Config, Ended, Notice, RunError},
+        state::{Settings, State, StateError},
     },
 };
 use serde_json::Value;
@@ -680,7 +683,7 @@ async fn a_mode_set_live_holds_until_the_next_reload() {
         (&one["mode"], &one["policy"]["mode"], &one["conntrack"]["nacl"]),
         (&"stateful".into(), &"stateless".into(), &true.into())
     );
-    let text = nacl_daemon::report::status::text(&status);
+    let text = report::status::text(&status);
     let text = anstream::adapter::strip_str(&text).to_string();
     assert!(text.contains("mode         stateful (set live; the policy says stateless)"), "{text}");
     // A reload that fails leaves it, one that does not puts the file's word in force and says so.
@@ -691,7 +694,7 @@ async fn a_mode_set_live_holds_until_the_next_reload() {
     let change = daemon.client.reload(false).await.unwrap().change;
     assert!(!stateful());
     assert_eq!((change.modes.len(), change.modes[0].live), (1, true));
-    let text = nacl_daemon::report::status::changed(&change);
+    let text = report::status::changed(&change);
     assert!(
         text.contains("mode stateless, layers both, as the policy says (mode stateful, layers both had been set live)"),
         "{text}"
@@ -770,7 +773,7 @@ async fn connections_are_listed_counted_and_forgotten() {
     ));
     daemon.client.reload(false).await.unwrap();
     let all = daemon.client.connections(None, &Filter::default()).await.unwrap().connections;
-    let text = anstream::adapter::strip_str(&nacl_daemon::report::conntrack::list(&all)).to_string();
+    let text = anstream::adapter::strip_str(&report::conntrack::list(&all)).to_string();
     assert!(text.contains("web inbound 100 (gone)") && text.contains("198.51.100.7:40001"), "{text}");
     // One state, then what is left.
     let forgotten = daemon.client.flush(None, &filter("opening"), false, false).await.unwrap();
@@ -798,6 +801,172 @@ async fn a_table_that_is_full_is_told() {
     assert!(note().await.contains("4 packets of new connections were dropped"));
     let status = daemon.client.status().await.unwrap();
     assert_eq!((status.interfaces[0].packets.allowed, status.interfaces[0].packets.denied), (0, 4));
-    let text = anstream::adapter::strip_str(&nacl_daemon::report::status::text(&status)).to_string();
+    let text = anstream::adapter::strip_str(&report::status::text(&status)).to_string();
     assert!(text.contains("conntrack    10 of 10 entries, remembered by the network ACL; 4 packets dropped"), "{text}");
+}
+
+const GROUPS: &str = r#"version = 1
+[nacl.web]
+inbound = [{ rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" }]
+outbound = [{ rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" }]
+[security_group.sg-2]
+inbound = []
+outbound = []
+[security_group.sg-3]
+inbound = [
+  { protocol = "tcp", ports = 443, source = "0.0.0.0/0" },
+  { protocol = "tcp", ports = 22, source = "sg-2" },
+]
+outbound = []
+[eni.jump]
+addresses = ["10.0.1.20"]
+security_groups = ["sg-2"]
+[interface.fake0]
+nacl = "web"
+security_groups = ["sg-3"]
+failsafe = [{ protocol = "tcp", ports = 2222, source = "192.0.2.0/24" }]
+"#;
+
+#[tokio::test]
+async fn groups_and_exemptions_are_counted_and_told() {
+    let daemon = Daemon::start(GROUPS).await;
+    let group = |position| {
+        let inner = daemon.fake.lock();
+        let slots = &inner.attached["fake0"].slots.slots;
+        *slots.iter().find(|(_, slot)| slot.position == Some(position)).unwrap().0
+    };
+    let exempt = {
+        let inner = daemon.fake.lock();
+        let slots = &inner.attached["fake0"].slots.slots;
+        *slots.iter().find(|(_, slot)| slot.name == "failsafe").unwrap().0
+    };
+    daemon.fake.hit("fake0", group(2), 5);
+    daemon.fake.hit("fake0", exempt, 2);
+    daemon.fake.hit("fake0", group_implicit_slot(Direction::Inbound, false), 3);
+    daemon.fake.hit("fake0", tracked_slot(Direction::Outbound, false), 4);
+    let rules = daemon.rules("fake0").await;
+    let groups = rules.groups.as_ref().unwrap();
+    let hits: Vec<_> = groups[0].inbound.iter().map(|row| (row.position, row.hits.unwrap().packets)).collect();
+    assert_eq!((groups.len(), hits, groups[0].outbound.len()), (1, vec![(1, 0), (2, 5)], 0));
+    assert_eq!((groups[0].inbound[1].peer.as_str(), groups[0].inbound[1].line), ("sg:sg-2", 11));
+    let failsafe = rules.exemptions.iter().find(|row| row.failsafe).unwrap();
+    assert_eq!((failsafe.hits.unwrap().packets, failsafe.line, failsafe.service.as_str()), (2, 19, "local"));
+    let text = anstream::adapter::strip_str(&report::rules::text(&rules, None, None)).to_string();
+    for part in [
+        "security group sg-3",
+        "sg:sg-2 (10.0.1.20/32)",
+        "no inbound rule of any security group matched: 3 IPv4 packets",
+        "tracked: 4 outbound IPv4 packets",
+        "from 192.0.2.0/24",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    let status = daemon.client.status().await.unwrap();
+    assert_eq!(status.interfaces[0].groups.as_deref(), Some(&["sg-3".to_owned()][..]));
+    assert_eq!((status.interfaces[0].packets.allowed, status.interfaces[0].packets.denied), (11, 3));
+    assert!(report::status::text(&status).contains("remembered by the security groups"));
+    // Only the groups, then only the network ACL.
+    let set = SetMode { layers: Some(Layers::Groups), ..SetMode::default() };
+    daemon.client.set_mode("fake0", &set).await.unwrap();
+    assert_eq!(daemon.fake.flags("fake0") & (Control::NACL | Control::GROUPS), Control::GROUPS);
+    // What is dropped, and what passes by both.
+    let mut stream = Lines::open(&daemon, "/v1/events?action=all").await;
+    let number = daemon.fake.slot("fake0", Direction::Inbound, 100);
+    daemon.fake.emit(
+        "fake0",
+        Event {
+            slot: group_implicit_slot(Direction::Inbound, false),
+            also: number,
+            reason: Reason::GroupImplicit as u8,
+            layer: 2,
+            flow: Met::Unknown as u8,
+            ..syn(0, Action::Deny as u8)
+        },
+    );
+    let record: Record = serde_json::from_value(stream.next().await).unwrap();
+    let line = anstream::adapter::strip_str(&report::status::record(&record)).to_string();
+    assert!(line.contains(" inbound deny tcp 198.51.100.7:52345 → 10.0.1.10:22 SYN  dropped by security group sg-3: no inbound rule matches"), "{line}");
+    assert_eq!((record.also.unwrap().to_string().as_str(), record.flow.as_deref()), ("inbound 100", Some("unknown")));
+    daemon.fake.emit("fake0", Event { also: group(2), flow: Met::New as u8, ..syn(number, 1) });
+    let record: Record = serde_json::from_value(stream.next().await).unwrap();
+    assert_eq!(
+        (record.decided_by.to_string(), record.also.unwrap().to_string()),
+        ("inbound 100".into(), "sg-3 inbound 2".into())
+    );
+    let event = Event { slot: group(1), layer: 2, reason: Reason::GroupRule as u8, ..syn(0, 1) };
+    daemon.fake.emit("fake0", event);
+    let record: Record = serde_json::from_value(stream.next().await).unwrap();
+    let line = anstream::adapter::strip_str(&report::status::record(&record)).to_string();
+    assert!(line.contains("security group sg-3 inbound rule 1, line 10"), "{line}");
+}
+
+#[tokio::test]
+async fn what_is_gone_stays_counted() {
+    let daemon = Daemon::start(WEB).await;
+    daemon.fake.hit("fake0", daemon.fake.slot("fake0", Direction::Inbound, 110), 3);
+    daemon.fake.hit("fake0", daemon.fake.slot("fake0", Direction::Inbound, 100), 5);
+    let totals = async || {
+        let packets = daemon.client.status().await.unwrap().interfaces[0].packets;
+        (packets.allowed, packets.denied)
+    };
+    assert_eq!(totals().await, (5, 3));
+    for ports in ["ports = 23", "ports = 24", "ports = 22"] {
+        daemon.write(&WEB.replace("ports = 22", ports));
+        daemon.client.reload(false).await.unwrap();
+        assert_eq!(totals().await, (5, 3), "{ports}");
+    }
+}
+
+#[test]
+fn interfaces_are_named_without_doubt() {
+    let policy = format!(
+        "{}[interface.blue]\ndevice = \"eth0\"\nnetns = \"b\"\nnacl = \"web\"\n\
+         [interface.green]\ndevice = \"eth0\"\nnetns = \"g\"\nnacl = \"web\"\n\
+         [interface.red]\ndevice = \"eth1\"\nnetns = \"g\"\nnacl = \"web\"\n",
+        WEB.replace("[interface.fake0]\nnacl = \"web\"\n", "")
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.toml");
+    let fake = Fake::default();
+    let mut state = State::new(Box::new(fake.clone()), Settings::default());
+    let mut apply = |state: &mut State, policy: &str| {
+        fs::write(&file, policy).unwrap();
+        let reading = prepare::read(&file, &NoHost).unwrap();
+        state.apply(prepare::prepare(&reading, &state.slots()).unwrap())
+    };
+    apply(&mut state, &policy).unwrap();
+    assert_eq!(fake.names(), ["b/eth0", "g/eth0", "g/eth1"]);
+    assert_eq!(state.name("blue").unwrap(), "blue");
+    assert_eq!(state.name("eth1").unwrap(), "red", "a device that is unique");
+    let error = state.name("eth0").unwrap_err();
+    assert_eq!(error.to_string(), "eth0 is the device of several interfaces: blue, green");
+    assert!(error.hint().unwrap().contains("[interface.NAME]"));
+    let error = state.modes(Some("eth9")).unwrap_err();
+    assert!(error.hint().unwrap().contains("blue (eth0 in netns b), green (eth0 in netns g)"));
+    // One of the two, and the other stays as it is.
+    let setting = nacl_daemon::observe::Setting { mode: Mode::Stateful, layers: Layers::Both };
+    state.set("green", setting).unwrap();
+    let flags = |name| fake.flags(name) & Control::STATEFUL != 0;
+    assert_eq!((flags("b/eth0"), flags("g/eth0")), (false, true));
+    assert_eq!(state.rules(Some("blue")).unwrap()[0].netns.as_deref(), Some("b"));
+    // What needs a restart says so.
+    let size = "[tracking]\nentries = 1024\n";
+    let needs = |error| match error {
+        StateError::NeedsRestart { what, .. } => what,
+        other => panic!("{other}"),
+    };
+    assert_eq!(needs(apply(&mut state, &format!("{policy}{size}")).unwrap_err()), "[tracking] entries");
+    assert_eq!(needs(apply(&mut state, &policy.replace("\"eth1\"", "\"eth2\"")).unwrap_err()), "device");
+    assert_eq!(needs(apply(&mut state, &policy.replace("netns = \"b\"", "netns = \"c\"")).unwrap_err()), "netns");
+    assert_eq!(
+        needs(apply(&mut state, &policy.replace("interface.red", "interface.pink")).unwrap_err()),
+        "interface.NAME"
+    );
+    assert_eq!(apply(&mut state, &format!("{policy}[tracking]\nudp = 40\n")).unwrap().switched.len(), 3);
+    // By device and namespace, by name, and never by a device of two.
+    assert!(matches!(state.detach("eth0", None), Err(StateError::Ambiguous { .. })));
+    assert_eq!(state.detach("eth0", Some("b")).unwrap().interface, "blue");
+    assert_eq!(state.detach("eth0", None).unwrap().interface, "green", "the only one left");
+    assert_eq!(state.detach("red", None).unwrap().netns.as_deref(), Some("g"));
+    assert_eq!(state.attached(), 0);
 }
