@@ -254,3 +254,30 @@ impl Drop for Attachment {
         }
     }
 }
+
+// STAND-IN
+impl Attachment {
+    /// STAND-IN.
+    pub fn toggle(&mut self, _: &Options, _: u64) -> Result<u32, DataplaneError> {
+        unimplemented!()
+    }
+    /// STAND-IN.
+    pub fn flows(&self) -> Result<Vec<(nacl_common::border::FlowKey, nacl_common::border::Entry)>, DataplaneError> {
+        unimplemented!()
+    }
+    /// STAND-IN.
+    pub fn forget(
+        &mut self,
+        _: &mut dyn FnMut(&nacl_common::border::FlowKey, &nacl_common::border::Entry) -> bool,
+    ) -> Result<u64, DataplaneError> {
+        unimplemented!()
+    }
+    /// STAND-IN.
+    pub fn tracking_capacity(&self) -> u32 {
+        unimplemented!()
+    }
+}
+/// STAND-IN.
+pub fn now() -> u64 {
+    0
+}
