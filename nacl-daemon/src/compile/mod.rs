@@ -2,6 +2,7 @@
 //! the same rules and the same previous slots give the same bytes. No I/O.
 
 mod classes;
+mod decider;
 mod image;
 mod slots;
 
@@ -15,7 +16,10 @@ use nacl_common::{
 use thiserror::Error;
 
 pub(crate) use self::slots::names as serde_names;
-pub use self::slots::{Slot, SlotTable};
+pub use self::{
+    decider::{Decider, NoDecider},
+    slots::{Slot, SlotTable},
+};
 use crate::resolve::{Interface, Layers, Mode, Resolved};
 
 /// A compiled policy of one interface.
