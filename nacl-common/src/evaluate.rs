@@ -271,13 +271,31 @@ pub fn groups_say<I: Image>(
     let decision = decide_in_table(image, list, packet, remote(direction, packet), packet.dport);
     let (allow, slot) = split(decision);
     let reason = if slot >= FIRST_RULE_SLOT { Reason::GroupRule } else { Reason::GroupImplicit };
-    let back = header.open[list_index(direction.reverse(), v6)];
-    let open = match packet.protocol {
-        6 => back & OPEN_TCP != 0,
-        17 => back & OPEN_UDP != 0,
+    let untracked = decision & OPEN != 0 && opens_all(image, direction.reverse(), packet);
+    Says { allow, untracked, slot, reason }
+}
+
+/// Whether the security groups open all ports of the packet's protocol, TCP or UDP, to everybody in a direction (S30).
+#[inline(always)]
+fn opens_all<I: Image>(image: &I, direction: Direction, packet: &Packet) -> bool {
+    let open = image.header().open[list_index(direction, matches!(packet.family, Family::V6))];
+    match packet.protocol {
+        6 => open & OPEN_TCP != 0,
+        17 => open & OPEN_UDP != 0,
         _ => false,
-    };
-    Says { allow, untracked: open && decision & OPEN != 0, slot, reason }
+    }
+}
+
+/// Whether a packet whose connection is not known may be the answer within an untracked flow. Were it remembered as the
+/// first of a connection, the flow would be tracked from its answer on and outlive its rule (S32). A SYN is no answer.
+#[inline(always)]
+fn may_answer_untracked<I: Image>(image: &I, direction: Direction, packet: &Packet) -> bool {
+    if !opens_all(image, direction, packet) || flow::asks(packet) {
+        return false;
+    }
+    let v6 = matches!(packet.family, Family::V6);
+    let list = &image.header().lists[group_index(direction.reverse(), v6)];
+    decide_in_table(image, list, packet, remote(direction, packet), packet.sport) & OPEN != 0
 }
 
 /// Inbound the network ACL comes first, outbound the groups (O1); the first that denies is named.
@@ -315,15 +333,20 @@ fn remember<I: Image>(
     groups: &Says,
 ) -> Write {
     let nacl_rule = matches!(nacl.reason, Reason::NaclRule);
-    let group_rule = matches!(groups.reason, Reason::GroupRule) && !groups.untracked;
+    let unmarked = match live {
+        Some(live) => live.group == 0 && live.origin == direction as u8,
+        None => memory.trackable,
+    };
+    let group_rule = unmarked
+        && matches!(groups.reason, Reason::GroupRule)
+        && !groups.untracked
+        && !may_answer_untracked(image, direction, packet);
     let mut entry = match live {
         Some(live) => *live,
         None => {
             let wanted = nacl_rule && at.control.has(Control::STATEFUL) || group_rule;
-            if !wanted || !memory.trackable {
-                return Write::default();
-            }
-            let Some(state) = flow::first(packet, at.now, at.pickup_until) else { return Write::default() };
+            let first = if wanted && memory.trackable { flow::first(packet, at.now, at.pickup_until) } else { None };
+            let Some(state) = first else { return flow::end(memory.found, at.now) };
             Entry {
                 expires: 0,
                 started: at.now,
@@ -345,7 +368,7 @@ fn remember<I: Image>(
         entry.nacl_slot = nacl.slot;
         marked = true;
     }
-    if from_origin && group_rule && entry.group == 0 {
+    if group_rule {
         entry.group = 1;
         entry.group_slot = groups.slot;
         marked = true;

@@ -218,7 +218,7 @@ fn echo(packet: &Packet) -> Option<bool> {
 
 /// Only a SYN: a connection is asked for.
 #[inline(always)]
-const fn asks(packet: &Packet) -> bool {
+pub(crate) const fn asks(packet: &Packet) -> bool {
     packet.protocol == 6 && packet.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
@@ -228,6 +228,16 @@ const fn asks(packet: &Packet) -> bool {
 pub fn holds(entry: &Entry, packet: &Packet, now: u64) -> bool {
     let closed = matches!(State::from_number(entry.state), State::ClosingOrigin | State::ClosingReply | State::Closed);
     now < entry.expires && !(closed && asks(packet))
+}
+
+/// What becomes of an entry that no longer holds, where nothing is put in its place: its time is over. Else the packets of
+/// a connection that is not remembered, between the ports of one that was, would keep that one alive.
+#[inline(always)]
+pub(crate) fn end(found: Option<&Entry>, now: u64) -> Write {
+    match found {
+        Some(entry) if now < entry.expires => Write { kind: WriteKind::Touch, entry: Entry { expires: now, ..*entry } },
+        _ => Write::default(),
+    }
 }
 
 /// The state of the connection that a packet begins; nothing where it cannot begin one.

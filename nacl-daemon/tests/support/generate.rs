@@ -7,9 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use nacl_common::{Action, Direction, border::Service};
-use nacl_daemon::resolve::{
-    Exemption, Group, GroupRule, Icmp, Interface, Layers, Mode, Nacl, Peer, Protocol, Rule,
-};
+use nacl_daemon::resolve::{Exemption, Group, GroupRule, Icmp, Interface, Layers, Mode, Nacl, Peer, Protocol, Rule};
 
 use super::case::{Case, Flaw, Part};
 
@@ -369,11 +367,8 @@ pub fn case(random: &mut Random, interface: &Interface) -> Case {
     let (mut sport, mut dport) = if aim.is_some_and(|aim| aim.source) { (port, another) } else { (another, port) };
     if protocol == 17 && random.once_in(12) {
         let (client, server) = if v6 != random.once_in(8) { (546, 547) } else { (68, 67) };
-        (sport, dport) = if (direction == Direction::Outbound) != random.once_in(8) {
-            (client, server)
-        } else {
-            (server, client)
-        };
+        (sport, dport) =
+            if (direction == Direction::Outbound) != random.once_in(8) { (client, server) } else { (server, client) };
     }
     let icmp = match aim.and_then(|aim| aim.icmp) {
         Some(icmp) => (icmp.kind, icmp.code.filter(|_| !random.once_in(6)).unwrap_or(random.below(5) as u8)),

@@ -155,7 +155,11 @@ pub fn tell(interface: &Interface, direction: Direction, expected: &Expected) ->
         Decider::Exemption(_) => expected.reason.to_owned(),
     };
     let also = if expected.also == Decider::Nobody { String::new() } else { format!(", {}", one(expected.also)) };
-    if expected.allow { format!("passes: {}{also}", one(expected.by)) } else { format!("dropped: {}", one(expected.by)) }
+    if expected.allow {
+        format!("passes: {}{also}", one(expected.by))
+    } else {
+        format!("dropped: {}", one(expected.by))
+    }
 }
 
 /// TCP flags.

@@ -25,9 +25,17 @@ const ACK: u8 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// TCP: that the other side answered the SYN, that the handshake was over, and who has finished.
-    Tcp { answered: bool, complete: bool, fin: [bool; 2], rst: bool },
+    Tcp {
+        answered: bool,
+        complete: bool,
+        fin: [bool; 2],
+        rst: bool,
+    },
     /// UDP: how often the word passed from one side to the other, the first packet included, and who spoke last.
-    Udp { turns: u32, last: Direction },
+    Udp {
+        turns: u32,
+        last: Direction,
+    },
     Echo,
     Other,
 }
@@ -213,9 +221,8 @@ impl Oracle {
             }
         }
         let place = place.filter(|place| now < self.connections[*place].until);
-        let over = place.is_some_and(|place| {
-            matches!(self.connections[place].seen.stage(), "closing" | "closed") && asks(case)
-        });
+        let over = place
+            .is_some_and(|place| matches!(self.connections[place].seen.stage(), "closing" | "closed") && asks(case));
         let known = place.filter(|_| !over);
         let connection = known.map(|place| &self.connections[place]);
         let nacl = oracle::nacl(&interface, case, connection.is_some_and(|known| known.nacl));

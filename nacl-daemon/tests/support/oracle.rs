@@ -195,7 +195,8 @@ pub fn groups(interface: &Interface, case: &Case, known: bool) -> Option<Said> {
         };
         for (rule, position) in rules.iter().zip(1..) {
             for cidr in &rule.cidrs {
-                if !contains(cidr.addr(), cidr.prefix_len(), case.remote) || !what_of(rule).is(case, case.dport, false) {
+                if !contains(cidr.addr(), cidr.prefix_len(), case.remote) || !what_of(rule).is(case, case.dport, false)
+                {
                     continue;
                 }
                 let open = open(rule);
@@ -216,8 +217,7 @@ pub fn groups(interface: &Interface, case: &Case, known: bool) -> Option<Said> {
 
 /// Whether the packet may well be the answer within an untracked flow: nothing is remembered of those, so nobody knows.
 pub fn may_answer_untracked(interface: &Interface, case: &Case) -> bool {
-    let reversed =
-        Case { direction: other(case.direction), sport: case.dport, dport: case.sport, ..case.clone() };
+    let reversed = Case { direction: other(case.direction), sport: case.dport, dport: case.sport, ..case.clone() };
     matches!(case.protocol, 6 | 17)
         && groups(interface, &reversed, false).is_some_and(|said| said.allow && !said.tracked)
 }

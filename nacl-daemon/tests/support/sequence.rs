@@ -129,6 +129,8 @@ pub enum Change {
 enum Step {
     Change(Change),
     Packet(Case),
+    /// Only time passes.
+    Nothing,
 }
 
 /// A flow: its first packet, and how far it has come.
@@ -161,6 +163,8 @@ pub struct Trial<S> {
     /// The oracle without connections: what is in force, and until when connections are taken up.
     base: Oracle,
     policy: Arc<Policy>,
+    /// What was in force before the batch.
+    start: Arc<Policy>,
     pub coverage: Coverage,
     pub sequences: u64,
     pub packets: u64,
@@ -173,8 +177,8 @@ impl<S: Subject> Trial<S> {
     /// `subject` has just been given `policy`, at time 0.
     pub fn new(subject: S, policy: &Arc<Policy>) -> Self {
         let base = Oracle::new(&policy.interface, 0);
-        let policy = Arc::clone(policy);
-        Self { subject, base, policy, coverage: Coverage::default(), sequences: 0, packets: 0 }
+        let (policy, start) = (Arc::clone(policy), Arc::clone(policy));
+        Self { subject, base, policy, start, coverage: Coverage::default(), sequences: 0, packets: 0 }
     }
 
     fn apply(&mut self, change: &Change, now: u64) {
@@ -194,7 +198,7 @@ impl<S: Subject> Trial<S> {
 
     /// Runs `many` sequences that share their policies. `entries`: how many connections there is room for.
     pub fn batch(&mut self, random: &mut Random, many: usize, entries: u32) {
-        let start = Arc::clone(&self.policy);
+        self.start = Arc::clone(&self.policy);
         let mut at = HOUR + random.below(HOUR);
         self.apply(&Change::Forget, at);
         let mut first = interface(random);
@@ -231,7 +235,7 @@ impl<S: Subject> Trial<S> {
                 }
             }
             at = end;
-            self.compare_connections(&mut lives, &start, at);
+            self.compare_connections(&mut lives, at);
         }
         self.sequences += many as u64;
     }
@@ -296,7 +300,7 @@ impl<S: Subject> Trial<S> {
         }
     }
 
-    fn compare_connections(&mut self, lives: &mut [Life], start: &Arc<Policy>, now: u64) {
+    fn compare_connections(&mut self, lives: &mut [Life], now: u64) {
         let got = self.rows(now);
         let expected = |lives: &[Life]| {
             let mut rows: Vec<_> = lives.iter().flat_map(|life| rows_of(&life.oracle, now)).collect();
@@ -312,7 +316,7 @@ impl<S: Subject> Trial<S> {
             let got: Vec<_> = got.iter().filter(|row| here.contains(&row.local)).cloned().collect();
             let expected = rows_of(&life.oracle, now);
             if got != expected {
-                life.steps.push((now, Step::Change(Change::Settings(start.interface.mode, start.interface.layers))));
+                life.steps.push((now, Step::Nothing));
                 self.give_up(&life.steps, format!("remembered: {got:#?}\nthe oracle remembers {expected:#?}"));
             }
         }
@@ -330,6 +334,8 @@ impl<S: Subject> Trial<S> {
     fn again(&mut self, steps: &[(u64, Step)]) -> Option<String> {
         let begin = steps.first()?.0;
         self.apply(&Change::Forget, begin);
+        let start = Arc::clone(&self.start);
+        self.apply(&Change::Reload(start), begin);
         let mut oracle = self.base.clone();
         for (now, step) in steps {
             match step {
@@ -337,6 +343,7 @@ impl<S: Subject> Trial<S> {
                     self.apply(change, *now);
                     change_oracle(&mut oracle, &self.policy, change, *now);
                 }
+                Step::Nothing => {}
                 Step::Packet(case) => {
                     let expected = oracle.meet(case, *now);
                     let got = self.subject.meet(&self.policy, case, *now);
@@ -362,7 +369,8 @@ impl<S: Subject> Trial<S> {
         let mut shrunk = true;
         while shrunk {
             shrunk = false;
-            for place in (0..least.len()).rev() {
+            // The first is the policy.
+            for place in (1..least.len()).rev() {
                 let mut fewer = least.clone();
                 fewer.remove(place);
                 if let Some(again) = self.again(&fewer) {
@@ -460,6 +468,7 @@ fn tell(steps: &[(u64, Step)]) -> String {
             Step::Change(Change::Settings(mode, layers)) => writeln!(text, "{} {}", mode.name(), layers.name()),
             Step::Change(Change::Reload(policy)) => writeln!(text, "reload {:#?}", policy.interface),
             Step::Packet(case) => writeln!(text, "{case:?}"),
+            Step::Nothing => writeln!(text, "and then"),
         };
     }
     text
@@ -669,6 +678,10 @@ fn interface(random: &mut Random) -> Interface {
             }
         }
     }
+    if interface.groups.is_none() || random.once_in(2) {
+        // Switching layers is what changes do; most sequences begin with all there are.
+        interface.layers = Layers::Both;
+    }
     interface.tracking = tracking(random);
     interface
 }
@@ -769,7 +782,10 @@ fn edit(random: &mut Random, new: &mut Interface, lives: &[Life]) -> &'static st
         8 => {
             if let (Some(groups), Some(more)) = (&mut new.groups, other.groups) {
                 for (place, group) in more.into_iter().enumerate() {
-                    groups.push(Arc::new(Group { name: format!("sg-more {place} {}", random.next()), ..Group::clone(&group) }));
+                    groups.push(Arc::new(Group {
+                        name: format!("sg-more {place} {}", random.next()),
+                        ..Group::clone(&group)
+                    }));
                 }
                 return "group attached";
             }
