@@ -218,8 +218,15 @@ fn echo(packet: &Packet) -> Option<bool> {
 
 /// Only a SYN: a connection is asked for.
 #[inline(always)]
-pub(crate) const fn asks(packet: &Packet) -> bool {
+const fn asks(packet: &Packet) -> bool {
     packet.protocol == 6 && packet.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
+}
+
+/// Whether a packet may be an answer, as far as it tells itself, and would be remembered as the first of a connection or later:
+/// of UDP nobody knows, of TCP only what is met in the middle (`begins`: is remembered at all).
+#[inline(always)]
+pub(crate) const fn may_answer(packet: &Packet, begins: bool) -> bool {
+    packet.protocol == 17 || packet.protocol == 6 && begins && !asks(packet)
 }
 
 /// Whether an entry still says something about this packet: not when its time is over, and not when a new connection is
