@@ -158,7 +158,7 @@ pub struct Judged {
 pub struct Says {
     /// Whether it lets the packet pass.
     pub allow: bool,
-    /// Of a security group rule: its flows are not tracked (S30).
+    /// Of a security group rule: the packet's flow is not tracked (S30).
     pub untracked: bool,
     /// The slot of what decided; [`NO_SLOT`] where the layer is off.
     pub slot: u16,
@@ -195,6 +195,8 @@ pub mod known {
     pub const SHARED: u32 = 1 << 3;
     /// No list has a say in it.
     pub const EXEMPT: u32 = 1 << 4;
+    /// It would be remembered, if a rule says so, and may be the answer within a flow that is not.
+    pub const MAY_ANSWER: u32 = 1 << 5;
 }
 
 /// What the lists answered: decisions, or one of the constants.
@@ -206,6 +208,8 @@ pub struct Answers {
     pub nacl: u32,
     /// Of the security groups.
     pub groups: u32,
+    /// Of the security groups to the packet that this one may be the answer to; 0 where they were not asked.
+    pub asked_before: u32,
 }
 
 impl Answers {
@@ -240,13 +244,20 @@ impl Answers {
         }
         let (allow, slot) = split(self.groups as u16);
         let reason = if slot >= FIRST_RULE_SLOT { Reason::GroupRule } else { Reason::GroupImplicit };
-        let back = header.open[list_index(direction.reverse(), v6)];
-        let open = match packet.protocol {
-            6 => back & OPEN_TCP != 0,
-            17 => back & OPEN_UDP != 0,
-            _ => false,
-        };
-        Says { allow, untracked: open && self.groups & OPEN as u32 != 0, slot, reason }
+        let untracked = self.groups & u32::from(OPEN) != 0 && opens_all(header, direction.reverse(), packet)
+            || self.asked_before & u32::from(OPEN) != 0;
+        Says { allow, untracked, slot, reason }
+    }
+}
+
+/// Whether the security groups open all ports of the packet's protocol, TCP or UDP, to everybody in a direction (S30).
+#[inline(always)]
+fn opens_all(header: &Header, direction: Direction, packet: &Packet) -> bool {
+    let open = header.open[list_index(direction, matches!(packet.family, Family::V6))];
+    match packet.protocol {
+        6 => open & OPEN_TCP != 0,
+        17 => open & OPEN_UDP != 0,
+        _ => false,
     }
 }
 
@@ -265,16 +276,23 @@ pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) 
         return known::EXEMPT;
     }
     let mut known = 0;
+    let mut begins = at.now < at.pickup_until;
+    let mut from_origin = true;
     if let Some(entry) = memory.found
         && flow::holds(entry, packet, at.now)
     {
         known |= known::LIVE;
+        begins = true;
+        from_origin = entry.origin == direction as u8;
         if entry.nacl == 1 {
             known |= known::NACL;
         }
         if entry.group == 1 {
             known |= known::GROUPS;
         }
+    }
+    if memory.trackable && from_origin && flow::may_answer(packet, begins) {
+        known |= known::MAY_ANSWER;
     }
     if let Some(shared) = memory.shared
         && packet.fragment == Fragment::Later
@@ -289,7 +307,7 @@ pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) 
 /// Second step of [`judge`]: the lists that have a say are asked. All that needs the image, and nothing else.
 #[inline(always)]
 pub fn ask<I: Image>(image: &I, control: Control, direction: Direction, packet: &Packet, known: u32) -> Answers {
-    let mut answers = Answers { exempt: 0, nacl: Answers::OFF, groups: Answers::OFF };
+    let mut answers = Answers { exempt: 0, nacl: Answers::OFF, groups: Answers::OFF, asked_before: 0 };
     if known & known::EXEMPT != 0 {
         return answers;
     }
@@ -326,6 +344,13 @@ pub fn ask<I: Image>(image: &I, control: Control, direction: Direction, packet: 
         let list = &header.lists[group_index(Direction::Inbound, false) | place];
         let answer = if remembered { Answers::REMEMBERED } else { u32::from(decide_in_table(image, list, &question)) };
         answers.groups = image.settle(answer);
+        // Nothing is remembered of an untracked flow. Were its answer taken for the first packet of a connection, the flow
+        // would be tracked from then on and outlive its rule (S32).
+        if !remembered && known & known::MAY_ANSWER != 0 && opens_all(header, direction, packet) {
+            question.l4 = image.settle(l4_key(packet, packet.sport));
+            let list = &header.lists[group_index(Direction::Inbound, false) | (place ^ 2)];
+            answers.asked_before = image.settle(u32::from(decide_in_table(image, list, &question)));
+        }
     }
     answers
 }
@@ -435,10 +460,8 @@ fn remember(
         Some(live) => *live,
         None => {
             let wanted = nacl_rule && at.control.has(Control::STATEFUL) || group_rule;
-            if !wanted || !memory.trackable {
-                return Write::default();
-            }
-            let Some(state) = flow::first(packet, at.now, at.pickup_until) else { return Write::default() };
+            let first = if wanted && memory.trackable { flow::first(packet, at.now, at.pickup_until) } else { None };
+            let Some(state) = first else { return flow::end(memory.found, at.now) };
             Entry {
                 expires: 0,
                 started: at.now,
