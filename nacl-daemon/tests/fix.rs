@@ -186,9 +186,9 @@ fn group_rule(ports: (u16, u16), cidr: &str) -> GroupRule {
     }
 }
 
-fn grouped(interface: Interface, names: &[&str], inbound: Vec<GroupRule>) -> Interface {
+fn grouped(interface: Interface, names: &[&str], inbound: &[GroupRule]) -> Interface {
     let groups = names.iter().enumerate().map(|(index, name)| {
-        let inbound = if index == 0 { inbound.clone() } else { Vec::new() };
+        let inbound = if index == 0 { inbound.to_vec() } else { Vec::new() };
         Arc::new(Group { name: (*name).into(), id: None, inbound, outbound: Vec::new() })
     });
     Interface { groups: Some(groups.collect()), ..interface }
@@ -215,7 +215,7 @@ fn a_stateful_network_acl_needs_a_rule_for_the_request_alone() {
 fn a_group_that_blocks_gets_a_rule_and_remembers_the_reply() {
     let everybody = rule(100, Action::Allow, (0, 65535), "0.0.0.0/0");
     let interface = web(vec![everybody.clone()], vec![everybody]);
-    let interface = grouped(interface, &["sg-1", "sg-2"], vec![group_rule((22, 22), "198.51.100.0/24")]);
+    let interface = grouped(interface, &["sg-1", "sg-2"], &[group_rule((22, 22), "198.51.100.0/24")]);
     let only = fix(&interface, https(50000)).expect("a fix");
     let new = |cidr: &str| NewRule::Group {
         group: "sg-1".into(),
@@ -225,7 +225,7 @@ fn a_group_that_blocks_gets_a_rule_and_remembers_the_reply() {
     // A network ACL that is open to everybody does not say that the group is to be.
     assert_eq!(only.rules, [new("198.51.100.7/32")]);
     let narrow = rule(100, Action::Allow, (443, 443), "198.51.100.0/24");
-    let interface = grouped(web(vec![narrow], vec![]), &["sg-1", "sg-2"], vec![]);
+    let interface = grouped(web(vec![narrow], &[]), &["sg-1", "sg-2"], vec![]);
     let both = fix(&interface, https(50000)).expect("a fix");
     let reply = added(Direction::Outbound, rule(100, Action::Allow, (1024, 65535), "198.51.100.0/24"));
     assert_eq!(both.rules, [new("198.51.100.0/24"), reply]);
@@ -233,7 +233,7 @@ fn a_group_that_blocks_gets_a_rule_and_remembers_the_reply() {
 
 #[test]
 fn each_layer_that_blocks_gets_a_rule() {
-    let interface = grouped(web(vec![], vec![]), &["sg-1"], vec![]);
+    let interface = grouped(web(vec![], &[]), &["sg-1"], vec![]);
     let request = rule(100, Action::Allow, (443, 443), "198.51.100.7/32");
     let reply = rule(100, Action::Allow, (1024, 65535), "198.51.100.7/32");
     let group = NewRule::Group {
@@ -255,8 +255,8 @@ fn each_layer_that_blocks_gets_a_rule() {
 fn nothing_is_added_to_a_group_that_is_not_written() {
     let everybody = rule(100, Action::Allow, (0, 65535), "0.0.0.0/0");
     let interface = web(vec![everybody.clone()], vec![everybody]);
-    assert_eq!(fix(&grouped(interface.clone(), &[], vec![]), https(50000)), None);
-    assert_eq!(fix(&grouped(interface.clone(), &["default"], vec![]), https(50000)), None);
-    let second = fix(&grouped(interface, &["default", "sg-2"], vec![]), https(50000)).expect("a fix");
+    assert_eq!(fix(&grouped(interface.clone(), &[], &[]), https(50000)), None);
+    assert_eq!(fix(&grouped(interface.clone(), &["default"], &[]), https(50000)), None);
+    let second = fix(&grouped(interface, &["default", "sg-2"], &[]), https(50000)).expect("a fix");
     assert!(matches!(&second.rules[..], [NewRule::Group { group, .. }] if group == "sg-2"), "{second:?}");
 }

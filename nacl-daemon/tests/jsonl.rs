@@ -147,9 +147,10 @@ tcp_established = 60
         (part(r#""later""#, 7, ""), "allow", "web outbound 1", "none"),
         (part("true", 8, ""), "deny", "outbound sg *", "none"),
     ];
-    let mut input: String = lines.iter().map(|(line, ..)| format!("{line}\n")).collect();
-    input += &format!("{}\n", tcp("inbound", "S", r#","time":3"#));
-    input += r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443}"#;
+    let back = tcp("inbound", "S", r#","time":3"#);
+    let bare = r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443}"#;
+    let input: Vec<_> = lines.iter().map(|(line, ..)| line.as_str()).chain([back.as_str(), bare]).collect();
+    let input = input.join("\n");
     let mut output = Vec::new();
     let refused =
         answer("nacl", &compiled, Lines::Sequence, judge, input.as_bytes(), &mut output).expect("no I/O fails");
