@@ -53,7 +53,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Whether two slots are of one rule.
+    /// Whether two slots are of one rule. Its line, and its place in a group, may change without it.
     pub fn same_rule(&self, other: &Self) -> bool {
         self.identity() == other.identity()
     }
@@ -83,8 +83,7 @@ impl Slot {
     }
 
     fn identity(&self) -> Identity<'_> {
-        // Destructured, so that a new field makes one think about identity. The line, and the place in a group, may change
-        // without the rule.
+        // Destructured, so that a new field makes one think about identity.
         let Self { direction, family, layer, name, rule, position: _, action, line: _, matches } = self;
         (*direction, *family, *layer, name, *rule, *action, matches)
     }
