@@ -14,9 +14,12 @@ use crate::{
 /// Number of idle time-outs.
 pub const TIMEOUTS: usize = 8;
 
+/// Nanoseconds of a second.
+pub const SECOND: u64 = 1_000_000_000;
+
 /// How long a first fragment's verdict holds for later ones, in nanoseconds: as long as hosts keep parts (RFC 8200 has 60
 /// seconds, Linux 30).
-pub const FRAGMENT_NS: u64 = 30_000_000_000;
+pub const FRAGMENT_NS: u64 = 30 * SECOND;
 
 /// Idle time-outs, by their place in a generation's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,6 +157,19 @@ pub enum Met {
     Forward = 3,
     /// A known connection, in the other direction.
     Reply = 4,
+}
+
+impl Met {
+    /// Stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "none",
+            Self::Unknown => "unknown",
+            Self::New => "new",
+            Self::Forward => "forward",
+            Self::Reply => "reply",
+        }
+    }
 }
 
 /// What is to be done to the connection table.

@@ -112,7 +112,19 @@ pub enum Deny {
 Examples:
   nacld explain --config policy.toml --interface eth0 tcp 198.51.100.7:52345 10.0.1.10:443
   nacld explain --config policy.toml --interface eth0 icmp 198.51.100.7 10.0.1.10
-  nacld explain --config policy.toml --interface eth0 --jsonl < packets.jsonl")]
+  nacld explain --config policy.toml --interface eth0 --mode stateful tcp 198.51.100.7:52345 10.0.1.10:443
+  nacld explain --config policy.toml --interface eth0 --jsonl < packets.jsonl
+  nacld explain --config policy.toml --interface eth0 --jsonl --sequence < packets.jsonl
+
+A line of --jsonl is a packet: direction, src, dst, protocol (number) and, where the packet has them, sport and dport, or \
+icmp_type, icmp_code and icmp_id (of an echo), tcp_flags (letters of SAFRPU), hop_limit, fragment (\"first\", \"later\" or \
+true) and ident:
+  {\"direction\":\"inbound\",\"src\":\"198.51.100.7\",\"dst\":\"10.0.1.10\",\"protocol\":6,\"sport\":52345,\"dport\":443}
+
+Without --sequence each line is judged as the first packet of its flow. With it the lines are met one after the other, as \
+by an interface that is attached at time 0, and what is remembered of a line decides about later ones: time is in \
+seconds, does not go back, and is that of the line before where absent; TCP packets need tcp_flags. The answer's flow says what \
+the connection table knew: new, forward, reply, unknown or none.")]
 pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
@@ -138,9 +150,18 @@ pub struct Explain {
     /// What kind of client asks, so that a fix opens that client's ports: linux, windows, windows-xp, nat-gateway, …
     #[arg(long, value_name = "KIND", value_parser = client, conflicts_with = "jsonl")]
     pub client: Option<Client>,
+    /// What if the network ACL remembered connections, or did not (default: as the policy says).
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mode: Option<ModeName>,
+    /// What if only these layers judged (default: as the policy says).
+    #[arg(long, value_enum, value_name = "LAYERS")]
+    pub layers: Option<LayersName>,
     /// Read packets from standard input, one JSON object a line, and answer each with one line.
     #[arg(long)]
     pub jsonl: bool,
+    /// The lines are one sequence: what is remembered of one decides about the next.
+    #[arg(long, requires = "jsonl")]
+    pub sequence: bool,
     /// Who judges: the engine in this process, or the program loaded into the kernel (BPF_PROG_TEST_RUN).
     #[arg(long, value_enum, default_value_t = Level::Host)]
     pub level: Level,
@@ -158,6 +179,43 @@ pub enum Level {
     Host,
     /// The program loaded into the kernel.
     Kernel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeName {
+    /// Every packet is judged alone, as AWS does.
+    Stateless,
+    /// The first packet of a connection is judged, what follows passes: the what-if.
+    Stateful,
+}
+
+impl From<ModeName> for nacl_daemon::resolve::Mode {
+    fn from(mode: ModeName) -> Self {
+        match mode {
+            ModeName::Stateless => Self::Stateless,
+            ModeName::Stateful => Self::Stateful,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LayersName {
+    /// The network ACL, and the security groups where there are any.
+    Both,
+    /// Only the network ACL.
+    Nacl,
+    /// Only the security groups.
+    Sg,
+}
+
+impl From<LayersName> for nacl_daemon::resolve::Layers {
+    fn from(layers: LayersName) -> Self {
+        match layers {
+            LayersName::Both => Self::Both,
+            LayersName::Nacl => Self::Nacl,
+            LayersName::Sg => Self::Groups,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

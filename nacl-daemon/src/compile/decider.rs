@@ -1,7 +1,7 @@
 //! What decided a packet, in one type for everybody who tells it: explain, rules, labs, events. Its text form is what labs
 //! expect and what is shown to people. Decides nothing.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::Range, str::FromStr};
 
 use nacl_common::{
     Direction, Layer, Reason, Verdict,
@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
 use super::slots::SlotTable;
+use crate::resolve::{GroupRule, Interface, Rule};
 
 /// What decided a packet.
 ///
@@ -55,6 +56,33 @@ pub enum Decider {
     Unlisted(Reason),
 }
 
+/// A rule as it stands in a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written<'a> {
+    /// Of a network ACL.
+    Nacl(&'a Rule),
+    /// Of a security group.
+    Group(&'a GroupRule),
+}
+
+impl Written<'_> {
+    /// Its line in the policy file, from 1; 0 for rules that AWS makes by itself.
+    pub const fn line(&self) -> usize {
+        match self {
+            Self::Nacl(rule) => rule.line,
+            Self::Group(rule) => rule.line,
+        }
+    }
+
+    /// Its bytes in the policy text; empty for rules that AWS makes by itself.
+    pub fn span(&self) -> Range<usize> {
+        match self {
+            Self::Nacl(rule) => rule.span.clone(),
+            Self::Group(rule) => rule.span.clone(),
+        }
+    }
+}
+
 /// A text that names nothing that can decide.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
@@ -69,6 +97,21 @@ impl Decider {
             Self::Nacl { .. } | Self::NaclImplied { .. } | Self::SameSubnet => Layer::Nacl,
             Self::Group { .. } | Self::GroupImplied { .. } => Layer::SecurityGroup,
             Self::Tracked { .. } | Self::Unlisted(_) => Layer::None,
+        }
+    }
+
+    /// The rule it is, where it is one that is written.
+    pub fn written<'a>(&self, interface: &'a Interface) -> Option<Written<'a>> {
+        match self {
+            Self::Nacl { direction, number } => {
+                let mut rules = interface.nacl.rules(*direction).iter();
+                rules.find(|rule| rule.number == *number).map(Written::Nacl)
+            }
+            Self::Group { group, direction, position } => {
+                let group = interface.groups.iter().flatten().find(|one| one.name == *group)?;
+                group.rules(*direction).get(usize::from(*position).checked_sub(1)?).map(Written::Group)
+            }
+            _ => None,
         }
     }
 }

@@ -9,15 +9,17 @@ mod slots;
 use std::{fmt, sync::Arc};
 
 use nacl_common::{
-    Control, Direction, Packet, Verdict,
-    border::{Large, Medium, Small, Tier},
-    evaluate::{self, At, Judged, Memory},
+    Control, Direction, Layer, Packet, Verdict,
+    border::{Entry, Large, Medium, NO_SLOT, Small, Tier},
+    evaluate::{self, At, Judged, Memory, Says},
+    flow,
+    tables::Image,
 };
 use thiserror::Error;
 
 pub(crate) use self::slots::names as serde_names;
 pub use self::{
-    decider::{Decider, NoDecider},
+    decider::{Decider, NoDecider, Written},
     slots::{Slot, SlotTable},
 };
 use crate::resolve::{Group, Interface, Layers, Mode, Resolved};
@@ -70,6 +72,39 @@ impl Compiled {
             Generation::Large(image) => evaluate::judge(&**image, at, direction, packet, memory),
         }
     }
+
+    /// What each layer that is on says of a packet, also one that is not asked because the one before it denies; in the order
+    /// in which they are asked (O1). None says anything of what passes unjudged. `found`: what is remembered of its
+    /// connection.
+    pub fn says(&self, at: &At, direction: Direction, packet: &Packet, found: Option<&Entry>) -> Vec<(Layer, Says)> {
+        match &self.generation {
+            Generation::Small(image) => says(&**image, at, direction, packet, found),
+            Generation::Medium(image) => says(&**image, at, direction, packet, found),
+            Generation::Large(image) => says(&**image, at, direction, packet, found),
+        }
+    }
+}
+
+fn says<I: Image>(
+    image: &I,
+    at: &At,
+    direction: Direction,
+    packet: &Packet,
+    found: Option<&Entry>,
+) -> Vec<(Layer, Says)> {
+    if evaluate::exempt(image, at.control, direction, packet).is_some() {
+        return Vec::new();
+    }
+    let live = found.filter(|entry| flow::holds(entry, packet, at.now));
+    let mut both = vec![
+        (Layer::Nacl, evaluate::nacl_says(image, at.control, direction, packet, live)),
+        (Layer::SecurityGroup, evaluate::groups_say(image, at.control, direction, packet, live)),
+    ];
+    if direction == Direction::Outbound {
+        both.reverse();
+    }
+    both.retain(|(_, says)| says.slot != NO_SLOT);
+    both
 }
 
 /// The bits of the control word that follow from the policy alone: mode, layers, exemptions.

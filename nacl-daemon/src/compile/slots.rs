@@ -53,9 +53,13 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Whether two slots are of one rule. Its line, and its place in a group, may change without it.
+    pub fn same_rule(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+
     fn identity(&self) -> Identity<'_> {
-        // Destructured, so that a new field makes one think about identity. The line, and the place in a group, may change
-        // without the rule.
+        // Destructured, so that a new field makes one think about identity.
         let Self { direction, family, layer, name, rule, position: _, action, line: _, matches } = self;
         (*direction, *family, *layer, name, *rule, *action, matches)
     }
@@ -251,8 +255,7 @@ impl SlotTable {
 
     /// The slots that mean something else than in `previous`, or meant nothing there: their counters start at zero.
     pub fn new_since(&self, previous: &Self) -> Vec<u16> {
-        let same =
-            |slot: u16, new: &Slot| previous.slots.get(&slot).is_some_and(|old| old.identity() == new.identity());
+        let same = |slot: u16, new: &Slot| previous.slots.get(&slot).is_some_and(|old| old.same_rule(new));
         self.slots.iter().filter(|(slot, new)| !same(**slot, new)).map(|(slot, _)| *slot).collect()
     }
 
