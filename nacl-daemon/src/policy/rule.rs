@@ -594,7 +594,7 @@ pub(super) fn remote(reader: &mut Reader<'_>, value: Value<'_>, key: &str, place
     let refused = if text == "self" || is(&["sg:", "sg-"]) {
         Some(("security group", place.groups, "write the CIDR its members stand in, or `subnet:NAME`"))
     } else if is(&["pl:", "pl-"]) {
-        Some(("prefix list", place.lists, "write one rule for each CIDR of the list"))
+        Some(("prefix list", place.lists, "write each CIDR of the list by itself"))
     } else {
         None
     };

@@ -181,7 +181,7 @@ impl<'p> Resolver<'p> {
                 Diagnostic::new(
                     &codes::SIZE_UNWRITTEN,
                     list.name.clone(),
-                    format!("prefix list {name:?} has room for the {count} entries it has"),
+                    format!("prefix list {name:?} has room for what is in it, and no more"),
                 )
                 .at("no `max_entries`")
                 .note("AWS wants it written: it is what the list weighs in a security group's quota (S26)"),
@@ -513,7 +513,7 @@ impl<'p> Resolver<'p> {
                 Diagnostic::new(&codes::OVER_GROUP_QUOTA, list.key.clone(), message)
                     .at(format!("{weight} {} rules", family_name(of)))
                     .note("each direction and family counts by itself; a prefix list counts its `max_entries`, a group in both families (S25, S26)")
-                    .help("one prefix list for many CIDRs is easier to keep, and weighs the same"),
+                    .help("neighbouring CIDRs and port ranges can often be one rule"),
             );
         }
     }
