@@ -238,12 +238,29 @@ const fn asks(packet: &Packet) -> bool {
     packet.protocol == 6 && packet.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
+/// Whether a packet may be an answer, as far as it tells itself, and would be remembered as the first of a connection or later:
+/// of UDP nobody knows, of TCP only what is met in the middle (`begins`: is remembered at all).
+#[inline(always)]
+pub(crate) const fn may_answer(packet: &Packet, begins: bool) -> bool {
+    packet.protocol == 17 || packet.protocol == 6 && begins && !asks(packet)
+}
+
 /// Whether an entry still says something about this packet: not when its time is over, and not when a new connection is
 /// asked for between ports whose last one was closed.
 #[inline(always)]
 pub fn holds(entry: &Entry, packet: &Packet, now: u64) -> bool {
     let closed = matches!(State::from_number(entry.state), State::ClosingOrigin | State::ClosingReply | State::Closed);
     now < entry.expires && !(closed && asks(packet))
+}
+
+/// What becomes of an entry that no longer holds, where nothing is put in its place: its time is over. Else the packets of
+/// a connection that is not remembered, between the ports of one that was, would keep that one alive.
+#[inline(always)]
+pub(crate) fn end(found: Option<&Entry>, now: u64) -> Write {
+    match found {
+        Some(entry) if now < entry.expires => Write { kind: WriteKind::Touch, entry: Entry { expires: now, ..*entry } },
+        _ => Write::default(),
+    }
 }
 
 /// The state of the connection that a packet begins; nothing where it cannot begin one.

@@ -4,7 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
 use nacl_common::Direction;
-use nacl_daemon::{clients::Client, service::DEFAULT_SOCKET};
+use nacl_daemon::{
+    clients::Client,
+    observe::{
+        Filter,
+        flows::{IpProtocol, StateName, Within},
+    },
+    service::DEFAULT_SOCKET,
+};
 
 const STYLES: styling::Styles = styling::Styles::styled()
     .header(styling::AnsiColor::Green.on_default().bold())
@@ -66,6 +73,8 @@ pub enum Verb {
     Run(Run),
     Status(Status),
     Rules(Rules),
+    Mode(Mode),
+    Conntrack(Conntrack),
     Reload(Reload),
     Detach(Detach),
     Lab(Lab),
@@ -241,8 +250,8 @@ fn client(name: &str) -> Result<Client, String> {
 
 /// Attach a policy to its interfaces and enforce it until told to stop.
 ///
-/// Needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON) and an eBPF kernel. It is the daemon: `rules`, `status`,
-/// `reload` and `detach` talk to it. Ctrl-C or SIGTERM detaches and leaves nothing behind; SIGHUP reads the file again.
+/// Needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON) and an eBPF kernel. It is the daemon: `rules`, `status`, `mode`,
+/// `conntrack`, `reload` and `detach` talk to it. Ctrl-C or SIGTERM detaches and leaves nothing behind; SIGHUP reads the file again.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 An interface that carries an established SSH connection is attached to only with --for or --force, so that a mistake \
@@ -251,6 +260,8 @@ in the policy does not lock you out: with --for it mends itself.
 The API is HTTP with JSON on the socket:
   curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/status
   curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/rules?interface=eth0
+  curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/conntrack?interface=eth0&port=443
+  curl --unix-socket /run/nacld/nacld.sock --json '{\"mode\": \"stateful\"}' http://nacld/v1/interfaces/eth0/mode
   curl --unix-socket /run/nacld/nacld.sock -N http://nacld/v1/events?action=deny")]
 pub struct Run {
     /// Policy file.
@@ -290,7 +301,7 @@ pub struct Status {
 /// without hits.
 #[derive(Args, Debug)]
 pub struct Rules {
-    /// Only this interface.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
     #[arg(value_name = "INTERFACE")]
     pub interface: Option<String>,
     /// Show again every second, with what was hit since.
@@ -306,9 +317,167 @@ pub struct Rules {
     pub socket: Socket,
 }
 
+/// Show or change, while it runs, whether a network ACL remembers connections and which layers judge.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own. One store switches: nothing is attached
+/// anew, and no packet is lost of a flow that both settings allow. It holds until the next reload, which puts the
+/// policy's word in force again.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld mode                       show what is in force everywhere
+  nacld mode eth0 stateful         let the network ACL remember what it admits
+  nacld mode eth0 stateless        judge every packet alone again, as AWS does
+  nacld mode eth0 --layers sg      let only the security groups judge")]
+pub struct Mode {
+    /// Interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Whether the network ACL remembers connections.
+    #[arg(value_enum, value_name = "MODE", requires = "interface")]
+    pub mode: Option<ModeName>,
+    /// Which layers judge.
+    #[arg(long, value_enum, value_name = "LAYERS", requires = "interface")]
+    pub layers: Option<LayersName>,
+    /// Change it also where it would cut an SSH connection.
+    #[arg(long)]
+    pub force: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeName {
+    /// Every packet is judged alone, as AWS does.
+    Stateless,
+    /// The first packet of a connection is judged, what follows passes: the what-if.
+    Stateful,
+}
+
+impl From<ModeName> for nacl_daemon::resolve::Mode {
+    fn from(mode: ModeName) -> Self {
+        match mode {
+            ModeName::Stateless => Self::Stateless,
+            ModeName::Stateful => Self::Stateful,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LayersName {
+    /// The network ACL, and the security groups where there are any.
+    Both,
+    /// Only the network ACL.
+    Nacl,
+    /// Only the security groups.
+    Sg,
+}
+
+impl From<LayersName> for nacl_daemon::resolve::Layers {
+    fn from(layers: LayersName) -> Self {
+        match layers {
+            LayersName::Both => Self::Both,
+            LayersName::Nacl => Self::Nacl,
+            LayersName::Sg => Self::Groups,
+        }
+    }
+}
+
+/// Show or forget the connections that are remembered.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own. Security groups remember what they
+/// admit, a network ACL only in stateful mode.
+#[derive(Args, Debug)]
+pub struct Conntrack {
+    #[command(subcommand)]
+    pub verb: ConntrackVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConntrackVerb {
+    /// List connections: who began them, where they stand, when they expire, and which rules let them in.
+    ///
+    /// Needs a running daemon and the right to open its socket; no kernel of its own.
+    List {
+        /// Only this interface, by its name in the policy or, where that is unique, by its device.
+        #[arg(value_name = "INTERFACE")]
+        interface: Option<String>,
+        #[command(flatten)]
+        filter: Connections,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Forget connections: their next packets are judged by the rules again.
+    ///
+    /// Needs a running daemon and the right to open its socket; no kernel of its own. Nothing is forgotten by accident: name
+    /// an interface, filter, or give --all.
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true))]
+    Flush {
+        /// Only of this interface, by its name in the policy or, where that is unique, by its device.
+        #[arg(value_name = "INTERFACE", group = "which")]
+        interface: Option<String>,
+        #[command(flatten)]
+        filter: Connections,
+        /// Every connection of every interface.
+        #[arg(long, group = "which", conflicts_with_all = ["interface", "address", "port", "protocol", "state"])]
+        all: bool,
+        /// Forget also where it would cut an SSH connection.
+        #[arg(long)]
+        force: bool,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// How full the tables are, by the names of AWS's counters, and what is in them.
+    ///
+    /// Needs a running daemon and the right to open its socket; no kernel of its own.
+    Stats {
+        /// Only this interface, by its name in the policy or, where that is unique, by its device.
+        #[arg(value_name = "INTERFACE")]
+        interface: Option<String>,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+/// Which connections.
+#[derive(Args, Clone, Debug)]
+pub struct Connections {
+    /// Either end has this address, or lies in this CIDR.
+    #[arg(long, value_name = "ADDRESS", group = "which")]
+    pub address: Option<Within>,
+    /// Either end has this port.
+    #[arg(long, value_name = "PORT", group = "which")]
+    pub port: Option<u16>,
+    /// A protocol by its name (tcp, udp, icmp, …) or number.
+    #[arg(long, value_name = "PROTOCOL", group = "which")]
+    pub protocol: Option<IpProtocol>,
+    /// Where it stands: opening, answered, established, closing, closed, one-way, replied, stream, echo, …
+    #[arg(long, value_name = "STATE", group = "which")]
+    pub state: Option<StateName>,
+}
+
+impl From<&Connections> for Filter {
+    fn from(Connections { address, port, protocol, state }: &Connections) -> Self {
+        Self { address: *address, port: *port, protocol: *protocol, state: *state }
+    }
+}
+
 /// Have the daemon read its policy file again.
 ///
-/// Needs a running daemon and the right to open its socket. An invalid file changes nothing.
+/// Needs a running daemon and the right to open its socket. An invalid file changes nothing. What `nacld mode` had set
+/// gives way to what the policy says.
 #[derive(Args, Debug)]
 pub struct Reload {
     /// Accept the new policy also where it would cut an SSH connection.
@@ -324,7 +493,7 @@ pub struct Reload {
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Detach {
-    /// Interface.
+    /// Interface, by its device or by its name in the policy of the daemon that holds it.
     #[arg(value_name = "INTERFACE", group = "what")]
     pub interface: Option<String>,
     /// Every interface of this and of every named network namespace.
@@ -506,6 +675,12 @@ mod tests {
         for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
             let help = verb.get_long_about().unwrap_or_default().to_string().to_lowercase();
             assert!(help.contains("need"), "{} does not say what it needs: {help}", verb.get_name());
+        }
+        let cli = Cli::command();
+        let conntrack = cli.find_subcommand("conntrack").expect("the verb");
+        for verb in conntrack.get_subcommands() {
+            let help = verb.get_long_about().unwrap_or_default().to_string();
+            assert!(help.contains("Needs a running daemon"), "{}: {help}", verb.get_name());
         }
     }
 

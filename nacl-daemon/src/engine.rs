@@ -86,6 +86,11 @@ impl Engine {
         &self.flows
     }
 
+    /// Takes over a connection that is remembered elsewhere.
+    pub fn remember(&mut self, key: FlowKey, entry: Entry) {
+        self.flows.insert(key, entry);
+    }
+
     /// Forgets every connection and fragment.
     pub fn forget(&mut self) {
         self.flows.clear();

@@ -10,7 +10,7 @@ use nacl_common::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
-use super::slots::SlotTable;
+use super::slots::{Slot, SlotTable};
 use crate::resolve::{GroupRule, Interface, Rule};
 
 /// What decided a packet.
@@ -116,27 +116,35 @@ impl Decider {
     }
 }
 
-impl SlotTable {
-    /// What a slot of a verdict or event stands for; `reason`: that of the verdict, for packets that no list decided.
-    pub fn decider(&self, slot: u16, reason: Reason) -> Decider {
+impl Decider {
+    /// What a slot of a verdict or event stands for. `meaning`: of the slot, where it is known; `reason`: that of the
+    /// verdict, for packets that no list decided.
+    pub fn of(slot: u16, meaning: Option<&Slot>, reason: Reason) -> Self {
         if slot < FIRST_RULE_SLOT {
             let direction = if slot & 2 == 0 { Direction::Inbound } else { Direction::Outbound };
             return match slot >> 2 {
-                0 => Decider::NaclImplied { direction },
-                1 => Decider::SameSubnet,
-                2 => Decider::GroupImplied { direction },
-                _ => Decider::Tracked { direction },
+                0 => Self::NaclImplied { direction },
+                1 => Self::SameSubnet,
+                2 => Self::GroupImplied { direction },
+                _ => Self::Tracked { direction },
             };
         }
-        let Some(meaning) = self.slots.get(&slot) else { return Decider::Unlisted(reason) };
+        let Some(meaning) = meaning else { return Self::Unlisted(reason) };
         let direction = meaning.direction;
         match (meaning.rule, meaning.position) {
-            (Some(number), _) => Decider::Nacl { direction, number },
-            (None, Some(position)) => Decider::Group { group: meaning.name.clone(), direction, position },
+            (Some(number), _) => Self::Nacl { direction, number },
+            (None, Some(position)) => Self::Group { group: meaning.name.clone(), direction, position },
             // An exemption, also where a first fragment shared it with the later ones.
-            (None, None) if meaning.line == 0 => Decider::Unlisted(Reason::AwsService),
-            (None, None) => Decider::Unlisted(Reason::Failsafe),
+            (None, None) if meaning.line == 0 => Self::Unlisted(Reason::AwsService),
+            (None, None) => Self::Unlisted(Reason::Failsafe),
         }
+    }
+}
+
+impl SlotTable {
+    /// As [`Decider::of`], by what the slot means here.
+    pub fn decider(&self, slot: u16, reason: Reason) -> Decider {
+        Decider::of(slot, self.slots.get(&slot), reason)
     }
 
     /// All that had a say in a verdict: what decided, then the other layer where it was asked before and let the packet pass.

@@ -15,7 +15,7 @@ use nacl_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{CompileError, Whose};
-use crate::resolve::{Icmp, Interface, Peer, Protocol};
+use crate::resolve::{Exemption, Icmp, Interface, Peer, Protocol};
 
 /// What the slots of an interface's counters mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,30 @@ impl Slot {
     /// Whether two slots are of one rule. Its line, and its place in a group, may change without it.
     pub fn same_rule(&self, other: &Self) -> bool {
         self.identity() == other.identity()
+    }
+
+    /// Of an exemption.
+    fn exempt(exemption: &Exemption) -> Self {
+        Self {
+            // The way its requests go.
+            direction: match exemption.service {
+                Service::Remote => Direction::Outbound,
+                Service::Local => Direction::Inbound,
+            },
+            family: family(is_v6(&exemption.cidr)),
+            layer: Layer::None,
+            name: exemption.name.clone(),
+            rule: None,
+            position: None,
+            action: Action::Allow,
+            line: exemption.line,
+            matches: describe(exemption.protocol, exemption.ports, None, exemption.cidr),
+        }
+    }
+
+    /// Whether it counts this exemption.
+    pub fn counts(&self, exemption: &Exemption) -> bool {
+        self.same_rule(&Self::exempt(exemption))
     }
 
     fn identity(&self) -> Identity<'_> {
@@ -189,24 +213,7 @@ fn wanted(interface: &Interface) -> Vec<(Owner, Slot)> {
             }
         }
     }
-    wanted.extend(interface.exemptions.iter().map(|exemption| {
-        let slot = Slot {
-            // The way its requests go.
-            direction: match exemption.service {
-                Service::Remote => Direction::Outbound,
-                Service::Local => Direction::Inbound,
-            },
-            family: family(is_v6(&exemption.cidr)),
-            layer: Layer::None,
-            name: exemption.name.clone(),
-            rule: None,
-            position: None,
-            action: Action::Allow,
-            line: exemption.line,
-            matches: describe(exemption.protocol, exemption.ports, None, exemption.cidr),
-        };
-        (Owner::Exemption, slot)
-    }));
+    wanted.extend(interface.exemptions.iter().map(|exemption| (Owner::Exemption, Slot::exempt(exemption))));
     wanted
 }
 

@@ -29,7 +29,7 @@ use self::{maps::Maps, object::Object};
 use crate::{
     compile::Compiled,
     netns,
-    resolve::{Interface, Side, Xdp},
+    resolve::{Interface, Side, Tracking, Xdp},
 };
 
 /// An interface.
@@ -68,6 +68,10 @@ pub struct Options {
     pub events: Events,
     /// Whether the programs log every packet (`--trace`).
     pub trace: bool,
+    /// Connection tracking. How many connections there can be is settled when the programs are loaded.
+    pub tracking: Tracking,
+    /// Whether nothing is remembered: every packet is judged as the first of its flow.
+    pub forgetful: bool,
 }
 
 impl From<&Interface> for Options {
@@ -80,6 +84,8 @@ impl From<&Interface> for Options {
             drop_non_ip: interface.drop_non_ip,
             events: Events::default(),
             trace: false,
+            tracking: interface.tracking,
+            forgetful: false,
         }
     }
 }
@@ -100,6 +106,9 @@ impl Options {
         }
         if matches!(self.side, Side::Router) {
             flags |= Control::ROUTER;
+        }
+        if self.forgetful {
+            flags |= Control::FORGETFUL;
         }
         flags
     }
@@ -244,4 +253,31 @@ impl Drop for Attachment {
             tracing::warn!("{error}");
         }
     }
+}
+
+// STAND-IN
+impl Attachment {
+    /// STAND-IN.
+    pub fn toggle(&mut self, _: &Options, _: u64) -> Result<u32, DataplaneError> {
+        unimplemented!()
+    }
+    /// STAND-IN.
+    pub fn flows(&self) -> Result<Vec<(nacl_common::border::FlowKey, nacl_common::border::Entry)>, DataplaneError> {
+        unimplemented!()
+    }
+    /// STAND-IN.
+    pub fn forget(
+        &mut self,
+        _: &mut dyn FnMut(&nacl_common::border::FlowKey, &nacl_common::border::Entry) -> bool,
+    ) -> Result<u64, DataplaneError> {
+        unimplemented!()
+    }
+    /// STAND-IN.
+    pub fn tracking_capacity(&self) -> u32 {
+        unimplemented!()
+    }
+}
+/// STAND-IN.
+pub fn now() -> u64 {
+    0
 }

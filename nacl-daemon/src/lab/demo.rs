@@ -20,11 +20,7 @@ use super::{
     wire::{Bench, Happening, WireError},
 };
 use crate::{
-        let flow = self.flow(probe, PAPER_PORT);
-        let hook = &self.lab.hooks[0];
-        let fix = analyze::smallest_fix(&self.policy.at(hook).interface, flow, Direction::Inbound, None);
-        let solution = self.lab.compile(&self.lab.solution, STATELESS, None)?;
-        let Some(NewRule::Nacl { direction, rule: new, .. }) = fix.as_ref().and_then(|fix| fix.rules.first()) else {
+    analyze::{self, Flow, NewRule},
     dataplane::{self, Counters, Events},
     report::rule::{endpoint, rule_toml},
     resolve::{Mode, Rule},
@@ -345,23 +341,17 @@ impl<'a> Story<'a, '_> {
     /// The smallest fix of (a), tried in the engine. Returns the rule.
     fn fix(&mut self) -> Result<String, DemoError> {
         let probe = &self.lab.steps[0].probes[0];
-        let mut installed = solution.at(hook).interface.nacl.outbound.iter();
-        let installed = installed.find(|rule| rule.number == new.number);
-        if !installed.is_some_and(|rule| (rule.ports, rule.cidr, rule.action) == (new.ports, new.cidr, new.action)) {
+        let flow = self.flow(probe, PAPER_PORT);
+        let fix = analyze::smallest_fix(&self.policy.at(&self.lab.hooks[0]).interface, flow, Direction::Inbound, None);
+        let solution = self.lab.compile(&self.lab.solution, STATELESS, None)?;
+        let Some(NewRule::Nacl { direction, rule: new, .. }) = fix.as_ref().and_then(|fix| fix.rules.first()) else {
             self.surprises.push("the engine found no fix".into());
             return Ok(String::new());
         };
         // What is shown is what is installed, or the story would be one.
-<<<<<<< HEAD
         let installed =
-            solution.at(&self.lab.hooks[0]).interface.nacl.outbound.iter().find(|rule| rule.number == new.rule.number);
-        if !installed.is_some_and(|rule| {
-            (rule.ports, rule.cidr, rule.action) == (new.rule.ports, new.rule.cidr, new.rule.action)
-        }) {
-=======
-        let installed = solution.interface.nacl.outbound.iter().find(|rule| rule.number == new.number);
+            solution.at(&self.lab.hooks[0]).interface.nacl.outbound.iter().find(|rule| rule.number == new.number);
         if !installed.is_some_and(|rule| (rule.ports, rule.cidr, rule.action) == (new.ports, new.cidr, new.action)) {
->>>>>>> compile
             self.surprises.push("the smallest fix is not the lab's solution".into());
         }
         let rule = rule_toml(new, *direction);
