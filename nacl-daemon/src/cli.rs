@@ -349,43 +349,6 @@ pub struct Mode {
     pub socket: Socket,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ModeName {
-    /// Every packet is judged alone, as AWS does.
-    Stateless,
-    /// The first packet of a connection is judged, what follows passes: the what-if.
-    Stateful,
-}
-
-impl From<ModeName> for nacl_daemon::resolve::Mode {
-    fn from(mode: ModeName) -> Self {
-        match mode {
-            ModeName::Stateless => Self::Stateless,
-            ModeName::Stateful => Self::Stateful,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LayersName {
-    /// The network ACL, and the security groups where there are any.
-    Both,
-    /// Only the network ACL.
-    Nacl,
-    /// Only the security groups.
-    Sg,
-}
-
-impl From<LayersName> for nacl_daemon::resolve::Layers {
-    fn from(layers: LayersName) -> Self {
-        match layers {
-            LayersName::Both => Self::Both,
-            LayersName::Nacl => Self::Nacl,
-            LayersName::Sg => Self::Groups,
-        }
-    }
-}
-
 /// Show or forget the connections that are remembered.
 ///
 /// Needs a running daemon and the right to open its socket; no kernel of its own. Security groups remember what they

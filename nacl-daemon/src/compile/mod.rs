@@ -9,10 +9,9 @@ mod slots;
 use std::{fmt, sync::Arc};
 
 use nacl_common::{
-    Control, Direction, Layer, Packet, Verdict,
-    border::{Entry, Large, Medium, NO_SLOT, Small, Tier},
+    Control, Direction, Family, Layer, Packet, Verdict,
+    border::{ALLOW, Entry, Large, Medium, NO_SLOT, Small, Tier},
     evaluate::{self, At, Judged, Memory, Says},
-    flow,
     tables::Image,
 };
 use thiserror::Error;
@@ -92,13 +91,14 @@ fn says<I: Image>(
     packet: &Packet,
     found: Option<&Entry>,
 ) -> Vec<(Layer, Says)> {
-    if evaluate::exempt(image, at.control, direction, packet).is_some() {
+    let known = evaluate::know(at, direction, packet, Memory { trackable: true, found, shared: None });
+    let answers = evaluate::ask(image, at.control, direction, packet, known);
+    if known & evaluate::known::EXEMPT != 0 || answers.exempt & u32::from(ALLOW) != 0 {
         return Vec::new();
     }
-    let live = found.filter(|entry| flow::holds(entry, packet, at.now));
     let mut both = vec![
-        (Layer::Nacl, evaluate::nacl_says(image, at.control, direction, packet, live)),
-        (Layer::SecurityGroup, evaluate::groups_say(image, at.control, direction, packet, live)),
+        (Layer::Nacl, answers.nacl(direction, packet.family == Family::V6)),
+        (Layer::SecurityGroup, answers.groups(image.header(), direction, packet)),
     ];
     if direction == Direction::Outbound {
         both.reverse();
