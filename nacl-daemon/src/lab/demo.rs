@@ -376,7 +376,7 @@ impl<'a> Story<'a, '_> {
         }
         let _ = writeln!(out, "\n {NOTE}{BOLD}Your turn{BOLD:#}{NOTE:#}\n");
         for (command, about) in [
-            ("nacld lab list", "eighteen of these, each with a question"),
+            ("nacld lab list", "two dozen of these, each with a question"),
             ("nacld lab up L08", "one to sit in: hosts, shells, a policy to mend"),
             ("nacld explain --help", "what becomes of any flow, and why"),
         ] {
