@@ -16,7 +16,7 @@ use hyper::{Method, body::Incoming};
 use nacl_common::{
     Action, Control, Counter, Direction, Event, Reason,
     border::{Entry, FlowKey, NO_SLOT, group_implicit_slot, implicit_slot, tracked_slot},
-    flow::{Met, State},
+    flow::{Met, State as Stands},
 };
 use nacl_daemon::{
     compile::{Compiled, SlotTable},
@@ -637,7 +637,7 @@ async fn a_slow_listener_is_told_what_it_missed() {
 }
 
 /// A connection to port 443, as it is remembered.
-fn flow(remote_port: u16, state: State, left: u64) -> (FlowKey, Entry) {
+fn flow(remote_port: u16, state: Stands, left: u64) -> (FlowKey, Entry) {
     let key = FlowKey {
         remote: [0, 0xc633_6407],
         local: [0, 0x0a00_010a],
@@ -737,9 +737,10 @@ async fn layers_need_somebody_who_judges() {
 async fn connections_are_listed_counted_and_forgotten() {
     let daemon = Daemon::start(WEB).await;
     let rule = daemon.fake.slot("fake0", Direction::Inbound, 100);
-    let (key, entry) = flow(40001, State::Established, 300);
+    let (key, entry) = flow(40001, Stands::Established, 300);
     daemon.fake.remember("fake0", key, Entry { nacl: 1, nacl_slot: rule, ..entry });
-    for (port, state, left) in [(40002, State::Opening, 20), (40003, State::Closed, 5), (40004, State::Established, 0)]
+    for (port, state, left) in
+        [(40002, Stands::Opening, 20), (40003, Stands::Closed, 5), (40004, Stands::Established, 0)]
     {
         let (key, entry) = flow(port, state, left);
         daemon.fake.remember("fake0", key, entry);
@@ -791,7 +792,7 @@ async fn connections_are_listed_counted_and_forgotten() {
 async fn a_table_that_is_full_is_told() {
     let daemon = Daemon::start(&WEB.replace("nacl = \"web\"", "nacl = \"web\"\nmode = \"stateful\"")).await;
     for port in 0..10 {
-        let (key, entry) = flow(port, State::Established, 300);
+        let (key, entry) = flow(port, Stands::Established, 300);
         daemon.fake.remember("fake0", key, entry);
     }
     let note = async || daemon.client.status().await.unwrap().interfaces[0].notes.join("");

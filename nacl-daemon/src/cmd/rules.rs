@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, thread::sleep, time::Duration};
 use nacl_daemon::{
     observe::{InterfaceRules, Setting, interface_rules},
     report,
-    resolve::NoHost,
+    resolve::{Interface, NoHost},
     service::{
         api::Rules,
         client::Client,
@@ -51,11 +51,12 @@ fn offline(file: &std::path::Path, interface: Option<&str>) -> anyhow::Result<Ve
     if resolved.interfaces.is_empty() {
         return Err(PrepareError::NoInterface { file: file.to_owned() }.into());
     }
-    if let Some(name) = interface {
-        resolved.interface(Some(name))?;
+    let rules = |name: &str, held: &Interface| interface_rules(name, held, Setting::of(held), None, None);
+    if interface.is_some() {
+        let (name, held) = resolved.named_interface(interface)?;
+        return Ok(vec![rules(name, held)]);
     }
-    let wanted = resolved.interfaces.iter().filter(|(name, _)| interface.is_none_or(|interface| *name == interface));
-    Ok(wanted.map(|(name, held)| interface_rules(name, held, Setting::of(held), None, None)).collect())
+    Ok(resolved.interfaces.iter().map(|(name, held)| rules(name, held)).collect())
 }
 
 fn show(args: &cli::Rules, interfaces: &[InterfaceRules], before: &[InterfaceRules]) -> anyhow::Result<()> {

@@ -120,6 +120,16 @@ impl Maps {
         Ok(epoch)
     }
 
+    /// STAND-IN.
+    pub fn toggle(&mut self, options: Options, flags: u64) -> u32 {
+        const FIRST: u64 = 0xfff;
+        let old = self.control();
+        let epoch = old.epoch().wrapping_add(1);
+        let new = old.0 & FIRST | options.flags() | flags | u64::from(epoch) << 32;
+        self.control.word(0).store(new, Ordering::Release);
+        epoch
+    }
+
     /// The counters, summed over all CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         let mut counters = Counters::default();

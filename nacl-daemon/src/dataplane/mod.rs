@@ -255,26 +255,26 @@ impl Drop for Attachment {
     }
 }
 
-// STAND-IN
+// STAND-IN until the dataplane's own lands.
 impl Attachment {
     /// STAND-IN.
-    pub fn toggle(&mut self, _: &Options, _: u64) -> Result<u32, DataplaneError> {
-        unimplemented!()
+    pub fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, DataplaneError> {
+        Ok(self.maps.toggle(*options, flags))
     }
     /// STAND-IN.
     pub fn flows(&self) -> Result<Vec<(nacl_common::border::FlowKey, nacl_common::border::Entry)>, DataplaneError> {
-        unimplemented!()
+        Ok(Vec::new())
     }
     /// STAND-IN.
     pub fn forget(
         &mut self,
         _: &mut dyn FnMut(&nacl_common::border::FlowKey, &nacl_common::border::Entry) -> bool,
     ) -> Result<u64, DataplaneError> {
-        unimplemented!()
+        Ok(0)
     }
     /// STAND-IN.
     pub fn tracking_capacity(&self) -> u32 {
-        unimplemented!()
+        0
     }
 }
 /// STAND-IN.

@@ -327,7 +327,7 @@ fn quotas_count_weights() {
     let over = |count: usize, more: &str, size: usize| {
         let mut rules = String::new();
         for port in 0..count {
-            write!(rules, "{{ protocol = \"tcp\", ports = {}, source = \"10.0.0.0/8\" }},\n", port + 1).unwrap();
+            writeln!(rules, "{{ protocol = \"tcp\", ports = {}, source = \"10.0.0.0/8\" }},", port + 1).unwrap();
         }
         let text = format!(
             "version = 1\n[prefix_list.p]\nmax_entries = {size}\nentries = [\"192.0.2.0/24\"]\n\
@@ -346,9 +346,9 @@ fn quotas_count_weights() {
     assert_eq!(over(0, list, 60), [""; 0]);
     assert_eq!(over(1, list, 60), ["W013"]);
     // In both families.
-    let sixes: String =
-        (0..60).map(|port| format!("{{ protocol = \"tcp\", ports = {port}, source = \"::/0\" }},\n")).collect();
-    assert_eq!(over(60, &format!("{sixes}{group}"), 1), ["W013", "W013"]);
+    let sixes: Vec<_> =
+        (0..60).map(|port| format!("{{ protocol = \"tcp\", ports = {port}, source = \"::/0\" }}")).collect();
+    assert_eq!(over(60, &format!("{},\n{group}", sixes.join(",\n")), 1), ["W013", "W013"]);
 }
 
 #[test]
