@@ -351,7 +351,7 @@ impl<'a> Story<'a, '_> {
         // What is shown is what is installed, or the story would be one.
         let installed =
             solution.at(&self.lab.hooks[0]).interface.nacl.outbound.iter().find(|rule| rule.number == new.number);
-        if !installed.is_some_and(|rule| (rule.ports, rule.cidr, rule.action) == (new.ports, new.cidr, new.action)) {
+        if installed.is_none_or(|rule| (rule.ports, rule.cidr, rule.action) != (new.ports, new.cidr, new.action)) {
             self.surprises.push("the smallest fix is not the lab's solution".into());
         }
         let rule = rule_toml(new, *direction);
