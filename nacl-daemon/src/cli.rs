@@ -309,6 +309,9 @@ pub enum LabVerb {
         /// How real; several with commas. Whatever is chosen must agree with the host level.
         #[arg(long, value_enum, default_value = "host", value_delimiter = ',')]
         level: Vec<LabLevel>,
+        /// Whether network ACLs remember connections: as AWS has it, the what-if, or one after the other.
+        #[arg(long, value_enum, default_value = "stateless")]
+        mode: LabMode,
         /// Print as JSON.
         #[arg(long)]
         json: bool,
@@ -390,6 +393,16 @@ pub enum LabLevel {
     Kernel,
     /// Real sockets through real namespaces.
     Wire,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LabMode {
+    /// Every packet is judged alone, as AWS has it.
+    Stateless,
+    /// The same rules, remembered.
+    Stateful,
+    /// Both, one after the other.
+    Both,
 }
 
 /// Print the manual page, or write one for each verb into a directory.

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use nacl_daemon::lab::{self, Level, file, paper};
+use nacl_daemon::{
+    lab::{self, Level, file, outcome::Counted, paper},
+    resolve::Mode,
+};
 
 fn labs() -> Vec<lab::Lab> {
     file::all().unwrap_or_else(|error| panic!("{error}"))
@@ -22,7 +25,7 @@ fn every_lab_file_is_built_in() {
 #[test]
 fn every_expectation_holds() {
     for lab in labs() {
-        let report = paper::run_host(&lab).unwrap_or_else(|error| panic!("{error}"));
+        let report = paper::run_host(&lab, Mode::Stateless).unwrap_or_else(|error| panic!("{error}"));
         assert!(report.ok, "{}", lab::show::lab_report(&lab, &report));
         assert_eq!(report.steps.len(), lab.steps.len() + 1);
         assert!(report.steps.iter().all(|step| !step.probes.is_empty()));
@@ -39,7 +42,7 @@ fn a_wrong_expectation_is_found() {
     ] {
         assert!(text.contains(right), "{right}");
         let lab = file::parse(stem, "l05.toml", &text.replacen(right, wrong, 1)).expect("still a lab");
-        let report = paper::run_host(&lab).expect("runs");
+        let report = paper::run_host(&lab, Mode::Stateless).expect("runs");
         assert!(!report.ok);
         let problems: Vec<&String> =
             report.steps.iter().flat_map(|step| &step.probes).flat_map(|probe| &probe.problems).collect();
@@ -51,7 +54,7 @@ fn a_wrong_expectation_is_found() {
 fn the_task_is_not_done_at_the_start() {
     for mut lab in labs() {
         lab.solution = lab.policy.clone();
-        let report = paper::run_host(&lab).unwrap_or_else(|error| panic!("{error}"));
+        let report = paper::run_host(&lab, Mode::Stateless).unwrap_or_else(|error| panic!("{error}"));
         let goal = report.steps.last().expect("a goal");
         let reached = goal.probes.iter().all(|probe| {
             probe.cases.iter().all(|case| case.seen.outcome == case.expected.outcome)
@@ -67,11 +70,11 @@ fn messages_point_into_the_lab_file() {
     let broken = text.replacen("ports = 443", "ports = \"443-80\"", 1);
     let line = broken.lines().position(|line| line.contains("443-80")).expect("the line") + 1;
     let lab = file::parse(stem, "l01.toml", &broken).expect("a lab");
-    let message = paper::run_host(&lab).expect_err("invalid policy").to_string();
+    let message = paper::run_host(&lab, Mode::Stateless).expect_err("invalid policy").to_string();
     assert!(message.contains(&format!("l01.toml:{line}:")), "{message}");
     let lab = file::load("L01").expect("L01");
-    let file::Policy { resolved, interface, .. } = lab.compile(&lab.policy, None).expect("valid");
-    let rule = &interface.nacl.inbound[0];
+    let policy = lab.compile(&lab.policy, file::Settings::default(), None).expect("valid");
+    let (rule, resolved) = (&policy.at("server").interface.nacl.inbound[0], &policy.resolved);
     assert_eq!(text.lines().nth(rule.line - 1), resolved.text.lines().nth(rule.line - 1));
     assert!(text.lines().nth(rule.line - 1).expect("line").contains("rule = 100"));
 }
@@ -82,15 +85,15 @@ fn labs_that_contradict_themselves_are_refused() {
     for (right, wrong, complaint) in [
         ("title = ", "subtitle = ", "subtitle"),
         ("name = \"L05\"", "name = \"L06\"", "its file must be l06.toml"),
-        ("hook = \"server\"", "hook = \"sever\"", "which is no host"),
-        ("to = \"server\"", "to = \"client\"", "exactly one end"),
+        ("hooks = [\"server\"]", "hooks = [\"sever\"]", "which is no host"),
+        ("to = \"server\"", "to = \"client\"", "its ends are one host"),
         ("port = 443", "port = 444", "nothing serves that port"),
         (r#"request = "inbound 110""#, r#"request = "outbound 110""#, "the other list"),
-        (r#"request = "inbound 110""#, r#"request = "in 110""#, "is not a rule"),
+        (r#"request = "inbound 110""#, r#"request = "in 110""#, "names nothing that decides"),
         ("percent = 42.0, ", "", "a percentage goes with"),
         ("source_ports = \"all\"", "source_ports = \"some\"", "a port, a list of ports, or \"all\""),
         ("addresses = [\"198.51.100.7/24\"]", "addresses = [\"198.51.100.1/24\"]", "leaves the router no address"),
-        ("addresses = [\"198.51.100.7/24\"]", "addresses = [\"10.0.1.9/24\"]", "share the network"),
+        ("addresses = [\"198.51.100.7/24\"]", "addresses = [\"10.0.1.10/24\"]", "two hosts have the address"),
         ("policy = '''\n", "policy = \"\"\"\n", "literal multi-line string"),
     ] {
         let mut broken = text.replacen(right, wrong, 1);
@@ -106,11 +109,11 @@ fn labs_that_contradict_themselves_are_refused() {
 #[test]
 fn levels_are_compared() {
     let lab = file::load("l05").expect("L05");
-    let host = paper::run_host(&lab).expect("runs");
+    let host = paper::run_host(&lab, Mode::Stateless).expect("runs");
     let mut other = host.clone();
     other.level = Level::Kernel;
     assert!(host.disagreements(&other).is_empty());
-    other.steps[0].probes[0].cases[0].seen.reply = None;
+    other.steps[0].probes[0].cases[0].seen.path.pop();
     assert_eq!(host.disagreements(&other).len(), 1);
 }
 
@@ -178,11 +181,17 @@ fn a_control_that_fails_is_told() {
     use lab::outcome::{Case, compare};
 
     let lab = file::load("l02").expect("L02");
-    let policy = lab.compile(&lab.policy, None).expect("valid");
+    let policy = lab.compile(&lab.policy, file::Settings::default(), None).expect("valid");
     let probe = &lab.steps[0].probes[0];
-    let case = |control| Case { source_port: 52345, seen: probe.expected(), expected: probe.expected(), control };
-    assert!(compare(&lab, probe, &policy.interface, vec![case(Some(true))], None).problems.is_empty());
-    let report = compare(&lab, probe, &policy.interface, vec![case(Some(false))], None);
+    let observation = || probe.expected(Mode::Stateless).observation();
+    let case = |control| Case { source_port: 52345, seen: observation(), expected: observation(), control };
+    assert!(
+        compare(&lab, probe, Mode::Stateless, &policy, vec![case(Some(true))], Counted::ByStretch).problems.is_empty()
+    );
+    let report = compare(&lab, probe, Mode::Stateless, &policy, vec![case(Some(false))], Counted::ByStretch);
     assert_eq!(report.problems, ["from port 52345: not answered with nothing attached either"]);
-    assert!(!compare(&lab, probe, &policy.interface, Vec::new(), None).problems.is_empty(), "a probe without a case");
+    assert!(
+        !compare(&lab, probe, Mode::Stateless, &policy, Vec::new(), Counted::ByStretch).problems.is_empty(),
+        "a probe without a case"
+    );
 }

@@ -8,11 +8,13 @@ use nacl_common::{Action, Direction, Family, border::implicit_slot};
 use serde_json::{Value, json};
 
 use super::{
-    Lab, LabReport, Level, Outcome, RuleRef,
-    file::Policy,
+    Lab, LabReport, Level, Outcome,
+    expect::{Crossing, Decision},
+    file::Enforced,
     outcome::{Observation, ProbeReport, StepReport},
 };
 use crate::{
+    compile::Decider,
     dataplane::Counters,
     policy::Diagnostic,
     report::{self, console},
@@ -74,7 +76,7 @@ fn step_text(step: &StepReport) -> String {
             .iter()
             .map(|count| {
                 let family = if count.family == 6 { " (IPv6)" } else { "" };
-                format!("{}{family} {}", short(count.rule), count.packets)
+                format!("{}{family} {}", short_one(&count.rule), count.packets)
             })
             .collect();
         out.push_str(&wrap(&format!("counters: {}", counts.join(" · ")), "      ", DIM));
@@ -101,9 +103,9 @@ fn probe_text(probe: &ProbeReport, width: usize) -> String {
         );
     } else {
         // Source ports that fared alike share a line.
-        let mut groups: BTreeMap<Observation, Vec<u16>> = BTreeMap::new();
+        let mut groups: BTreeMap<&Observation, Vec<u16>> = BTreeMap::new();
         for case in &probe.cases {
-            groups.entry(case.seen).or_default().push(case.source_port);
+            groups.entry(&case.seen).or_default().push(case.source_port);
         }
         let mut name = probe.name.as_str();
         for (seen, ports) in groups {
@@ -112,7 +114,7 @@ fn probe_text(probe: &ProbeReport, width: usize) -> String {
                 out,
                 "    {style}{mark}{style:#} {name:<width$}  {fate}{:<15}{fate:#}  {}{DIM}{}{DIM:#}",
                 seen.outcome,
-                path(&seen),
+                path(seen),
                 if probe.any_port && ports.len() > 1 { "  from any port".into() } else { ports_text(&ports) },
             );
             name = "";
@@ -124,19 +126,44 @@ fn probe_text(probe: &ProbeReport, width: usize) -> String {
     out
 }
 
-/// The rules a probe met, in order: `in 100 ▸ out *`.
+/// What a probe met, in order: `in 100 ▸ out *`; with the hooks where it crossed several.
 fn path(seen: &Observation) -> String {
-    let rules: Vec<String> = [seen.request, seen.reply, seen.icmp_error].into_iter().flatten().map(short).collect();
-    if rules.is_empty() { "no rule".into() } else { rules.join(" ▸ ") }
+    let crossings = || seen.path.iter().chain(&seen.icmp_error).chain(&seen.after);
+    let several = crossings().any(|crossing| crossing.hook != seen.path[0].hook);
+    let words = |crossings: &[Crossing]| {
+        let each = crossings.iter().map(|crossing| match several {
+            true => format!("{} {}", crossing.hook, short(&crossing.by)),
+            false => short(&crossing.by),
+        });
+        each.collect::<Vec<_>>().join(" ▸ ")
+    };
+    let mut parts = vec![words(&seen.path)];
+    parts.extend(seen.icmp_error.iter().map(|error| words(std::slice::from_ref(error))));
+    if !seen.after.is_empty() {
+        parts.push(format!("then {}", words(&seen.after)));
+    }
+    parts.join(" ▸ ")
 }
 
-/// A rule in few letters: `in 100`, `out *`.
-pub(super) fn short(rule: RuleRef) -> String {
-    let direction = match rule.direction {
+/// What decided at one hook, in few letters: `in 100`, `out *`, `in 100 + sg-2 in 1`.
+pub(super) fn short(by: &Decision) -> String {
+    if by.0.is_empty() { "no rule".into() } else { by.0.iter().map(short_one).collect::<Vec<_>>().join(" + ") }
+}
+
+/// One of them.
+pub(super) fn short_one(decider: &Decider) -> String {
+    let way = |direction: &Direction| match direction {
         Direction::Inbound => "in",
         Direction::Outbound => "out",
     };
-    rule.number.map_or_else(|| format!("{direction} *"), |number| format!("{direction} {number}"))
+    match decider {
+        Decider::Nacl { direction, number } => format!("{} {number}", way(direction)),
+        Decider::NaclImplied { direction } => format!("{} *", way(direction)),
+        Decider::Group { group, direction, position } => format!("{group} {} {position}", way(direction)),
+        Decider::GroupImplied { direction } => format!("{} sg *", way(direction)),
+        Decider::Tracked { direction } => format!("{} tracked", way(direction)),
+        Decider::SameSubnet | Decider::Unlisted(_) => decider.to_string(),
+    }
 }
 
 fn ports_text(ports: &[u16]) -> String {
@@ -240,10 +267,10 @@ struct Line<'a> {
 }
 
 /// The lines of one list, `*` of each family last. That of IPv6 is left out where neither a rule nor a packet is IPv6.
-fn lines<'a>(policy: &'a Policy, counters: &Counters, direction: Direction) -> Vec<Line<'a>> {
+fn lines<'a>(enforced: &'a Enforced, counters: &Counters, direction: Direction) -> Vec<Line<'a>> {
     let packets = |slot: u16| counters.slots.get(&slot).map_or(0, |counter| counter.packets);
-    let slots = &policy.compiled.slots.slots;
-    let nacl = &policy.interface.nacl;
+    let slots = &enforced.compiled.slots.slots;
+    let nacl = &enforced.interface.nacl;
     let mut lines: Vec<Line<'_>> = nacl
         .rules(direction)
         .iter()
@@ -265,7 +292,7 @@ fn lines<'a>(policy: &'a Policy, counters: &Counters, direction: Direction) -> V
 }
 
 /// The rule tables with their hits, as the console of AWS orders its columns.
-pub fn rules(policy: &Policy, counters: &Counters) -> String {
+pub fn rules(enforced: &Enforced, counters: &Counters) -> String {
     let mut out = String::new();
     for direction in Direction::ALL {
         let remote = match direction {
@@ -283,7 +310,7 @@ pub fn rules(policy: &Policy, counters: &Counters) -> String {
             "action",
             "packets"
         );
-        for line in lines(policy, counters, direction) {
+        for line in lines(enforced, counters, direction) {
             let all = if line.family == Family::V4 { "0.0.0.0/0" } else { "::/0" };
             let action = line.rule.map_or(Action::Deny, |rule| rule.action);
             let style = if action == Action::Allow { GOOD } else { BAD };
@@ -309,10 +336,10 @@ pub fn rules(policy: &Policy, counters: &Counters) -> String {
 }
 
 /// The same for a machine.
-pub(super) fn rule_hits(policy: &Policy, counters: &Counters) -> Value {
+pub(super) fn rule_hits(enforced: &Enforced, counters: &Counters) -> Value {
     Direction::ALL
         .iter()
-        .flat_map(|direction| lines(policy, counters, *direction).into_iter().map(move |line| (*direction, line)))
+        .flat_map(|direction| lines(enforced, counters, *direction).into_iter().map(move |line| (*direction, line)))
         .map(|(direction, line)| {
             let number = line.rule.map_or_else(|| json!("*"), |rule| json!(rule.number));
             json!({
@@ -351,14 +378,14 @@ pub fn welcome(held: &super::hold::Held) -> String {
         let (first, last) = host.os.ports();
         let services: Vec<String> = host.services.iter().map(|service| service.port.to_string()).collect();
         let serves = if services.is_empty() { String::new() } else { format!(", serves {}", services.join(" ")) };
-        let hook = if *name == lab.hook { "  ◀ the network ACL is in front of it" } else { "" };
+        let hook = if lab.hooked(name) { "  ◀ the network ACL is in front of it" } else { "" };
         let _ = writeln!(out, "  {BOLD}{name:<10}{BOLD:#} {:<34} {}", addresses.join("  "), host.about);
         let _ = writeln!(out, "  {:<10} {DIM}its ports {first}-{last}{serves}{DIM:#}{WARN}{hook}{WARN:#}", "");
     }
     let _ = writeln!(out, "\n  {BOLD}Your task{BOLD:#}");
     out.push_str(&wrap(&lab.task, "  ", Style::new()));
     let name = &lab.name;
-    let host = lab.hosts.keys().find(|host| **host != lab.hook).unwrap_or(&lab.hook);
+    let host = lab.hosts.keys().find(|host| !lab.hooked(host)).unwrap_or(&lab.hooks[0]);
     let _ = writeln!(out);
     for (command, about) in [
         (format!("nacld lab shell {name} {host}"), "a shell on a host; $SERVER and the like hold addresses"),
