@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -34,18 +34,17 @@ pub struct Question<'a> {
 
 /// Lets somebody change something in the middle of a download.
 ///
-/// Until it is opened the client reads a little at a time and never to the end, so that data is on its way whenever the
-/// change comes and there is some left to come after it.
+/// Until it is opened the client reads so much and no more: whoever sends has to wait for it with the rest in hand.
 #[derive(Debug, Default)]
 pub struct Gate {
-    read: AtomicUsize,
+    full: AtomicBool,
     open: AtomicBool,
 }
 
 impl Gate {
-    /// Bytes that have arrived, while it was closed.
-    pub fn read(&self) -> usize {
-        self.read.load(Ordering::Acquire)
+    /// The client has read what it reads while the gate is closed.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
     }
 
     /// Lets the client read on.
@@ -53,21 +52,19 @@ impl Gate {
         self.open.store(true, Ordering::Release);
     }
 
-    /// Reads until it is opened. A peer with more than this to say has then not said all.
+    /// Reads what may be read before it is opened, then waits for that.
     fn pass(&self, socket: &mut Socket, answer: &mut Vec<u8>) -> io::Result<()> {
-        /// As much as the client has at most when the gate is opened.
-        const HELD: usize = 256 << 10;
-        const SIP: usize = 4 << 10;
-        let mut buffer = [0; SIP];
-        while !self.open.load(Ordering::Acquire) {
-            if self.read() < HELD {
-                let read = socket.read(&mut buffer)?;
-                if read == 0 {
-                    return Ok(());
-                }
-                answer.extend_from_slice(&buffer[..read]);
-                self.read.fetch_add(read, Ordering::AcqRel);
+        const HELD: usize = 64 << 10;
+        let mut buffer = [0; 4 << 10];
+        while answer.len() < HELD {
+            let read = socket.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(());
             }
+            answer.extend_from_slice(&buffer[..read]);
+        }
+        self.full.store(true, Ordering::Release);
+        while !self.open.load(Ordering::Acquire) {
             thread::sleep(Duration::from_millis(1));
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! loaded program; `wire` with real sockets in namespaces (`net`, `serve`, `ask`, `tap`); `hold` keeps one up to sit in;
 //! `show` prints; `demo` tells the story of one. What a policy means is decided elsewhere.
 
+mod account;
 pub mod ask;
 mod check;
 pub mod demo;
@@ -14,6 +15,7 @@ pub mod legs;
 pub mod net;
 pub mod outcome;
 pub mod paper;
+pub mod relay;
 pub mod run;
 mod serve;
 pub mod show;

@@ -10,8 +10,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs,
     io::{self, Write as _},
+    net::IpAddr,
     process::{self, Command, Stdio},
     sync::{Mutex, PoisonError},
     thread,
@@ -431,7 +433,8 @@ fn translation(host: &Host) -> String {
             IpAddr::V4(address) => ("ip", address.to_string(), address.to_string()),
             IpAddr::V6(address) => ("ip6", address.to_string(), format!("[{address}]")),
         };
-        rules.push_str(&format!(
+        let _ = write!(
+            rules,
             "table {table} nacld {{
   chain out {{
     type nat hook postrouting priority srcnat
@@ -440,7 +443,7 @@ fn translation(host: &Host) -> String {
   }}
 }}
 "
-        ));
+        );
     }
     rules
 }

@@ -78,11 +78,12 @@ impl Haproxy {
         config.write_all(configuration(ports).as_bytes())?;
         let (stop, stopped) = mpsc::channel::<()>();
         let (ready, is_ready) = mpsc::channel();
+        let failed_early = ready.clone();
         let mut started = Self { stop: Some(stop), keeper: None };
         let (program, namespace, ports) = (program.to_owned(), namespace.to_owned(), ports.to_vec());
         // It is to end when the thread that started it does, so that thread stays: a process that is killed leaves none behind.
         let keeper = thread::Builder::new().name("haproxy".into()).spawn(move || {
-            let kept = netns::within(Some(&namespace), || {
+            let kept = netns::within(Some(&namespace), move || {
                 let mut child = launch(&program, config.path())?;
                 let listens = wait(&mut child, &ports);
                 let failed = listens.is_err();
@@ -94,7 +95,7 @@ impl Haproxy {
                 child.wait()
             });
             if let Err(error) | Ok(Err(error)) = kept {
-                let _ = ready.send(Err(error));
+                let _ = failed_early.send(Err(error));
             }
         })?;
         started.keeper = Some(keeper);
