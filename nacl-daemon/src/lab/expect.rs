@@ -439,7 +439,7 @@ impl Reading<'_> {
         require(all == expected.percent.is_some(), "a percentage goes with source_ports = \"all\"")?;
         require(all || expected.otherwise.is_none(), "`otherwise` goes with source_ports = \"all\"")?;
         require(
-            expected.percent.is_none_or(|percent| (percent < 100.0) == expected.otherwise.is_some()),
+            expected.percent.is_none_or(|percent| percent >= 100.0 || expected.otherwise.is_some()),
             "`otherwise` is what decides the reply to the other ports, so it belongs where there are others",
         )?;
         require(

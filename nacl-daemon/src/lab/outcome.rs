@@ -326,6 +326,12 @@ pub fn compare(
     if cases.is_empty() {
         problems.push("no case was tried".into());
     }
+    // A sample may miss what is rare.
+    if let Some(otherwise) = says.otherwise().filter(|_| !matches!(counted, Counted::Sampled(_)))
+        && cases.iter().all(|case| case.seen != otherwise)
+    {
+        problems.push(format!("expected {} from other ports, and saw it from none", sentence(&otherwise)));
+    }
     let share = says.percent.map(|expected| {
         let (percent, tolerance) = match counted {
             Counted::EveryPort(percent) => (percent, 0.0),

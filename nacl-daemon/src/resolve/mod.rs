@@ -3,6 +3,8 @@
 //! through [`Host`].
 
 pub mod build;
+mod exempt;
+mod groups;
 
 use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
@@ -43,7 +45,7 @@ pub struct Resolved {
     pub prefix_lists: BTreeMap<String, PrefixList>,
     /// Interfaces elsewhere, by name.
     pub enis: BTreeMap<String, Eni>,
-    /// Interfaces here, by name.
+    /// Interfaces here, by their name in the policy. That is the device's unless the policy says otherwise.
     pub interfaces: BTreeMap<String, Interface>,
 }
 
@@ -122,7 +124,7 @@ pub struct Eni {
 /// An interface the policy is enforced on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Interface name.
+    /// Name of the device. Two interfaces of a policy may have the same one in two namespaces.
     pub name: String,
     /// Name of the network namespace it lies in; `None`: the daemon's own.
     pub netns: Option<String>,
@@ -132,7 +134,7 @@ pub struct Interface {
     pub subnet: Option<String>,
     /// CIDRs inside which the network ACL is not consulted (N42): the subnet's; empty without a subnet.
     pub subnet_cidrs: Vec<IpNet>,
-    /// The network ACL in force.
+    /// The network ACL in force; AWS's default one, which allows everything, where only security groups are written.
     pub nacl: Arc<Nacl>,
     /// Its security groups; `None`: that layer is off. An empty list lets nothing pass (S2).
     pub groups: Option<Vec<Arc<Group>>>,
