@@ -3,13 +3,13 @@
 
 use crate::{
     border::{
-        ALLOW, Control, Entry, FIRST_RULE_SLOT, NO_SLOT, OPEN, OPEN_TCP, OPEN_UDP, Service, Shared, exempt_index,
-        group_index, list_index, tracked_slot,
+        ALLOW, Control, Entry, FIRST_RULE_SLOT, Header, NO_SLOT, OPEN, OPEN_TCP, OPEN_UDP, Service, Shared,
+        exempt_index, group_index, list_index, tracked_slot,
     },
     flow::{self, Met, State, Write, WriteKind},
     packet::{Family, Fragment, Packet},
     reason::Reason,
-    tables::{Image, decide, decide_in_table, split},
+    tables::{Image, Question, decide, decide_in_table, l4_key, split},
 };
 
 /// A direction as the policy sees it: into or out of the subnet or interface.
@@ -167,7 +167,15 @@ pub struct Says {
 }
 
 impl Says {
-    const OFF: Self = Self { allow: true, untracked: true, slot: NO_SLOT, reason: Reason::LayerOff };
+    /// What a layer says that was not asked: it is off, or it remembers the connection.
+    #[inline(always)]
+    const fn unasked(answer: u32, direction: Direction, v6: bool) -> Self {
+        if answer & Answers::OFF != 0 {
+            Self { allow: true, untracked: true, slot: NO_SLOT, reason: Reason::LayerOff }
+        } else {
+            Self { allow: true, untracked: false, slot: tracked_slot(direction, v6), reason: Reason::Tracked }
+        }
+    }
 
     #[inline(always)]
     const fn on(self) -> bool {
@@ -175,17 +183,190 @@ impl Says {
     }
 }
 
+/// What is known of a packet before any list is asked; bits.
+pub mod known {
+    /// What is remembered of its connection still holds.
+    pub const LIVE: u32 = 1;
+    /// The network ACL has admitted that connection.
+    pub const NACL: u32 = 1 << 1;
+    /// The security groups have admitted that connection.
+    pub const GROUPS: u32 = 1 << 2;
+    /// It is a later fragment, and the first one's verdict holds.
+    pub const SHARED: u32 = 1 << 3;
+    /// No list has a say in it.
+    pub const EXEMPT: u32 = 1 << 4;
+}
+
+/// What the lists answered: decisions, or one of the constants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answers {
+    /// Of the exemptions; 0 where they were not asked.
+    pub exempt: u32,
+    /// Of the network ACL.
+    pub nacl: u32,
+    /// Of the security groups.
+    pub groups: u32,
+}
+
+impl Answers {
+    /// The layer does not judge here.
+    pub const OFF: u32 = 1 << 16;
+    /// The layer remembers the connection.
+    pub const REMEMBERED: u32 = 1 << 17;
+
+    /// What the network ACL says of a packet.
+    #[inline(always)]
+    pub const fn nacl(&self, direction: Direction, v6: bool) -> Says {
+        if self.nacl & (Self::OFF | Self::REMEMBERED) != 0 {
+            return Says::unasked(self.nacl, direction, v6);
+        }
+        let (allow, slot) = split(self.nacl as u16);
+        let reason = if slot >= FIRST_RULE_SLOT {
+            Reason::NaclRule
+        } else if slot & 4 != 0 {
+            Reason::SameSubnet
+        } else {
+            Reason::NaclImplicit
+        };
+        Says { allow, untracked: false, slot, reason }
+    }
+
+    /// What the security groups say of a packet.
+    #[inline(always)]
+    pub fn groups(&self, header: &Header, direction: Direction, packet: &Packet) -> Says {
+        let v6 = matches!(packet.family, Family::V6);
+        if self.groups & (Self::OFF | Self::REMEMBERED) != 0 {
+            return Says::unasked(self.groups, direction, v6);
+        }
+        let (allow, slot) = split(self.groups as u16);
+        let reason = if slot >= FIRST_RULE_SLOT { Reason::GroupRule } else { Reason::GroupImplicit };
+        let back = header.open[list_index(direction.reverse(), v6)];
+        let open = match packet.protocol {
+            6 => back & OPEN_TCP != 0,
+            17 => back & OPEN_UDP != 0,
+            _ => false,
+        };
+        Says { allow, untracked: open && self.groups & OPEN as u32 != 0, slot, reason }
+    }
+}
+
 /// Judges an IP packet that was parsed.
 #[inline(always)]
 pub fn judge<I: Image>(image: &I, at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) -> Judged {
-    let done = |verdict| Judged { verdict, write: Write::default(), met: Met::Nothing };
-    if let Some(verdict) = exempt(image, at.control, direction, packet) {
-        return done(verdict);
+    let known = know(at, direction, packet, memory);
+    let answers = ask(image, at.control, direction, packet, known);
+    conclude(image.header(), at, direction, packet, memory, known, answers)
+}
+
+/// First step of [`judge`]: what is known without any list.
+#[inline(always)]
+pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) -> u32 {
+    if exempt(at.control, direction, packet).is_some() {
+        return known::EXEMPT;
+    }
+    let mut known = 0;
+    if let Some(entry) = memory.found
+        && flow::holds(entry, packet, at.now)
+    {
+        known |= known::LIVE;
+        if entry.nacl == 1 {
+            known |= known::NACL;
+        }
+        if entry.group == 1 {
+            known |= known::GROUPS;
+        }
     }
     if let Some(shared) = memory.shared
         && packet.fragment == Fragment::Later
         && at.now < shared.expires
         && at.control.epoch() == shared.epoch
+    {
+        known |= known::SHARED;
+    }
+    known
+}
+
+/// Second step of [`judge`]: the lists that have a say are asked. All that needs the image, and nothing else.
+#[inline(always)]
+pub fn ask<I: Image>(image: &I, control: Control, direction: Direction, packet: &Packet, known: u32) -> Answers {
+    let mut answers = Answers { exempt: 0, nacl: Answers::OFF, groups: Answers::OFF };
+    if known & known::EXEMPT != 0 {
+        return answers;
+    }
+    // 4 or 6. Arithmetic and no branches, here and below: the kernel's verifier walks what follows once for each.
+    let v6 = packet.family as u32 >> 1 & 1;
+    let remote = remote(direction, packet);
+    let place = (image.settle((direction as u32) << 1 | v6) & 3) as usize;
+    let mut question = Question { v6, remote, l4: 0 };
+    let header = image.header();
+    let low = remote[1] as u8;
+    if header.exempt[place & 1][(low >> 6) as usize] >> (low & 63) & 1 != 0 {
+        let inbound = matches!(direction, Direction::Inbound);
+        answers.exempt = ask_service(image, Service::Remote, inbound, packet, question);
+        if answers.exempt & u32::from(ALLOW) == 0 {
+            answers.exempt = ask_service(image, Service::Local, inbound, packet, question);
+        }
+        if answers.exempt & u32::from(ALLOW) != 0 {
+            return answers;
+        }
+    }
+    if known & known::SHARED != 0 {
+        return answers;
+    }
+    question.v6 = image.settle(v6);
+    question.l4 = image.settle(l4_key(packet, packet.dport));
+    if control.has(Control::NACL) {
+        let remembered = control.has(Control::STATEFUL) && known & known::NACL != 0;
+        let list = &header.lists[list_index(Direction::Inbound, false) | place];
+        let answer = if remembered { Answers::REMEMBERED } else { u32::from(decide(image, list, &question)) };
+        answers.nacl = image.settle(answer);
+    }
+    if control.has(Control::GROUPS) {
+        let remembered = known & known::GROUPS != 0;
+        let list = &header.lists[group_index(Direction::Inbound, false) | place];
+        let answer = if remembered { Answers::REMEMBERED } else { u32::from(decide_in_table(image, list, &question)) };
+        answers.groups = image.settle(answer);
+    }
+    answers
+}
+
+/// What the list of exempt services at one end says.
+#[inline(always)]
+fn ask_service<I: Image>(image: &I, service: Service, inbound: bool, packet: &Packet, question: Question) -> u32 {
+    let has_ports = matches!(packet.protocol, 6 | 17);
+    // The service's port is where requests go and where replies come from; an ICMP type is in one place.
+    let from_source = has_ports && inbound == matches!(service, Service::Remote);
+    let port = if from_source { packet.sport } else { packet.dport };
+    let v6 = image.settle(question.v6) & 1;
+    let list = &image.header().lists[exempt_index(service, false) | v6 as usize];
+    let question = Question { v6, l4: image.settle(l4_key(packet, port)), ..question };
+    image.settle(u32::from(decide_in_table(image, list, &question)))
+}
+
+/// Third step of [`judge`]: the verdict, and what is to be remembered. `memory`, `known` and `answers` as in the others.
+#[inline(always)]
+pub fn conclude(
+    header: &Header,
+    at: &At,
+    direction: Direction,
+    packet: &Packet,
+    memory: Memory<'_>,
+    known: u32,
+    answers: Answers,
+) -> Judged {
+    let done = |verdict| Judged { verdict, write: Write::default(), met: Met::Nothing };
+    if known & known::EXEMPT != 0
+        && let Some(verdict) = exempt(at.control, direction, packet)
+    {
+        return done(verdict);
+    }
+    if answers.exempt & u32::from(ALLOW) != 0 {
+        let (_, slot) = split(answers.exempt as u16);
+        let reason = if answers.exempt & u32::from(OPEN) != 0 { Reason::Failsafe } else { Reason::AwsService };
+        return done(Verdict { action: Action::Allow, reason, layer: Layer::None, slot, also: NO_SLOT });
+    }
+    if known & known::SHARED != 0
+        && let Some(shared) = memory.shared
     {
         let layer = match shared.layer {
             1 => Layer::Nacl,
@@ -196,16 +377,13 @@ pub fn judge<I: Image>(image: &I, at: &At, direction: Direction, packet: &Packet
         let reason = Reason::SharedFragment;
         return done(Verdict { action, reason, layer, slot: shared.slot, also: shared.also });
     }
-    let live = match memory.found {
-        Some(entry) if flow::holds(entry, packet, at.now) => Some(entry),
-        _ => None,
-    };
-    let nacl = nacl_says(image, at.control, direction, packet, live);
-    let groups = groups_say(image, at.control, direction, packet, live);
+    let live = if known & known::LIVE != 0 { memory.found } else { None };
+    let nacl = answers.nacl(direction, matches!(packet.family, Family::V6));
+    let groups = answers.groups(header, direction, packet);
     let verdict = combine(direction, &nacl, &groups);
     let mut write = Write::default();
     if matches!(verdict.action, Action::Allow) {
-        write = remember(image, at, direction, packet, memory, live, &nacl, &groups);
+        write = remember(header, at, direction, packet, memory, live, &nacl, &groups);
     }
     let met = match (live, write.kind) {
         (Some(live), _) if live.origin == direction as u8 => Met::Forward,
@@ -215,69 +393,6 @@ pub fn judge<I: Image>(image: &I, at: &At, direction: Direction, packet: &Packet
         (None, _) => Met::Nothing,
     };
     Judged { verdict, write, met }
-}
-
-/// What the network ACL says. In stateful mode it remembers what it admitted.
-#[inline(always)]
-pub fn nacl_says<I: Image>(
-    image: &I,
-    control: Control,
-    direction: Direction,
-    packet: &Packet,
-    live: Option<&Entry>,
-) -> Says {
-    let v6 = matches!(packet.family, Family::V6);
-    if !control.has(Control::NACL) {
-        return Says::OFF;
-    }
-    if control.has(Control::STATEFUL)
-        && let Some(live) = live
-        && live.nacl == 1
-    {
-        return Says { allow: true, untracked: false, slot: tracked_slot(direction, v6), reason: Reason::Tracked };
-    }
-    let list = &image.header().lists[list_index(direction, v6)];
-    let (allow, slot) = split(decide(image, list, packet, remote(direction, packet), packet.dport));
-    let reason = if slot >= FIRST_RULE_SLOT {
-        Reason::NaclRule
-    } else if slot & 4 != 0 {
-        Reason::SameSubnet
-    } else {
-        Reason::NaclImplicit
-    };
-    Says { allow, untracked: false, slot, reason }
-}
-
-/// What the security groups say.
-#[inline(always)]
-pub fn groups_say<I: Image>(
-    image: &I,
-    control: Control,
-    direction: Direction,
-    packet: &Packet,
-    live: Option<&Entry>,
-) -> Says {
-    let v6 = matches!(packet.family, Family::V6);
-    if !control.has(Control::GROUPS) {
-        return Says::OFF;
-    }
-    if let Some(live) = live
-        && live.group == 1
-    {
-        return Says { allow: true, untracked: false, slot: tracked_slot(direction, v6), reason: Reason::Tracked };
-    }
-    let header = image.header();
-    let list = &header.lists[group_index(direction, v6)];
-    let decision = decide_in_table(image, list, packet, remote(direction, packet), packet.dport);
-    let (allow, slot) = split(decision);
-    let reason = if slot >= FIRST_RULE_SLOT { Reason::GroupRule } else { Reason::GroupImplicit };
-    let back = header.open[list_index(direction.reverse(), v6)];
-    let open = match packet.protocol {
-        6 => back & OPEN_TCP != 0,
-        17 => back & OPEN_UDP != 0,
-        _ => false,
-    };
-    Says { allow, untracked: open && decision & OPEN != 0, slot, reason }
 }
 
 /// Inbound the network ACL comes first, outbound the groups (O1); the first that denies is named.
@@ -304,8 +419,8 @@ fn combine(direction: Direction, nacl: &Says, groups: &Says) -> Verdict {
 /// What an admitted packet leaves behind.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined; what judging has found out so far")]
-fn remember<I: Image>(
-    image: &I,
+fn remember(
+    header: &Header,
     at: &At,
     direction: Direction,
     packet: &Packet,
@@ -355,7 +470,7 @@ fn remember<I: Image>(
         state = flow::step(state, from_origin, packet);
     }
     entry.state = state as u8;
-    entry.expires = at.now.saturating_add(image.header().timeouts[state.timeout() as usize]);
+    entry.expires = at.now.saturating_add(header.timeouts[state.timeout() as usize]);
     let kind = match (live.is_some(), memory.found.is_some()) {
         (true, _) if !marked => WriteKind::Touch,
         (_, true) => WriteKind::Replace,
@@ -384,37 +499,16 @@ pub fn judge_other(control: Control, reason: Reason) -> Verdict {
     Verdict::without_rule(if pass { Action::Allow } else { Action::Deny }, reason)
 }
 
-/// What passes before any rule.
+/// What passes before any list is asked.
 #[inline(always)]
-pub fn exempt<I: Image>(image: &I, control: Control, direction: Direction, packet: &Packet) -> Option<Verdict> {
+fn exempt(control: Control, direction: Direction, packet: &Packet) -> Option<Verdict> {
     if let Some(reason) = link_exempt(packet) {
         return Some(Verdict::without_rule(Action::Allow, reason));
     }
     if control.has(Control::AWS) && is_dhcp(direction, packet) {
         return Some(Verdict::without_rule(Action::Allow, Reason::Dhcp));
     }
-    let v6 = matches!(packet.family, Family::V6);
-    let remote = remote(direction, packet);
-    let header = image.header();
-    let low = remote[1] as u8;
-    if header.exempt[v6 as usize][(low >> 6) as usize] >> (low & 63) & 1 == 0 {
-        return None;
-    }
-    let has_ports = matches!(packet.protocol, 6 | 17);
-    let inbound = matches!(direction, Direction::Inbound);
-    // The service's port is where requests go and where replies come from; an ICMP type is in one place.
-    let from_source = |service: Service| has_ports && inbound == matches!(service, Service::Remote);
-    let look = |service| {
-        let port = if from_source(service) { packet.sport } else { packet.dport };
-        decide_in_table(image, &header.lists[exempt_index(service, v6)], packet, remote, port)
-    };
-    let mut decision = look(Service::Remote);
-    if decision & ALLOW == 0 {
-        decision = look(Service::Local);
-    }
-    let (allow, slot) = split(decision);
-    let reason = if decision & OPEN != 0 { Reason::Failsafe } else { Reason::AwsService };
-    allow.then_some(Verdict { action: Action::Allow, reason, layer: Layer::None, slot, also: NO_SLOT })
+    None
 }
 
 /// Without these IPv6 cannot find its neighbours (N51).

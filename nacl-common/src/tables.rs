@@ -22,6 +22,13 @@ pub trait Image {
     fn half(&self, index: u32) -> u32;
     /// One 64-bit word.
     fn word(&self, index: u32) -> u64;
+
+    /// The same value. In the kernel it goes through memory of which the verifier knows nothing: all the ways that may have
+    /// led to it become one, and what follows is walked once and not again for every exit of every loop before it.
+    #[inline(always)]
+    fn settle(&self, value: u32) -> u32 {
+        value
+    }
 }
 
 impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
@@ -91,28 +98,38 @@ fn class6<I: Image>(image: &I, list: &List, address: [u64; 2]) -> u32 {
     entry & !LINK
 }
 
-/// Where a packet stands in the L4 key space: page, and entry inside the page. `port`: its destination port, or that of the
-/// service where a list is keyed by that.
+/// Where a packet stands in the L4 key space: page, and in the low byte the entry inside the page. `port`: its destination
+/// port, or that of the service where a list is keyed by that.
 #[inline(always)]
-fn l4_key(packet: &Packet, port: u16) -> (u32, u32) {
+pub fn l4_key(packet: &Packet, port: u16) -> u32 {
     let protocol = u32::from(packet.protocol);
     if packet.fragment == Fragment::Later {
-        return (l4::FRAGMENT, protocol);
+        return l4::FRAGMENT << 8 | protocol;
     }
     let base = match (packet.protocol, packet.family) {
         (6, _) => l4::TCP,
         (17, _) => l4::UDP,
         (1, Family::V4) | (58, Family::V6) => l4::ICMP,
-        _ => return (l4::PROTOCOL, protocol),
+        _ => return l4::PROTOCOL << 8 | protocol,
     };
-    (base + u32::from(port >> 8), u32::from(port & 0xff))
+    (base << 8) + u32::from(port)
 }
 
-/// The decision of one list: [`ALLOW`] and [`OPEN`] or not, and the slot of the rule that matched first. `port`: as the list
-/// is keyed, the packet's destination port or its service's.
+/// What a list is asked: the family (`v6`), the remote address, and the [`l4_key`].
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// 1 for IPv6, else 0.
+    pub v6: u32,
+    /// The remote address.
+    pub remote: [u64; 2],
+    /// The place in the L4 key space.
+    pub l4: u32,
+}
+
+/// The decision of one list: [`ALLOW`] and [`OPEN`] or not, and the slot of the rule that matched first.
 #[inline(always)]
-pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2], port: u16) -> u16 {
-    let (address, service) = classes(image, list, packet, remote, port);
+pub fn decide<I: Image>(image: &I, list: &List, question: &Question) -> u16 {
+    let (address, service) = classes(image, list, question);
     if !I::ROWS || list.form == List::TABLE {
         return image.half(list.decisions + address * list.stride + service) as u16;
     }
@@ -139,20 +156,19 @@ pub fn decide<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2
 
 /// As [`decide`], for lists that the compiler never lays out as rows: those of security groups and of exemptions.
 #[inline(always)]
-pub fn decide_in_table<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2], port: u16) -> u16 {
-    let (address, service) = classes(image, list, packet, remote, port);
+pub fn decide_in_table<I: Image>(image: &I, list: &List, question: &Question) -> u16 {
+    let (address, service) = classes(image, list, question);
     image.half(list.decisions + address * list.stride + service) as u16
 }
 
 #[inline(always)]
-fn classes<I: Image>(image: &I, list: &List, packet: &Packet, remote: [u64; 2], port: u16) -> (u32, u32) {
-    let address = match packet.family {
-        Family::V4 => class4(image, list, remote[1] as u32),
-        Family::V6 => class6(image, list, remote),
+fn classes<I: Image>(image: &I, list: &List, question: &Question) -> (u32, u32) {
+    let address = match question.v6 {
+        0 => class4(image, list, question.remote[1] as u32),
+        _ => class6(image, list, question.remote),
     };
-    let (page, low) = l4_key(packet, port);
-    let page = image.half(list.l4 + page);
-    (address, image.half(page << 8 | low))
+    let page = image.half(list.l4 + (question.l4 >> 8));
+    (image.settle(address), image.half(page << 8 | question.l4 & 0xff))
 }
 
 /// Index of the lowest set bit of a non-zero word, by a de Bruijn sequence: BPF has no instruction for it before version

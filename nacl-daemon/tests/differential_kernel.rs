@@ -6,7 +6,7 @@ mod support;
 use nacl_common::{Action, Direction, Reason, border::NO_SLOT, evaluate::Hook};
 use nacl_daemon::{
     compile::compile,
-    dataplane::{Events, Options, TestBed},
+    dataplane::{Options, TestBed},
     resolve::{Side, Xdp},
 };
 use support::{
@@ -14,6 +14,7 @@ use support::{
     coverage::Coverage,
     generate::{self, Random},
     oracle::{self, Expected},
+    policies,
 };
 
 const PAIRS: u64 = 240_000;
@@ -42,8 +43,7 @@ fn the_loaded_programs_agree_with_the_oracle() {
         let interface = generate::interface(&mut random, inbound, outbound);
         let compiled = compile(&interface, None).expect("a policy of at most 1000 rules compiles");
         let side = *random.pick(&[Side::Host, Side::Router]);
-        let options =
-            Options { xdp: Xdp::Auto, side, enforce: true, drop_non_ip: false, events: Events::None, trace: false };
+        let options = Options { side, forgetful: true, ..policies::options(Xdp::Auto) };
         let bed = match &mut bed {
             Some(bed) => {
                 bed.install(&options, &compiled).expect("the next policy is installed");

@@ -4,7 +4,7 @@
 mod support;
 
 use nacl_common::{
-    Action, Control, Direction, Event, Layer, Reason, Verdict,
+    Action, Control, Direction, Event, Reason, Verdict,
     border::{NO_SLOT, Tier},
     evaluate::{Hook, judge_other},
     packet::parse,
@@ -207,12 +207,7 @@ fn expected(compiled: &Compiled, options: Options, direction: Direction, frame: 
 }
 
 fn verdict(event: &Event) -> Verdict {
-    Verdict {
-        action: if event.action == Action::Allow as u8 { Action::Allow } else { Action::Deny },
-        reason: Reason::from_number(event.reason).expect("a known reason"),
-        layer: if event.layer == Layer::Nacl as u8 { Layer::Nacl } else { Layer::None },
-        slot: event.slot,
-    }
+    event.verdict().expect("known numbers")
 }
 
 #[test]

@@ -19,13 +19,14 @@ use aya_ebpf::{
 };
 use nacl_common::{
     Action, Control, Direction, Packet, Reason, Verdict,
-    border::Tier,
-    evaluate::{At, Hook, Memory, judge, judge_other},
+    border::{Header, Tier},
+    evaluate::{Answers, At, Hook, Memory, ask, conclude, judge_other, know},
+    tables::Image,
 };
 
 use crate::{
     frame::{Parse, SkbFrame, XdpFrame},
-    maps::{CONTROL, LARGE, MEDIUM, PACKET, SMALL},
+    maps::{CONTROL, LARGE, MEDIUM, SMALL, WORK},
     report::Met,
 };
 
@@ -87,28 +88,34 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F, tags: u32, pa
     // SAFETY: a map value, and a u64 is read in one piece.
     let control = Control(unsafe { word.read_volatile() });
     let direction = control.direction(hook);
-    let Some(packet) = PACKET.get_ptr_mut(0) else { return false };
+    let Some(work) = WORK.get_ptr_mut(0) else { return false };
+    // SAFETY: this CPU's own value of a map.
+    let work = unsafe { &mut *work };
     let parsed = frame.parse(tags);
-    let packet = forget(packet, parsed.unwrap_or(NOT_PARSED));
+    let packet = &*forget(&mut work.packet, parsed.unwrap_or(NOT_PARSED));
     let (family, verdict) = match parsed {
-        Ok(_) => (packet.family as u8, lookup(control, direction, packet)),
+        Ok(_) => {
+            let at = At { control, now: 0, pickup_until: 0 };
+            (packet.family as u8, lookup(&at, direction, packet, &mut work.settle, &mut work.answers))
+        }
         Err(reason) => (0, judge_other(control, reason)),
     };
+    let verdict = *forget(&mut work.verdict, verdict);
     let enforced = control.has(Control::ENFORCE);
     report::report(ctx, &Met { control, direction, packet, family, verdict, packets, length, enforced });
     enforced && matches!(verdict.action, Action::Deny)
 }
 
-/// Puts a packet into a map, where the verifier forgets which way it was parsed: it walks the look-up once, and not again
-/// for every kind of header that may lead to it (900,000 instructions, of at most a million).
+/// Puts a value into a map, where the verifier forgets which way it came about: it walks what follows once, and not again
+/// for every kind of header and list that may lead to it (millions of instructions, of at most one it allows).
 #[inline(always)]
-fn forget<'a>(place: *mut Packet, packet: Packet) -> &'a Packet {
-    let mut place = place;
-    // SAFETY: this CPU's own value of a map; the instruction, which does nothing, keeps LLVM from remembering either.
+fn forget<T>(place: &mut T, value: T) -> &mut T {
+    let mut place = place as *mut T;
+    // SAFETY: a value of a map; the instruction, which does nothing, keeps LLVM from remembering either.
     unsafe {
-        place.write(packet);
+        place.write(value);
         asm!("{0} = {0}", inout(reg) place);
-        &*place
+        &mut *place
     }
 }
 
@@ -126,29 +133,85 @@ const NOT_PARSED: Packet = Packet {
     ident: 0,
 };
 
+/// A generation in the kernel. What goes through `settle`, a value of a map, is unknown to the verifier afterwards.
+struct Settling<'a, I> {
+    image: &'a I,
+    settle: *mut u32,
+}
+
+impl<I: Image> Image for Settling<'_, I> {
+    const ROWS: bool = I::ROWS;
+
+    #[inline(always)]
+    fn header(&self) -> &Header {
+        self.image.header()
+    }
+
+    #[inline(always)]
+    fn half(&self, index: u32) -> u32 {
+        self.image.half(index)
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        self.image.word(index)
+    }
+
+    #[inline(always)]
+    fn settle(&self, value: u32) -> u32 {
+        // SAFETY: this CPU's own value of a map.
+        unsafe {
+            self.settle.write_volatile(value);
+            self.settle.read_volatile()
+        }
+    }
+}
+
 /// The verdict of the generation in force.
 #[inline(always)]
-fn lookup(control: Control, direction: Direction, packet: &Packet) -> Verdict {
+fn lookup(at: &At, direction: Direction, packet: &Packet, settle: &mut u32, answers: &mut Answers) -> Verdict {
+    let memory = Memory::default();
+    let known = *forget(settle, know(at, direction, packet, memory));
+    let Some(header) = ask_tier(at.control, direction, packet, known, settle, answers) else {
+        return Verdict::without_rule(Action::Deny, Reason::NoGeneration);
+    };
+    conclude(header, at, direction, packet, memory, known, *answers).verdict
+}
+
+/// Asks the generation in force, of whichever tier, and returns its header.
+#[inline(always)]
+fn ask_tier(
+    control: Control,
+    direction: Direction,
+    packet: &Packet,
+    known: u32,
+    settle: *mut u32,
+    answers: &mut Answers,
+) -> Option<&'static Header> {
     const SMALL_TIER: u32 = Tier::Small as u32;
     const MEDIUM_TIER: u32 = Tier::Medium as u32;
     const LARGE_TIER: u32 = Tier::Large as u32;
     let slot = control.slot();
     // A variable: a constant would be merged with a load-time constant of the same value, and be overridden with it.
     let first = 0;
-    let at = At { control, now: 0, pickup_until: 0 };
-    let verdict = match control.tier() {
+    match control.tier() {
         SMALL_TIER => {
-            SMALL.get_value(slot, &first).map(|image| judge(image, &at, direction, packet, Memory::default()).verdict)
+            let image = SMALL.get_value(slot, &first)?;
+            forget(answers, ask(&Settling { image, settle }, control, direction, packet, known));
+            Some(&image.header)
         }
         MEDIUM_TIER => {
-            MEDIUM.get_value(slot, &first).map(|image| judge(image, &at, direction, packet, Memory::default()).verdict)
+            let image = MEDIUM.get_value(slot, &first)?;
+            forget(answers, ask(&Settling { image, settle }, control, direction, packet, known));
+            Some(&image.header)
         }
         LARGE_TIER => {
-            LARGE.get_value(slot, &first).map(|image| judge(image, &at, direction, packet, Memory::default()).verdict)
+            let image = LARGE.get_value(slot, &first)?;
+            forget(answers, ask(&Settling { image, settle }, control, direction, packet, known));
+            Some(&image.header)
         }
         _ => None,
-    };
-    verdict.unwrap_or(Verdict::without_rule(Action::Deny, Reason::NoGeneration))
+    }
 }
 
 #[cfg(not(test))]

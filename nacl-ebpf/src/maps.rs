@@ -5,8 +5,9 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use nacl_common::{
-    Counter, Event, Packet,
+    Counter, Event, Packet, Verdict,
     border::{GENERATIONS, Large, Medium, Small},
+    evaluate::Answers,
     reason::REASONS,
 };
 
@@ -52,9 +53,22 @@ pub struct Bucket {
 #[btf_map]
 pub static BUCKET: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 
-/// The packet being judged.
+/// What is being worked on: where the stack is too small, and where the verifier is to forget what it knows.
+#[repr(C)]
+pub struct Work {
+    /// The packet being judged.
+    pub packet: Packet,
+    /// Values on their way through [`nacl_common::tables::Image::settle`].
+    pub settle: u32,
+    /// What the lists said.
+    pub answers: Answers,
+    /// What becomes of the packet.
+    pub verdict: Verdict,
+}
+
+/// One for each CPU.
 #[btf_map]
-pub static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+pub static WORK: PerCpuArray<Work, 1> = PerCpuArray::new();
 
 /// Where an event is put together.
 #[btf_map]

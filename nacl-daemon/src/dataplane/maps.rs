@@ -114,7 +114,7 @@ impl Maps {
         .map_err(|source| DataplaneError::Map { map: "generation", source })?;
         self.used = self.used.max(needed);
         let epoch = old.epoch().wrapping_add(1);
-        let new = Control::new(slot as u8, compiled.generation.tier(), options.flags(), epoch);
+        let new = Control::new(slot as u8, compiled.generation.tier(), options.flags() | compiled.flags, epoch);
         self.control.word(0).store(new.0, Ordering::Release);
         self.meaning = compiled.slots.clone();
         Ok(epoch)

@@ -29,7 +29,7 @@ use self::{maps::Maps, object::Object};
 use crate::{
     compile::Compiled,
     netns,
-    resolve::{Interface, Side, Xdp},
+    resolve::{Interface, Side, Tracking, Xdp},
 };
 
 /// An interface.
@@ -68,6 +68,10 @@ pub struct Options {
     pub events: Events,
     /// Whether the programs log every packet (`--trace`).
     pub trace: bool,
+    /// Connection tracking. How many connections there can be is settled when the programs are loaded.
+    pub tracking: Tracking,
+    /// Whether nothing is remembered: every packet is judged as the first of its flow.
+    pub forgetful: bool,
 }
 
 impl From<&Interface> for Options {
@@ -80,6 +84,8 @@ impl From<&Interface> for Options {
             drop_non_ip: interface.drop_non_ip,
             events: Events::default(),
             trace: false,
+            tracking: interface.tracking,
+            forgetful: false,
         }
     }
 }
@@ -100,6 +106,9 @@ impl Options {
         }
         if matches!(self.side, Side::Router) {
             flags |= Control::ROUTER;
+        }
+        if self.forgetful {
+            flags |= Control::FORGETFUL;
         }
         flags
     }

@@ -6,7 +6,7 @@ use nacl_common::{Action, Direction};
 use nacl_daemon::{
     compile::{Compiled, compile},
     dataplane::{Events, Options},
-    resolve::{Interface, Nacl, Protocol, Rule, Side, Xdp},
+    resolve::{Interface, Nacl, Protocol, Rule, Side, Tracking, Xdp},
 };
 
 /// A rule for one UDP port, or for everything.
@@ -51,7 +51,16 @@ pub fn two_closed(inbound: u16, outbound: u16) -> Compiled {
 
 /// Enforcing, on the host's side, silent.
 pub fn options(xdp: Xdp) -> Options {
-    Options { xdp, side: Side::Host, enforce: true, drop_non_ip: false, events: Events::None, trace: false }
+    Options {
+        xdp,
+        side: Side::Host,
+        enforce: true,
+        drop_non_ip: false,
+        events: Events::None,
+        trace: false,
+        tracking: Tracking::default(),
+        forgetful: false,
+    }
 }
 
 /// The slot of a rule.
