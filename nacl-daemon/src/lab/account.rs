@@ -288,11 +288,14 @@ impl<'a> Account<'a> {
                 judged.entry(key).or_insert_with(|| of(&crossed.verdict));
             }
         }
-        let suppressed = |counters: &ByHook<Counters>| counters.get(hook).map_or(0, |counters| counters.events_suppressed);
+        let suppressed =
+            |counters: &ByHook<Counters>| counters.get(hook).map_or(0, |counters| counters.events_suppressed);
         if suppressed(self.after) > suppressed(self.before) {
             // Events are samples. The counters, which are not, are checked against the same engine.
             reported = judged;
-        } else if let Some((key, (_, by))) = reported.iter().find(|(key, by)| judged.get(*key).is_some_and(|other| other != *by)) {
+        } else if let Some((key, (_, by))) =
+            reported.iter().find(|(key, by)| judged.get(*key).is_some_and(|other| other != *by))
+        {
             let (_, engine) = &judged[key];
             return Err(format!("at the hook of {hook} the program says {by}, and the engine {engine}"));
         }
@@ -360,8 +363,9 @@ impl<'a> Account<'a> {
                 if matches!(reason, Reason::Arp | Reason::NeighbourDiscovery | Reason::Mld) {
                     continue;
                 }
-                let packets =
-                    |counters: &Counters| counters.reasons.get(&(reason, direction)).map_or(0, |counter| counter.packets);
+                let packets = |counters: &Counters| {
+                    counters.reasons.get(&(reason, direction)).map_or(0, |counter| counter.packets)
+                };
                 let moved = packets(after) - packets(before);
                 let expected = reasons.get(&(reason, direction)).copied().unwrap_or(0);
                 let errors = direction == Direction::Inbound && loose.iter().any(|verdict| verdict.reason == reason);
@@ -430,5 +434,94 @@ pub fn verdict_of(event: &Event) -> Verdict {
         layer: layers.into_iter().find(|layer| *layer as u8 == event.layer).unwrap_or(Layer::None),
         slot: event.slot,
         also: event.also,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nacl_common::{Counter, border::tracked_slot};
+
+    use super::*;
+    use crate::{lab::file, resolve::Mode};
+
+    const MILLISECOND: Duration = Duration::from_millis(1);
+
+    /// L02 in a mode, and a handshake in it: what the client and the server send.
+    fn handshake(mode: Mode) -> (Lab, InForce, [Packet; 2]) {
+        let lab = file::load("l02").expect("L02");
+        let policy = lab.plan(mode).expect("valid").remove(0).policy;
+        let probe = &lab.steps[0].probes[0];
+        let flow = paper::flow(&lab, probe, lab.connections(probe)[0], 52345);
+        let packets = [flow.request().expect("request"), flow.reply().expect("reply").expect("reply")];
+        (lab, InForce { policy, epochs: [("server".to_owned(), 1)].into() }, packets)
+    }
+
+    fn counters(slots: &[(u16, u64)], reasons: &[(Reason, Direction)]) -> ByHook<Counters> {
+        let count = |packets| Counter { packets, bytes: 0 };
+        let counters = Counters {
+            slots: slots.iter().map(|&(slot, packets)| (slot, count(packets))).collect(),
+            reasons: reasons.iter().map(|&key| (key, count(1))).collect(),
+            events_suppressed: 0,
+        };
+        [("server".to_owned(), counters)].into()
+    }
+
+    /// What cannot be explained of these counters. The server's tap is read first, its clock is the client's.
+    fn problems(mode: Mode, slots: &[(u16, u64)], reasons: &[(Reason, Direction)]) -> Vec<String> {
+        let (lab, in_force, [request, reply]) = handshake(mode);
+        let sight = |at, sent, packet| Sight { at: MILLISECOND * at, sent, packet };
+        let sights = [
+            ("a-server".to_owned(), Vec::new()),
+            ("server".to_owned(), vec![sight(11, false, request), sight(12, true, reply)]),
+            ("the-client".to_owned(), vec![sight(10, true, request)]),
+        ]
+        .into();
+        let mut engine = Engine::default();
+        let Ok(()) = engine.install(&in_force.policy);
+        let (events, before, after) = (ByHook::new(), ByHook::new(), counters(slots, reasons));
+        let in_force = [in_force];
+        let account =
+            Account::new(&lab, &in_force, None, &sights, &events, &before, &after, &mut engine, Duration::ZERO);
+        let mut problems = Vec::new();
+        account.check_counters(&lab.steps[0].probes, &mut problems);
+        problems
+    }
+
+    fn slot(direction: Direction, rule: Option<u16>) -> u16 {
+        let (_, in_force, _) = handshake(Mode::Stateless);
+        let slots = &in_force.policy.at("server").compiled.slots.slots;
+        let wanted = |(_, slot): &(&u16, &crate::compile::Slot)| {
+            slot.direction == direction && slot.rule == rule && slot.family == Family::V4 && slot.layer == Layer::Nacl
+        };
+        *slots.iter().find(wanted).expect("a slot").0
+    }
+
+    #[test]
+    fn every_packet_must_be_counted_by_its_rule_and_no_other() {
+        use Direction::{Inbound, Outbound};
+        let (rule, star) = (slot(Inbound, Some(100)), slot(Outbound, None));
+        let reasons = [(Reason::NaclRule, Inbound), (Reason::NaclImplicit, Outbound)];
+        let ordinary = [&reasons[..], &[(Reason::Mld, Inbound)]].concat();
+        assert_eq!(problems(Mode::Stateless, &[(rule, 1), (star, 1)], &ordinary), Vec::<String>::new());
+        for (counted, complaint) in [
+            (vec![(rule, 2), (star, 1)], "inbound 100 (IPv4) counted 2 packets, and the taps saw 1"),
+            (vec![(rule, 1)], "outbound * (IPv4) counted 0 packets, and the taps saw 1"),
+            (vec![(rule, 1), (star, 1), (slot(Inbound, None), 1)], "inbound * (IPv4) counted 1 packets"),
+        ] {
+            let found = problems(Mode::Stateless, &counted, &reasons);
+            assert!(found.len() == 1 && found[0].contains(complaint), "{found:?}");
+        }
+        let malformed = [&reasons[..], &[(Reason::IpMalformed, Inbound)]].concat();
+        let found = problems(Mode::Stateless, &[(rule, 1), (star, 1)], &malformed);
+        assert!(found.len() == 1 && found[0].contains("ip-malformed"), "{found:?}");
+    }
+
+    #[test]
+    fn packets_are_judged_in_the_order_they_were_sent() {
+        use Direction::{Inbound, Outbound};
+        // Judged before its request the answer would be denied.
+        let counted = [(slot(Inbound, Some(100)), 1), (tracked_slot(Outbound, false), 1)];
+        let reasons = [(Reason::NaclRule, Inbound), (Reason::Tracked, Outbound)];
+        assert_eq!(problems(Mode::Stateful, &counted, &reasons), Vec::<String>::new());
     }
 }

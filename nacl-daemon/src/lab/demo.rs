@@ -171,7 +171,11 @@ impl<'a> Story<'a, '_> {
         let mut out = String::new();
         let _ = writeln!(out, "\n {BOLD}A network ACL, three clients, one question{BOLD:#}\n");
         if self.bench.is_some() {
-            let hooks = self.bench.as_ref().and_then(|bench| bench.hooks().values().next()).map(|attachment| attachment.hooks().to_string());
+            let hooks = self
+                .bench
+                .as_ref()
+                .and_then(|bench| bench.hooks().values().next())
+                .map(|attachment| attachment.hooks().to_string());
             let hooks = hooks.unwrap_or_default();
             out.push_str(&wrap(
                 &format!(

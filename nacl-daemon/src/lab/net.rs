@@ -389,7 +389,11 @@ fn host_commands(lab: &Lab, name: &str) -> String {
 /// Addresses of the other hosts, of the family of an address.
 fn others(lab: &Lab, name: &str, of: IpAddr) -> Vec<IpNet> {
     let others = lab.hosts.iter().filter(|(other, _)| *other != name);
-    others.flat_map(|(_, other)| &other.addresses).filter(|other| other.addr().is_ipv4() == of.is_ipv4()).copied().collect()
+    others
+        .flat_map(|(_, other)| &other.addresses)
+        .filter(|other| other.addr().is_ipv4() == of.is_ipv4())
+        .copied()
+        .collect()
 }
 
 /// A NAT's side of the link to the client behind it.

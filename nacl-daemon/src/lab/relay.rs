@@ -207,10 +207,7 @@ mod tests {
             listen: listen.parse().expect("address"),
             target: target.parse().expect("address"),
         };
-        let text = configuration(&[
-            relayed("0.0.0.0:80", "10.0.2.10:8080"),
-            relayed("[::]:80", "[2001:db8::10]:8080"),
-        ]);
+        let text = configuration(&[relayed("0.0.0.0:80", "10.0.2.10:8080"), relayed("[::]:80", "[2001:db8::10]:8080")]);
         assert!(text.contains("  bind 0.0.0.0:80\n  server target 10.0.2.10:8080\n"), "{text}");
         assert!(text.contains("  bind [::]:80 v6only\n  server target [2001:db8::10]:8080\n"), "{text}");
     }

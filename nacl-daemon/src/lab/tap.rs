@@ -28,8 +28,8 @@ use nix::{
 use super::net::LINK;
 use crate::netns;
 
-/// Room for the frames of a step, none of which may be missed.
-const ROOM: usize = 16 << 20;
+/// Room for what a host sends and receives between two looks, of which nothing may be missed.
+const ROOM: usize = 64 << 20;
 
 /// Longest header that is looked at.
 const SNAP: usize = 192;
@@ -92,7 +92,7 @@ impl Tap {
     /// What was seen since the last call, in order.
     ///
     /// # Errors
-    /// The socket fails.
+    /// The socket fails, or had no room for a frame.
     pub fn take(&self) -> io::Result<Vec<Sight>> {
         let mut sights = Vec::new();
         let mut space = cmsg_space!(TimeSpec);
@@ -102,7 +102,7 @@ impl Tap {
             let message =
                 match recvmsg::<LinkAddr>(self.socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()) {
                     Ok(message) => message,
-                    Err(Errno::EAGAIN) => return Ok(sights),
+                    Err(Errno::EAGAIN) => break,
                     Err(Errno::EINTR) => continue,
                     Err(error) => return Err(error.into()),
                 };
@@ -123,5 +123,27 @@ impl Tap {
                 sights.push(Sight { at: at.unwrap_or_default(), sent, packet });
             }
         }
+        match self.missed()? {
+            0 => Ok(sights),
+            missed => Err(io::Error::other(format!("it had no room for {missed} frames"))),
+        }
+    }
+
+    /// How many frames there was no room for since the last call.
+    fn missed(&self) -> io::Result<u32> {
+        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut length = size_of_val(&statistics) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes into `statistics`, which has that many and is plain numbers.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut statistics).cast(),
+                &raw mut length,
+            )
+        };
+        Errno::result(result)?;
+        Ok(statistics.tp_drops)
     }
 }

