@@ -34,8 +34,15 @@ pub trait Judge {
 }
 
 /// The engine in this process.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Engine(BTreeMap<String, engine::Engine>);
+
+impl Engine {
+    /// Sets the clock at every hook, in nanoseconds since the first policy.
+    pub fn set_time(&mut self, now: u64) {
+        self.0.values_mut().for_each(|engine| engine.set_time(now));
+    }
+}
 
 impl Judge for Engine {
     type Error = Infallible;
