@@ -272,8 +272,7 @@ fn the_first_match_of_the_pool_is_the_most_permissive_rule() {
     let mut random = Random(31);
     let mut met = BTreeMap::<&str, u32>::new();
     for _ in 0..400 {
-        let groups =
-            (0..=random.below(4)).map(|index| some_group(&mut random, &format!("sg-{index}"), 12)).collect();
+        let groups = (0..=random.below(4)).map(|index| some_group(&mut random, &format!("sg-{index}"), 12)).collect();
         let interface = Interface { layers: Layers::Groups, ..interface(groups) };
         let compiled = compile(&interface, None).expect("compiles");
         for _ in 0..400 {
