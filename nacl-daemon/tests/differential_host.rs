@@ -118,5 +118,5 @@ fn the_engine_agrees_with_the_oracle() {
     println!("{coverage}");
     assert!(coverage.pairs() >= pairs);
     assert_eq!(coverage.rare(2_000), [], "too rare to prove anything");
-    assert_eq!(coverage.kinds(), 70, "every kind of rule, reason, family and edge is met");
+    assert_eq!(coverage.kinds(), 104, "every kind of rule, reason, family and edge is met");
 }
