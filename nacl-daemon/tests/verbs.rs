@@ -62,6 +62,8 @@ Outbound rules
 │ *             All traffic   All        All            ::/0          Deny       │
 └────────────────────────────────────────────────────────────────────────────────┘
 
+AWS filters none of these (exemptions = "aws"): Amazon DNS, Amazon Time Sync, ECS task metadata, Windows licence activation, instance metadata
+
 
 "]]
     );
