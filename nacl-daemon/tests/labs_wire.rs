@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nacl_daemon::lab::{Level, file, hold, run::run, show, wire};
+use nacl_daemon::{
+    lab::{Level, file, hold, run::run, show, wire},
+    resolve::Mode,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -89,7 +92,7 @@ impl Drop for Nacld {
 #[test]
 fn every_lab_says_the_same_at_every_level() {
     let labs = file::all().expect("labs");
-    let run = run(&labs, &[Level::Host, Level::Kernel, Level::Wire], |lab, report| {
+    let run = run(&labs, &[Level::Host, Level::Kernel, Level::Wire], &[Mode::Stateless], |lab, report| {
         println!("{}", show::lab_report(lab, report));
     })
     .unwrap_or_else(|error| panic!("{error}"));
@@ -116,7 +119,7 @@ fn a_wrong_expectation_fails_on_the_wire() {
     // The reply is let out by rule 100, not by this one.
     let text = text.replacen(r#"reply = "outbound 100""#, r#"reply = "outbound 99""#, 1);
     let lab = file::parse(stem, "l10b.toml", &text).expect("still a lab");
-    let report = wire::run(&lab).unwrap_or_else(|error| panic!("{error}"));
+    let report = wire::run(&lab, Mode::Stateless).unwrap_or_else(|error| panic!("{error}"));
     assert!(!report.ok);
     let problems = format!("{:?}", report.steps[0].probes[0].problems);
     assert!(

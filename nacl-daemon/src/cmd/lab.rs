@@ -6,12 +6,15 @@ use std::{
 };
 
 use anyhow::Context as _;
-use nacl_daemon::lab::{Level, demo, file, hold, net, run as runner, show};
+use nacl_daemon::{
+    lab::{Level, demo, file, hold, net, run as runner, show},
+    resolve::Mode,
+};
 
 use super::print;
 use crate::{
     Exit,
-    cli::{self, LabLevel, LabVerb},
+    cli::{self, LabLevel, LabMode, LabVerb},
 };
 
 pub fn run(args: &cli::Lab) -> anyhow::Result<Exit> {
@@ -29,7 +32,7 @@ pub fn run(args: &cli::Lab) -> anyhow::Result<Exit> {
 fn verb(verb: &LabVerb) -> anyhow::Result<Exit> {
     match verb {
         LabVerb::List { json } => list(*json),
-        LabVerb::Run { labs, all, level, json } => run_labs(labs, *all, level, *json),
+        LabVerb::Run { labs, all, level, mode, json } => run_labs(labs, *all, level, *mode, *json),
         LabVerb::Up { lab } => {
             print(show::welcome(&hold::up(lab)?))?;
             Ok(Exit::Done)
@@ -72,7 +75,16 @@ fn list(json: bool) -> anyhow::Result<Exit> {
     if json {
         let labs: Vec<_> = labs
             .iter()
-            .map(|lab| serde_json::json!({ "name": lab.name, "title": lab.title, "levels": lab.levels() }))
+            .map(|lab| {
+                serde_json::json!({
+                    "name": lab.name,
+                    "title": lab.title,
+                    "levels": lab.levels(),
+                    "hooks": lab.hooks,
+                    "security_groups": lab.has_groups(),
+                    "memory_matters": lab.memory_matters(),
+                })
+            })
             .collect();
         print(format!("{}\n", serde_json::json!({ "schema": 1, "labs": labs })))?;
     } else {
@@ -81,7 +93,7 @@ fn list(json: bool) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn run_labs(names: &[String], all: bool, levels: &[LabLevel], json: bool) -> anyhow::Result<Exit> {
+fn run_labs(names: &[String], all: bool, levels: &[LabLevel], mode: LabMode, json: bool) -> anyhow::Result<Exit> {
     let labs = if all { file::all()? } else { names.iter().map(|name| file::load(name)).collect::<Result<_, _>>()? };
     let levels: Vec<Level> = levels
         .iter()
@@ -91,11 +103,16 @@ fn run_labs(names: &[String], all: bool, levels: &[LabLevel], json: bool) -> any
             LabLevel::Wire => Level::Wire,
         })
         .collect();
+    let modes: &[Mode] = match mode {
+        LabMode::Stateless => &[Mode::Stateless],
+        LabMode::Stateful => &[Mode::Stateful],
+        LabMode::Both => &[Mode::Stateless, Mode::Stateful],
+    };
     if levels.contains(&Level::Wire) {
         net::clean_up_on_signals(|| ()).context("watching for signals")?;
     }
     let mut printed = Ok(());
-    let run = runner::run(&labs, &levels, |lab, report| {
+    let run = runner::run(&labs, &levels, modes, |lab, report| {
         if !json && printed.is_ok() {
             printed = print(show::lab_report(lab, report));
         }

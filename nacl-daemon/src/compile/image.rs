@@ -4,14 +4,16 @@
 use std::{collections::HashMap, ops::Range};
 
 use nacl_common::{
-    border::{self, Header, LINK, NODE_WORDS, PAGE},
+    border::{self, Header, LINK, LISTS, NODE_WORDS, PAGE},
+    flow::{SECOND, TIMEOUTS, Timeout},
     tables::{Image, MAX_ROW_WORDS},
 };
 
 use super::{
-    CompileError, Generation,
-    classes::{Classes, List, Set},
+    CompileError, Generation, Whose,
+    classes::{self, Classes, List, Set, join},
 };
+use crate::resolve::{Interface, Tracking};
 
 /// Entries, classes and pages that fit the fifteen bits beside [`LINK`].
 const LIMIT: usize = LINK as usize;
@@ -23,8 +25,10 @@ struct Builder {
     words: Vec<u64>,
     heap: Vec<u16>,
     pages: HashMap<Box<[u16]>, u32>,
+    /// L4 indexes and tables: those of equal lists are one.
+    runs: HashMap<Box<[u16]>, u32>,
     uniform: HashMap<u16, u32>,
-    /// Largest page, class or node number met; beyond [`LIMIT`] an entry cannot name it.
+    /// Largest page, class or node number of the list that is placed; beyond [`LIMIT`] an entry cannot name it.
     highest: usize,
 }
 
@@ -33,6 +37,12 @@ struct Placed<'a> {
     list: &'a List,
     addresses: Classes,
     at: border::List,
+    /// Heap entries its classes took.
+    heap: usize,
+    /// Words of its IPv6 nodes.
+    nodes: usize,
+    /// Largest page, class or node number it needs.
+    highest: usize,
 }
 
 impl Placed<'_> {
@@ -44,51 +54,98 @@ impl Placed<'_> {
         self.addresses.sets.len() * self.list.services.sets.len()
     }
 
-    fn rows(&self) -> usize {
-        (self.addresses.sets.len() + self.list.services.sets.len()) * self.list.words()
+    /// Words of its nodes and rows.
+    fn words(&self) -> usize {
+        let rows = (self.addresses.sets.len() + self.list.services.sets.len()) * self.list.words();
+        self.nodes + if self.in_table() { 0 } else { rows }
+    }
+
+    /// Heap entries it takes altogether.
+    fn total(&self) -> usize {
+        self.heap + if self.in_table() { self.table() } else { self.list.words() * 64 + 1 }
     }
 }
+
+/// The lists of one layer, by their place: network ACL, security groups, exemptions.
+const LAYERS: [Range<usize>; 3] = [0..4, 4..8, 8..LISTS];
 
 /// Lays the lists out.
 ///
 /// # Errors
 /// The largest tier is too small.
-pub(super) fn build(nacl: &str, lists: &[List; 4]) -> Result<Generation, CompileError> {
-    let mut builder = Builder::default();
-    let mut placed: Vec<_> = lists.iter().map(|list| builder.place(list)).collect();
-    let too_large =
-        |what, needed: usize, limit: usize| CompileError::TooLarge { nacl: nacl.to_owned(), what, needed, limit };
-    if builder.highest >= LIMIT {
-        return Err(too_large("address and port classes", builder.highest * 2, LIMIT * 2));
-    }
+pub(super) fn build(interface: &Interface, lists: &[List; LISTS]) -> Result<Generation, CompileError> {
     let (words, heap) = (border::Large::WORDS, border::Large::HEAP);
-    let tables = |placed: &[Placed<'_>]| placed.iter().filter(|list| list.in_table()).map(Placed::table).sum::<usize>();
-    // Tables are faster than rows, so only the largest ones give way, and only where they must.
-    while builder.heap.len() + tables(&placed) > heap {
-        let Some(largest) = placed.iter_mut().filter(|list| list.in_table()).max_by_key(|list| list.table()) else {
-            return Err(too_large("pages", builder.heap.len() * 2, heap * 2));
+    let mut builder = Builder::default();
+    builder.header.open = classes::open(interface);
+    builder.header.exempt = classes::exempt(interface);
+    builder.header.timeouts = timeouts(&interface.tracking);
+    let mut placed: Vec<_> = lists.iter().map(|list| builder.place(list)).collect();
+    // Blames the layer that needs most.
+    let too_large = |placed: &[Placed<'_>], what, of: &dyn Fn(&Placed<'_>) -> usize, limit: usize| {
+        let layer = |lists: &Range<usize>| placed[lists.clone()].iter().map(of).sum::<usize>();
+        let most = LAYERS.into_iter().rev().max_by_key(layer).expect("there are layers");
+        let needed = placed.iter().map(of).sum();
+        CompileError::TooLarge { whose: Whose::list(interface, most.start), what, own: layer(&most), needed, limit }
+    };
+    if let Some((index, list)) = placed.iter().enumerate().find(|(_, list)| list.highest >= LIMIT) {
+        let (what, needed) = ("address and port classes", list.highest * 2);
+        let whose = Whose::list(interface, index);
+        return Err(CompileError::TooLarge { whose, what, own: needed, needed, limit: LIMIT * 2 });
+    }
+    // Tables are faster than rows, so only the largest ones give way, and only where they must. The loop over a row costs
+    // the kernel's verifier so much that only the network ACL's lists can have them.
+    while placed.iter().map(Placed::total).sum::<usize>() > heap {
+        let tables = placed[LAYERS[0].clone()].iter_mut().filter(|list| list.in_table());
+        let Some(largest) = tables.max_by_key(|list| list.table()) else {
+            return Err(too_large(&placed, "pages and tables", &|list| list.total() * 2, heap * 2));
         };
         largest.at.form = border::List::ROWS;
     }
+    let too_long = |list: &Placed<'_>| !list.in_table() && list.list.words() > MAX_ROW_WORDS as usize;
+    if let Some((index, list)) = placed.iter().enumerate().find(|(_, list)| too_long(list)) {
+        let limit = MAX_ROW_WORDS as usize * 64;
+        let why = " in one list, with too many distinct CIDRs and ports for a table";
+        let rules = list.list.decisions.len();
+        return Err(CompileError::TooManyRules { whose: Whose::list(interface, index), rules, why, limit });
+    }
+    if placed.iter().map(Placed::words).sum::<usize>() > words {
+        return Err(too_large(&placed, "IPv6 nodes and rows of rule bits", &|list| list.words() * 8, words * 8));
+    }
     for (index, list) in placed.iter().enumerate() {
-        if !list.in_table() && list.list.words() > MAX_ROW_WORDS as usize {
-            let limit = MAX_ROW_WORDS as usize * 64;
-            let why = " in one list, with too many distinct CIDRs and ports for a table";
-            let rules = list.list.decisions.len();
-            return Err(CompileError::TooManyRules { nacl: nacl.to_owned(), rules, why, limit });
-        }
-        if !list.in_table() && list.rows() > words {
-            return Err(too_large("rows of rule bits", list.rows() * 8, words * 8));
-        }
         builder.header.lists[index] = if list.in_table() { builder.table(list) } else { builder.bit_rows(list) };
     }
-    if builder.words.len() > words {
-        return Err(too_large("rows of rule bits", builder.words.len() * 8, words * 8));
-    }
-    if builder.heap.len() > heap {
-        return Err(too_large("pages and tables", builder.heap.len() * 2, heap * 2));
-    }
     Ok(builder.finish())
+}
+
+/// In nanoseconds, by [`Timeout`].
+fn timeouts(tracking: &Tracking) -> [u64; TIMEOUTS] {
+    // Destructured, so that a new one makes one think of its place.
+    let Tracking {
+        tcp_opening,
+        tcp_established,
+        tcp_closing,
+        tcp_closed,
+        udp,
+        udp_stream,
+        icmp,
+        other,
+        entries: _,
+        pickup: _,
+    } = *tracking;
+    let mut timeouts = [0; TIMEOUTS];
+    for (timeout, seconds) in [
+        (Timeout::TcpOpening, tcp_opening),
+        (Timeout::TcpEstablished, tcp_established),
+        (Timeout::TcpClosing, tcp_closing),
+        (Timeout::TcpClosed, tcp_closed),
+        (Timeout::Udp, udp),
+        (Timeout::UdpStream, udp_stream),
+        (Timeout::Icmp, icmp),
+        (Timeout::Other, other),
+    ] {
+        timeouts[timeout as usize] = u64::from(seconds) * SECOND;
+    }
+    timeouts
 }
 
 impl Builder {
@@ -121,7 +178,20 @@ impl Builder {
         class as u16
     }
 
+    /// Entries that stand together, shared with all that are the same.
+    fn run(&mut self, entries: Vec<u16>) -> u32 {
+        if let Some(at) = self.runs.get(entries.as_slice()) {
+            return *at;
+        }
+        let at = self.heap.len() as u32;
+        self.heap.extend_from_slice(&entries);
+        self.runs.insert(entries.into(), at);
+        at
+    }
+
     fn place<'a>(&mut self, list: &'a List) -> Placed<'a> {
+        let (heap, words) = (self.heap.len(), self.words.len());
+        self.highest = 0;
         let mut addresses = Classes::default();
         let mut at = border::List::default();
         let mut cover: Set = vec![0; list.words()].into();
@@ -139,7 +209,8 @@ impl Builder {
         }
         self.highest = self.highest.max(list.services.sets.len());
         at.l4 = self.l4_index(list);
-        Placed { list, addresses, at }
+        let (heap, nodes) = (self.heap.len() - heap, self.words.len() - words);
+        Placed { list, addresses, at, heap, nodes, highest: self.highest }
     }
 
     /// The page of one byte of an IPv4 address. The entries of the first lead on always, the others where they must.
@@ -276,22 +347,21 @@ impl Builder {
                 self.page(&entries)
             });
         }
-        let at = self.heap.len() as u32;
-        self.heap.extend(index);
-        at
+        self.run(index)
     }
 
     fn table(&mut self, placed: &Placed<'_>) -> border::List {
-        let Placed { list, addresses, at } = placed;
-        let decisions = self.heap.len() as u32;
+        let Placed { list, addresses, at, .. } = placed;
+        let mut table = Vec::with_capacity(placed.table());
         for address in &addresses.sets {
-            self.heap.extend(list.services.sets.iter().map(|service| list.first_match(address, service)));
+            table.extend(list.services.sets.iter().map(|service| list.first_match(address, service)));
         }
+        let decisions = self.run(table);
         border::List { decisions, stride: list.services.sets.len() as u32, ..*at }
     }
 
     fn bit_rows(&mut self, placed: &Placed<'_>) -> border::List {
-        let Placed { list, addresses, at } = placed;
+        let Placed { list, addresses, at, .. } = placed;
         let decisions = self.heap.len() as u32;
         let stride = list.words();
         self.heap.extend(&list.decisions);
@@ -324,10 +394,6 @@ impl Builder {
         fit!(Large);
         unreachable!("sizes were checked against the largest tier")
     }
-}
-
-fn join(set: &mut Set, other: &Set) {
-    set.iter_mut().zip(other).for_each(|(set, other)| *set |= other);
 }
 
 /// The prefixes that touch each value of one byte, by the values that each of them touches. Most touch one value, and most

@@ -2,21 +2,26 @@
 //! the same rules and the same previous slots give the same bytes. No I/O.
 
 mod classes;
+mod decider;
 mod image;
 mod slots;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use nacl_common::{
-    Control, Direction, Packet, Verdict,
-    border::{Large, Medium, Small, Tier},
-    evaluate::{self, At, Judged, Memory},
+    Control, Direction, Family, Layer, Packet, Verdict,
+    border::{ALLOW, Entry, Large, Medium, NO_SLOT, Small, Tier},
+    evaluate::{self, At, Judged, Memory, Says},
+    tables::Image,
 };
 use thiserror::Error;
 
 pub(crate) use self::slots::names as serde_names;
-pub use self::slots::{Slot, SlotTable};
-use crate::resolve::{Interface, Layers, Mode, Resolved};
+pub use self::{
+    decider::{Decider, NoDecider, Written},
+    slots::{Slot, SlotTable},
+};
+use crate::resolve::{Group, Interface, Layers, Mode, Resolved};
 
 /// A compiled policy of one interface.
 #[derive(Clone)]
@@ -66,6 +71,40 @@ impl Compiled {
             Generation::Large(image) => evaluate::judge(&**image, at, direction, packet, memory),
         }
     }
+
+    /// What each layer that is on says of a packet, also one that is not asked because the one before it denies; in the order
+    /// in which they are asked (O1). None says anything of what passes unjudged. `found`: what is remembered of its
+    /// connection.
+    pub fn says(&self, at: &At, direction: Direction, packet: &Packet, found: Option<&Entry>) -> Vec<(Layer, Says)> {
+        match &self.generation {
+            Generation::Small(image) => says(&**image, at, direction, packet, found),
+            Generation::Medium(image) => says(&**image, at, direction, packet, found),
+            Generation::Large(image) => says(&**image, at, direction, packet, found),
+        }
+    }
+}
+
+fn says<I: Image>(
+    image: &I,
+    at: &At,
+    direction: Direction,
+    packet: &Packet,
+    found: Option<&Entry>,
+) -> Vec<(Layer, Says)> {
+    let known = evaluate::know(at, direction, packet, Memory { trackable: true, found, shared: None });
+    let answers = evaluate::ask(image, at.control, &evaluate::question(direction, packet, known));
+    if known & evaluate::known::EXEMPT != 0 || answers.exempt & u32::from(ALLOW) != 0 {
+        return Vec::new();
+    }
+    let mut both = vec![
+        (Layer::Nacl, answers.nacl(direction, packet.family == Family::V6)),
+        (Layer::SecurityGroup, answers.groups(image.header(), direction, packet)),
+    ];
+    if direction == Direction::Outbound {
+        both.reverse();
+    }
+    both.retain(|(_, says)| says.slot != NO_SLOT);
+    both
 }
 
 /// The bits of the control word that follow from the policy alone: mode, layers, exemptions.
@@ -86,31 +125,90 @@ pub const fn flags(interface: &Interface) -> u64 {
     flags
 }
 
+/// Whose rules are meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// A network ACL's.
+    Nacl(String),
+    /// These security groups', which an interface has together.
+    Groups(Vec<String>),
+    /// Both.
+    Both(String, Vec<String>),
+    /// Those that pass unjudged.
+    Exemptions,
+}
+
+impl Whose {
+    fn of(interface: &Interface) -> Self {
+        let nacl = interface.nacl.name.clone();
+        match &interface.groups {
+            Some(groups) if !groups.is_empty() => Self::Both(nacl, names(groups)),
+            _ => Self::Nacl(nacl),
+        }
+    }
+
+    /// Whose the list at this place of a header is.
+    fn list(interface: &Interface, index: usize) -> Self {
+        match index / 4 {
+            0 => Self::Nacl(interface.nacl.name.clone()),
+            1 => Self::Groups(interface.groups.as_deref().map(names).unwrap_or_default()),
+            _ => Self::Exemptions,
+        }
+    }
+}
+
+fn names(groups: &[Arc<Group>]) -> Vec<String> {
+    groups.iter().map(|group| group.name.clone()).collect()
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (nacl, groups) = match self {
+            Self::Nacl(nacl) => (Some(nacl), [].as_slice()),
+            Self::Groups(groups) => (None, groups.as_slice()),
+            Self::Both(nacl, groups) => (Some(nacl), groups.as_slice()),
+            Self::Exemptions => return f.write_str("exemptions"),
+        };
+        if let Some(nacl) = nacl {
+            write!(f, "network ACL {nacl:?}{}", if groups.is_empty() { "" } else { " and " })?;
+        }
+        if !groups.is_empty() {
+            f.write_str(if groups.len() == 1 { "security group " } else { "security groups " })?;
+        }
+        for (index, group) in groups.iter().enumerate() {
+            write!(f, "{}{group:?}", if index == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
 /// A policy that cannot be compiled.
 #[derive(Debug, Error)]
 pub enum CompileError {
     /// The tables are larger than the largest tier.
     #[error(
-        "network ACL {nacl:?} needs {needed} bytes of {what}, and the largest tier holds {limit}; use fewer rules or fewer distinct CIDRs and ports"
+        "the rules of {whose} need {own} bytes of {what}, {needed} with all others of the interface, and the largest tier holds {limit}; use fewer rules or fewer distinct CIDRs and ports"
     )]
     TooLarge {
-        /// Name of the network ACL.
-        nacl: String,
+        /// Whose rules need most of it.
+        whose: Whose,
         /// Which region overflowed.
         what: &'static str,
-        /// Bytes needed.
+        /// Bytes these rules need.
+        own: usize,
+        /// Bytes needed for all.
         needed: usize,
         /// Bytes there are.
         limit: usize,
     },
     /// More rules than slots, or than a row has bits.
     #[error(
-        "network ACL {nacl:?} has {rules} rules{why}, and at most {limit} can be enforced; use fewer rules, or fewer distinct CIDRs and ports"
+        "{whose}: {rules} rules{why}, and at most {limit} can be enforced; use fewer rules, or fewer distinct CIDRs and ports"
     )]
     TooManyRules {
-        /// Name of the network ACL.
-        nacl: String,
-        /// Rules there are.
+        /// Whose rules.
+        whose: Whose,
+        /// Rules there are, of both families.
         rules: usize,
         /// Which rules are counted, where it is not all of them.
         why: &'static str,
@@ -125,21 +223,23 @@ pub enum CompileError {
 /// # Errors
 /// See [`CompileError`].
 pub fn compile(interface: &Interface, previous: Option<&SlotTable>) -> Result<Compiled, CompileError> {
-    let slots = SlotTable::assign(interface, previous)?;
-    let lists = classes::lists(interface, &slots);
-    let generation = image::build(&interface.nacl.name, &lists)?;
+    let (slots, given) = SlotTable::assign(interface, previous)?;
+    let lists = classes::lists(interface, &given);
+    let generation = image::build(interface, &lists)?;
     Ok(Compiled { generation, slots, flags: flags(interface) })
 }
 
-/// Why a policy that means something cannot be enforced: interfaces whose lists no generation holds, once for each network
-/// ACL.
+/// Why a policy that means something cannot be enforced: interfaces whose lists no generation holds, once for those that
+/// have the same.
 pub fn refusals(policy: &Resolved) -> Vec<CompileError> {
     let mut seen: Vec<&Interface> = Vec::new();
     let mut refusals = Vec::new();
     for interface in policy.interfaces.values() {
-        // One network ACL in one subnet gives the same tables on every interface.
         let same = |other: &&Interface| {
-            Arc::ptr_eq(&other.nacl, &interface.nacl) && other.subnet_cidrs == interface.subnet_cidrs
+            Arc::ptr_eq(&other.nacl, &interface.nacl)
+                && other.subnet_cidrs == interface.subnet_cidrs
+                && other.groups == interface.groups
+                && other.exemptions == interface.exemptions
         };
         if !seen.iter().any(same) {
             seen.push(interface);

@@ -11,18 +11,19 @@ use thiserror::Error;
 use super::{
     Lab, LabError,
     ask::Noticed,
-    file::{self, Policy, Probe, SourcePorts},
-    net::Style as Settings,
+    expect::Decision,
+    file::{self, Policy, Probe, Settings, SourcePorts, Stage},
+    net::Style as Wiring,
     outcome::{Observation, sentence},
     paper::{self, Engine, Judge},
     show::{BAD, BOLD, DIM, GOOD, NOTE, WARN, rules, short, wrap},
     wire::{Bench, Happening, WireError},
 };
 use crate::{
-    analyze,
+    analyze::{self, Flow, NewRule},
     dataplane::{self, Counters, Events},
     report::rule::{endpoint, rule_toml},
-    resolve::Rule,
+    resolve::{Mode, Rule},
 };
 
 /// Who the story is told to.
@@ -60,6 +61,9 @@ const HANG: Duration = Duration::from_millis(2500);
 /// How long one is shown hanging when everybody knows by now.
 const SHORT_HANG: Duration = Duration::from_millis(900);
 
+/// The quiz is about a network ACL as AWS has it.
+const STATELESS: Settings = Settings::mode(Mode::Stateless);
+
 /// A port for clients on paper: one of Linux's.
 const PAPER_PORT: u16 = 39850;
 
@@ -78,9 +82,9 @@ pub fn run(audience: &mut dyn Audience) -> Result<Vec<String>, DemoError> {
 /// See [`DemoError`].
 pub fn tell(audience: &mut dyn Audience, mut lacking: Vec<String>) -> Result<Vec<String>, DemoError> {
     let lab = file::load("l11")?;
-    let policy = lab.compile(&lab.policy, None)?;
+    let policy = lab.compile(&lab.policy, STATELESS, None)?;
     let bench = if lacking.is_empty() {
-        let built = Bench::build(&lab, Settings::Measured).and_then(|mut bench| {
+        let built = Bench::build(&lab, Wiring::Measured).and_then(|mut bench| {
             bench.install(&policy, Events::All)?;
             Ok(bench)
         });
@@ -135,7 +139,7 @@ impl<'a> Story<'a, '_> {
         self.act("5", "The fix")?;
         let fix = self.fix()?;
         self.audience.wait("Enter puts it in force, while everything runs. ")?;
-        let solution = lab.compile(&lab.solution, Some(&self.policy.compiled.slots))?;
+        let solution = lab.compile(&lab.solution, STATELESS, Some(&self.policy))?;
         self.install(solution)?;
         self.audience.show(&format!("   {GOOD}✓{GOOD:#} {fix} is in force\n\n"))?;
         self.scene(&lab.goal.probes[0], HANG)?;
@@ -144,12 +148,12 @@ impl<'a> Story<'a, '_> {
         self.act("6", "The fix that breaks something else")?;
         self.text("Most people change rule 200 from 443 to 1024-65535 instead. HTTPS works then, too. But the server has calls of its own to make, to an API on port 443:")?;
         let trap = &lab.steps[2];
-        let broken = trap.policy.as_ref().unwrap_or(&lab.policy);
-        let broken = lab.compile(broken, Some(&self.policy.compiled.slots))?;
+        let broken = trap.change.policy.as_ref().unwrap_or(&lab.policy);
+        let broken = lab.compile(broken, STATELESS, Some(&self.policy))?;
         self.install(broken)?;
         self.scene(&trap.probes[3], SHORT_HANG)?;
         self.text("It does not even leave. Add a rule, do not replace one. With the added rule:")?;
-        let solution = lab.compile(&lab.solution, Some(&self.policy.compiled.slots))?;
+        let solution = lab.compile(&lab.solution, STATELESS, Some(&self.policy))?;
         self.install(solution)?;
         self.scene(&lab.goal.probes[2], HANG)?;
         self.closing(guess.as_deref())
@@ -199,7 +203,7 @@ impl<'a> Story<'a, '_> {
      {api:<15} ───┘                {DIM}no memory{DIM:#}
 "
         );
-        out.push_str(&rules(&self.policy, &Counters::default()));
+        out.push_str(&rules(self.policy.at(&self.lab.hooks[0]), &Counters::default()));
         let _ = writeln!(out);
         out.push_str(&wrap(&self.lab.question, "   ", BOLD));
         let _ = writeln!(out);
@@ -240,8 +244,9 @@ impl<'a> Story<'a, '_> {
             }
             None => (self.on_paper(probe)?, Vec::new()),
         };
-        if observation != probe.expected() {
-            let (expected, seen) = (sentence(&probe.expected()), sentence(&observation));
+        let expected = probe.expected(Mode::Stateless).observation();
+        if observation != expected {
+            let (expected, seen) = (sentence(&expected), sentence(&observation));
             self.surprises.push(format!("{}: expected {expected}, saw {seen}", probe.name));
         }
         self.surprises.extend(problems);
@@ -256,9 +261,10 @@ impl<'a> Story<'a, '_> {
             _ => PAPER_PORT,
         };
         let mut engine = Engine::default();
-        engine.install(&self.policy)?;
-        let flow = paper::flow(self.lab, probe, port);
-        let direction = self.lab.direction(probe);
+        let stage = Stage { name: "", probes: &[], policy: self.policy.clone(), during: None };
+        let Ok(()) = engine.install(&stage.policy);
+        let flow = self.flow(probe, port);
+        let (hook, direction) = self.crossing(probe);
         let mut out = String::new();
         let legs = [
             (direction, flow.request().ok(), &probe.from, "SYN"),
@@ -267,13 +273,13 @@ impl<'a> Story<'a, '_> {
         let mut died = false;
         for (direction, packet, host, kind) in legs {
             let Some(packet) = packet else { continue };
-            let judged = engine.judge(direction, &packet)?;
+            let Ok(judged) = engine.judge(hook, direction, &packet);
             self.tally.slots.entry(judged.slot).or_default().packets += 1;
-            let rule = super::outcome::rule_of(&self.policy.compiled.slots, judged.slot, judged.reason);
+            let by = Decision::of(&self.policy.at(hook).compiled.slots, direction, &judged);
             let (from, to) = (endpoint(&packet, packet.src, packet.sport), endpoint(&packet, packet.dst, packet.dport));
             out.push_str(&line("", host, &format!("sends     {BOLD}{kind:<8}{BOLD:#} {from} → {to}")));
             let pass = judged.action == Action::Allow;
-            out.push_str(&verdict(rule, pass));
+            out.push_str(&verdict(&by, pass));
             if !pass {
                 died = true;
                 break;
@@ -285,7 +291,19 @@ impl<'a> Story<'a, '_> {
             out.push_str(&line("", &probe.from, &format!("{GOOD}would have its answer{GOOD:#}")));
         }
         self.audience.show(&out)?;
-        Ok(paper::follow(self.lab, probe, port, &self.policy.compiled, &mut engine)?)
+        let Ok(seen) = paper::follow(self.lab, probe, [port, 0], &stage, &mut engine);
+        Ok(seen)
+    }
+
+    /// The packets of a probe.
+    fn flow(&self, probe: &Probe, port: u16) -> Flow {
+        paper::flow(self.lab, probe, self.lab.connections(probe)[0], port)
+    }
+
+    /// The quiz has one hook, and every probe crosses it.
+    fn crossing(&self, probe: &Probe) -> (&'a str, Direction) {
+        let hook = self.lab.hooks[0].as_str();
+        (hook, if probe.to == hook { Direction::Inbound } else { Direction::Outbound })
     }
 
     fn tables(&mut self) -> Result<(), DemoError> {
@@ -293,13 +311,13 @@ impl<'a> Story<'a, '_> {
             Some(bench) => bench.counters()?,
             None => self.tally.clone(),
         };
-        self.audience.show(&format!("{}\n", rules(&self.policy, &counters)))?;
+        self.audience.show(&format!("{}\n", rules(self.policy.at(&self.lab.hooks[0]), &counters)))?;
         Ok(())
     }
 
     /// The outbound list as it stands in the lab's file.
     fn source(&mut self) -> io::Result<()> {
-        let rules = &self.policy.interface.nacl.outbound;
+        let rules = &self.policy.at(&self.lab.hooks[0]).interface.nacl.outbound;
         let (Some(first), Some(last)) = (rules.first(), rules.last()) else { return Ok(()) };
         let (file, text) = (&self.policy.resolved.file, &self.policy.resolved.text);
         let mut out = format!("     {NOTE}-->{NOTE:#} {file}:{}\n", first.line);
@@ -323,24 +341,23 @@ impl<'a> Story<'a, '_> {
     /// The smallest fix of (a), tried in the engine. Returns the rule.
     fn fix(&mut self) -> Result<String, DemoError> {
         let probe = &self.lab.steps[0].probes[0];
-        let flow = paper::flow(self.lab, probe, PAPER_PORT);
-        let fix = analyze::smallest_fix(&self.policy.interface, flow, Direction::Inbound, None);
-        let solution = self.lab.compile(&self.lab.solution, None)?;
-        let Some(new) = fix.as_ref().and_then(|fix| fix.rules.first()) else {
+        let flow = self.flow(probe, PAPER_PORT);
+        let fix = analyze::smallest_fix(&self.policy.at(&self.lab.hooks[0]).interface, flow, Direction::Inbound, None);
+        let solution = self.lab.compile(&self.lab.solution, STATELESS, None)?;
+        let Some(NewRule::Nacl { direction, rule: new, .. }) = fix.as_ref().and_then(|fix| fix.rules.first()) else {
             self.surprises.push("the engine found no fix".into());
             return Ok(String::new());
         };
         // What is shown is what is installed, or the story would be one.
-        let installed = solution.interface.nacl.outbound.iter().find(|rule| rule.number == new.rule.number);
-        if !installed.is_some_and(|rule| {
-            (rule.ports, rule.cidr, rule.action) == (new.rule.ports, new.rule.cidr, new.rule.action)
-        }) {
+        let installed =
+            solution.at(&self.lab.hooks[0]).interface.nacl.outbound.iter().find(|rule| rule.number == new.number);
+        if !installed.is_some_and(|rule| (rule.ports, rule.cidr, rule.action) == (new.ports, new.cidr, new.action)) {
             self.surprises.push("the smallest fix is not the lab's solution".into());
         }
-        let rule = rule_toml(&new.rule, new.direction);
+        let rule = rule_toml(new, *direction);
         self.audience.show(&wrap("The answer goes to a port the client picked. Which one, nobody knows beforehand: clients pick from 1024-65535, each system from its own part. So, as one more outbound rule:", "   ", Style::new()))?;
         self.audience.show(&format!("\n   {GOOD}+ {rule}{GOOD:#}\n\n"))?;
-        Ok(format!("{} {}", new.direction.name(), new.rule.number))
+        Ok(format!("{} {}", direction.name(), new.number))
     }
 
     fn closing(&mut self, guess: Option<&str>) -> Result<(), DemoError> {
@@ -359,7 +376,7 @@ impl<'a> Story<'a, '_> {
         }
         let _ = writeln!(out, "\n {NOTE}{BOLD}Your turn{BOLD:#}{NOTE:#}\n");
         for (command, about) in [
-            ("nacld lab list", "eighteen of these, each with a question"),
+            ("nacld lab list", "two dozen of these, each with a question"),
             ("nacld lab up L08", "one to sit in: hosts, shells, a policy to mend"),
             ("nacld explain --help", "what becomes of any flow, and why"),
         ] {
@@ -396,8 +413,8 @@ fn line(time: &str, host: &str, text: &str) -> String {
     format!("   {DIM}{time:>11}{DIM:#}  {BOLD}{host:<7}{BOLD:#} {text}\n")
 }
 
-fn verdict(rule: Option<super::RuleRef>, pass: bool) -> String {
-    let rule = rule.map_or_else(|| "no rule".into(), short);
+fn verdict(by: &Decision, pass: bool) -> String {
+    let rule = short(by);
     let text = if pass {
         format!("{GOOD}▐ network ACL, {rule}: allow{GOOD:#}")
     } else {
@@ -435,7 +452,7 @@ fn happens(probe: &Probe, patience: Duration, happening: Happening<'_>) -> Strin
             };
             line(&time, host, &format!("{does:<9} {kind}"))
         }
-        Happening::Verdict { rule, pass } => verdict(rule, pass),
+        Happening::Verdict { by, pass } => verdict(&by, pass),
         Happening::End { noticed } => {
             let text = match noticed {
                 Noticed::Answer(answer) if answer.is_empty() => format!("{GOOD}✓ has its answer{GOOD:#}"),

@@ -1,29 +1,26 @@
-//! The lab file: what is written in `config/labs/*.toml`, read and checked. Nothing is run here.
+//! The lab file: what is written in `config/labs/*.toml`, and how it is read. What contradicts itself is found in `check`,
+//! what is expected in `expect`. Nothing is run here.
 //!
-//! A lab says for every probe what must become of it and which rule must decide each leg, so a lab that is wrong about its
-//! own lesson cannot load unnoticed: it fails at every level. Expectations are of the stateless network ACL, as AWS has it;
-//! another column (the same rules with a memory) would be a further key beside `expect`.
+//! A lab says for every probe what must become of it and what must decide at every hook it crosses, so a lab that is
+//! wrong about its own lesson cannot load unnoticed: it fails at every level.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    str::FromStr,
-};
+use std::{collections::BTreeMap, net::IpAddr, path::Path, path::PathBuf, str::FromStr};
 
 use ipnet::IpNet;
-use nacl_common::{Direction, Family};
-use serde::{Deserialize, Serialize};
+use nacl_common::{Family, Layer};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 use toml::Spanned;
 
-use super::Level;
+use super::{
+    Level, check,
+    expect::{Columns, Expect, Expected, Stateful, columns},
+};
 use crate::{
     clients::Client,
-    compile::{CompileError, Compiled, SlotTable, compile},
+    compile::{CompileError, Compiled, compile},
     policy, report,
-    resolve::{Interface, NoHost, Resolved},
+    resolve::{Interface, Layers, Mode, NoHost, Resolved, Side},
 };
 
 /// A lab, read and checked.
@@ -45,8 +42,8 @@ pub struct Lab {
     pub claims: Vec<Claim>,
     /// Hints, each saying more than the one before.
     pub hints: Vec<String>,
-    /// The host behind the hook: the hook sits on the router's side of its link.
-    pub hook: String,
+    /// The hosts behind the hooks: each hook sits on the router's side of its host's link.
+    pub hooks: Vec<String>,
     /// Why it has no wire form, if it has none.
     pub without_wire: Option<String>,
     /// The hosts.
@@ -85,9 +82,24 @@ pub struct Host {
     pub addresses: Vec<IpNet>,
     /// MTU of the way from the router to this host, where it is narrower than an Ethernet.
     pub path_mtu: Option<u32>,
+    /// It is the address of a NAT: who really asks stands behind it, and its source ports are the NAT's.
+    pub nat: Option<Nat>,
     /// What it serves.
     #[serde(default)]
     pub services: Vec<Service>,
+}
+
+/// A host whose connections come from behind it: on the wire a router that gives every connection its own address and a
+/// random port of its range. On paper only the range counts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nat {
+    /// Address and prefix length of the client behind it; the NAT has the first address of that network.
+    pub inside: IpNet,
+    /// With `source_ports = "all"`: connections made on the wire, where nobody can choose the port a NAT picks.
+    pub connections: u16,
+    /// Likewise: percentage points that the share of them may differ from that of the ports.
+    pub tolerance: f64,
 }
 
 const fn linux() -> Client {
@@ -121,6 +133,33 @@ pub struct Service {
     pub text: Option<String>,
     /// Size of the page, where it is to be large.
     pub bytes: Option<usize>,
+    /// Of a relay: where it gets its answers.
+    pub to: Option<Endpoint>,
+}
+
+/// A port of a host, `target:80`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Host.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let split = text.split_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let (host, port) = split.ok_or_else(|| format!("{text:?} is not a port of a host, such as \"target:80\""))?;
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
 }
 
 /// TCP or UDP.
@@ -146,6 +185,9 @@ pub enum Answers {
     Echo,
     /// UDP: DNS, one address for every name.
     Dns,
+    /// TCP: a load balancer. For each client it makes a connection of its own to `to`, from a port of its own, and carries
+    /// the bytes.
+    Relay,
 }
 
 /// A policy inside a lab file.
@@ -162,10 +204,40 @@ pub struct PolicyText {
 pub struct Policy {
     /// What it means.
     pub resolved: Resolved,
-    /// The interface the hook sits on.
+    /// What is enforced at each of the lab's hooks, by the host behind it.
+    pub hooks: BTreeMap<String, Enforced>,
+}
+
+/// What is enforced at one hook.
+#[derive(Clone)]
+pub struct Enforced {
+    /// The interface.
     pub interface: Interface,
     /// Its tables.
     pub compiled: Compiled,
+}
+
+impl Settings {
+    /// A mode, and layers as the policy says.
+    pub const fn mode(mode: Mode) -> Self {
+        Self { mode: Some(mode), layers: None }
+    }
+}
+
+impl Policy {
+    /// What is enforced at a hook of the lab it was compiled for.
+    pub fn at(&self, hook: &str) -> &Enforced {
+        &self.hooks[hook]
+    }
+}
+
+/// Settings that replace what a policy says of its interfaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether network ACLs remember.
+    pub mode: Option<Mode>,
+    /// Which layers judge.
+    pub layers: Option<Layers>,
 }
 
 /// Something shown: probes under one policy.
@@ -175,10 +247,32 @@ pub struct Step {
     pub name: String,
     /// What is to be seen in it.
     pub says: String,
-    /// The policy installed for it, live; `None`: that of the step before.
-    pub policy: Option<PolicyText>,
+    /// What is put in force for it, live.
+    pub change: Change,
     /// Probes.
     pub probes: Vec<Probe>,
+}
+
+/// What is put in force, live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// The policy; `None`: the one that was in force before.
+    pub policy: Option<PolicyText>,
+    /// Settings for all its interfaces, until the next change.
+    pub settings: Settings,
+}
+
+/// Probes, and what is in force while they run.
+#[derive(Clone)]
+pub struct Stage<'a> {
+    /// Name of the step, or what the goal is called.
+    pub name: &'a str,
+    /// Its probes.
+    pub probes: &'a [Probe],
+    /// What is in force.
+    pub policy: Policy,
+    /// What is put in force while its only probe, a download, runs.
+    pub during: Option<Policy>,
 }
 
 /// What the task asks for.
@@ -191,8 +285,7 @@ pub struct Goal {
 }
 
 /// One question to the network.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct Probe {
     /// One line.
     pub name: String,
@@ -203,19 +296,24 @@ pub struct Probe {
     /// Protocol.
     pub protocol: ProbeProtocol,
     /// Destination port; none for ICMP.
-    #[serde(default)]
     pub port: u16,
     /// Address family.
-    #[serde(default)]
     pub family: ProbeFamily,
     /// Source ports.
-    #[serde(default)]
     pub source_ports: SourcePorts,
     /// The answer is a large page, sent in full-size packets that may not be fragmented.
-    #[serde(default)]
     pub download: bool,
-    /// What must become of it.
-    pub expect: Expect,
+    /// What is put in force while the download runs; it stays in force.
+    pub during: Option<Change>,
+    /// What must become of it, with and without memory.
+    pub columns: Columns,
+}
+
+impl Probe {
+    /// What must become of it in a mode.
+    pub const fn expected(&self, mode: Mode) -> &Expected {
+        self.columns.of(mode)
+    }
 }
 
 /// Protocol of a probe.
@@ -251,6 +349,15 @@ impl ProbeProtocol {
             Self::Udp => "udp",
             Self::Icmp => "icmp",
             Self::Sctp => "sctp",
+        }
+    }
+
+    /// The protocol of the service it asks, where that is TCP or UDP.
+    pub const fn transport(self) -> Option<Transport> {
+        match self {
+            Self::Tcp => Some(Transport::Tcp),
+            Self::Udp => Some(Transport::Udp),
+            Self::Icmp | Self::Sctp => None,
         }
     }
 }
@@ -289,7 +396,7 @@ pub enum SourcePorts {
 }
 
 impl<'de> Deserialize<'de> for SourcePorts {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a port, a list of ports, or \"all\"")]
         enum Form {
@@ -307,92 +414,6 @@ impl<'de> Deserialize<'de> for SourcePorts {
             Form::Many(ports) => Self::These(ports),
             Form::Word(Word::All) => Self::All,
         })
-    }
-}
-
-/// What must become of a probe.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Expect {
-    /// How it ends.
-    pub outcome: Outcome,
-    /// The rule that decides the request.
-    pub request: RuleRef,
-    /// The rule that decides the reply.
-    pub reply: Option<RuleRef>,
-    /// The rule that decides the router's "fragmentation needed" or "packet too big".
-    pub icmp_error: Option<RuleRef>,
-    /// With `source_ports = "all"`: how many of a hundred ports end as `outcome` says.
-    pub percent: Option<f64>,
-    /// Likewise: the rule that decides the reply to the other ports.
-    pub otherwise: Option<RuleRef>,
-}
-
-/// How a probe ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Outcome {
-    /// The answer arrives.
-    Answered,
-    /// The request is dropped.
-    RequestDropped,
-    /// The request arrives, the reply is dropped.
-    ReplyDropped,
-    /// The connection is made, and then nothing more arrives.
-    Stalled,
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(match self {
-            Self::Answered => "answered",
-            Self::RequestDropped => "request dropped",
-            Self::ReplyDropped => "reply dropped",
-            Self::Stalled => "stalled",
-        })
-    }
-}
-
-/// A rule of the policy: `inbound 100`, `outbound *`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RuleRef {
-    /// Its list.
-    pub direction: Direction,
-    /// Its number; `None` for `*`.
-    pub number: Option<u16>,
-}
-
-impl fmt::Display for RuleRef {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.number {
-            Some(number) => write!(out, "{} {number}", self.direction.name()),
-            None => write!(out, "{} *", self.direction.name()),
-        }
-    }
-}
-
-impl FromStr for RuleRef {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a rule such as \"inbound 100\" or \"outbound *\"");
-        let (direction, number) = text.split_once(' ').ok_or_else(wrong)?;
-        let direction = Direction::ALL.into_iter().find(|candidate| candidate.name() == direction).ok_or_else(wrong)?;
-        let number = if number == "*" { None } else { Some(number.parse().map_err(|_| wrong())?) };
-        Ok(Self { direction, number })
-    }
-}
-
-impl<'de> Deserialize<'de> for RuleRef {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for RuleRef {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 
@@ -460,8 +481,8 @@ macro_rules! built_in {
 }
 
 built_in![
-    "l01", "l02", "l04", "l05", "l06", "l07", "l08", "l08x", "l09", "l10a", "l10b", "l10c", "l11", "l12", "l16",
-    "l16s", "l18", "l19",
+    "l01", "l02", "l03", "l04", "l05", "l06", "l07", "l08", "l08x", "l09", "l10a", "l10b", "l10c", "l11", "l12", "l13",
+    "l13b", "l14", "l15", "l16", "l16s", "l17", "l18", "l19", "l20", "l21",
 ];
 
 /// Loads every lab that is part of nacld.
@@ -509,7 +530,7 @@ struct Written {
     #[serde(default)]
     claims: Vec<Claim>,
     hints: Vec<String>,
-    hook: String,
+    hooks: Vec<String>,
     without_wire: Option<String>,
     host: BTreeMap<String, Host>,
     policy: Spanned<String>,
@@ -525,14 +546,123 @@ struct WrittenStep {
     #[serde(default)]
     says: String,
     policy: Option<Spanned<String>>,
-    probe: Vec<Probe>,
+    #[serde(default, deserialize_with = "mode")]
+    mode: Option<Mode>,
+    #[serde(default, deserialize_with = "layers")]
+    layers: Option<Layers>,
+    probe: Vec<WrittenProbe>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenGoal {
     says: String,
-    probe: Vec<Probe>,
+    probe: Vec<WrittenProbe>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenProbe {
+    name: String,
+    from: String,
+    to: String,
+    protocol: ProbeProtocol,
+    #[serde(default)]
+    port: u16,
+    #[serde(default)]
+    family: ProbeFamily,
+    #[serde(default)]
+    source_ports: SourcePorts,
+    #[serde(default)]
+    download: bool,
+    during: Option<WrittenChange>,
+    expect: Expect,
+    stateful: Option<Stateful>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenChange {
+    policy: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "mode")]
+    mode: Option<Mode>,
+    #[serde(default, deserialize_with = "layers")]
+    layers: Option<Layers>,
+}
+
+fn mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mode>, D::Error> {
+    one_of(deserializer, &[Mode::Stateless, Mode::Stateful], Mode::name)
+}
+
+fn layers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Layers>, D::Error> {
+    one_of(deserializer, &[Layers::Both, Layers::Nacl, Layers::Groups], Layers::name)
+}
+
+/// A setting by the name policies have for it.
+fn one_of<'de, D: Deserializer<'de>, T: Copy>(
+    deserializer: D,
+    all: &[T],
+    name: impl Fn(T) -> &'static str,
+) -> Result<Option<T>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    all.iter().copied().find(|value| name(*value) == text).map(Some).ok_or_else(|| {
+        let known: Vec<String> = all.iter().map(|value| format!("{:?}", name(*value))).collect();
+        de::Error::custom(format!("{text:?} is none of {}", known.join(", ")))
+    })
+}
+
+/// The text of a lab file, for finding out where a policy stands in it.
+struct Source<'a> {
+    file: &'a str,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn wrong(&self, what: String) -> LabError {
+        LabError::Wrong { file: self.file.into(), what }
+    }
+
+    fn policy(&self, value: Spanned<String>) -> Result<PolicyText, LabError> {
+        let start = value.span().start;
+        // Only of a literal string that begins on the line below does every line stand where the file has it.
+        let opening = if self.text[start..].starts_with("'''\n") { Some(start + 4) } else { None };
+        let opening = opening.ok_or_else(|| {
+            self.wrong("write a policy as a literal multi-line string (''' and a new line), so that messages can point into it".into())
+        })?;
+        let before = self.text[..opening].matches('\n').count();
+        Ok(PolicyText { text: value.into_inner(), before })
+    }
+
+    fn change(
+        &self,
+        policy: Option<Spanned<String>>,
+        mode: Option<Mode>,
+        layers: Option<Layers>,
+    ) -> Result<Change, LabError> {
+        let policy = policy.map(|policy| self.policy(policy)).transpose()?;
+        Ok(Change { policy, settings: Settings { mode, layers } })
+    }
+
+    /// Probes without what is expected of them, and that.
+    fn probes(&self, written: Vec<WrittenProbe>) -> Result<Vec<(Probe, Expect, Option<Stateful>)>, LabError> {
+        let probe = |written: WrittenProbe| {
+            let during = written.during.map(|change| self.change(change.policy, change.mode, change.layers));
+            let probe = Probe {
+                name: written.name,
+                from: written.from,
+                to: written.to,
+                protocol: written.protocol,
+                port: written.port,
+                family: written.family,
+                source_ports: written.source_ports,
+                download: written.download,
+                during: during.transpose()?,
+                columns: Columns::default(),
+            };
+            Ok((probe, written.expect, written.stateful))
+        };
+        written.into_iter().map(probe).collect()
+    }
 }
 
 /// Reads a lab. `stem` is the file's name without `.toml`.
@@ -542,18 +672,9 @@ struct WrittenGoal {
 pub fn parse(stem: &str, file: &str, text: &str) -> Result<Lab, LabError> {
     let written: Written =
         toml::from_str(text).map_err(|source| LabError::Toml { file: file.into(), source: Box::new(source) })?;
-    let wrong = |what: String| LabError::Wrong { file: file.into(), what };
-    let policy = |value: Spanned<String>| {
-        let start = value.span().start;
-        // Only of a literal string that begins on the line below does every line stand where the file has it.
-        let opening = if text[start..].starts_with("'''\n") { Some(start + 4) } else { None };
-        let opening = opening.ok_or_else(|| {
-            wrong("write a policy as a literal multi-line string (''' and a new line), so that messages can point into it".into())
-        })?;
-        let before = text[..opening].matches('\n').count();
-        Ok(PolicyText { text: value.into_inner(), before })
-    };
-    let lab = Lab {
+    let source = Source { file, text };
+    let wrong = |what| source.wrong(what);
+    let mut lab = Lab {
         name: written.name,
         file: file.into(),
         title: written.title,
@@ -562,24 +683,13 @@ pub fn parse(stem: &str, file: &str, text: &str) -> Result<Lab, LabError> {
         lesson: written.lesson.trim().into(),
         claims: written.claims,
         hints: written.hints,
-        hook: written.hook,
+        hooks: written.hooks,
         without_wire: written.without_wire,
         hosts: written.host,
-        policy: policy(written.policy)?,
-        solution: policy(written.solution)?,
-        steps: written
-            .step
-            .into_iter()
-            .map(|step| {
-                Ok(Step {
-                    name: step.name,
-                    says: step.says.trim().into(),
-                    policy: step.policy.map(policy).transpose()?,
-                    probes: step.probe,
-                })
-            })
-            .collect::<Result<_, LabError>>()?,
-        goal: Goal { says: written.goal.says.trim().into(), probes: written.goal.probe },
+        policy: source.policy(written.policy)?,
+        solution: source.policy(written.solution)?,
+        steps: Vec::new(),
+        goal: Goal { says: written.goal.says.trim().into(), probes: Vec::new() },
     };
     if !lab.name.eq_ignore_ascii_case(stem) {
         return Err(wrong(format!(
@@ -588,7 +698,30 @@ pub fn parse(stem: &str, file: &str, text: &str) -> Result<Lab, LabError> {
             lab.name.to_lowercase()
         )));
     }
-    lab.check().map_err(wrong)?;
+    check::network(&lab).map_err(wrong)?;
+    // Which hooks a probe crosses, and so what can be expected of it, follows from the network.
+    let judged = |lab: &Lab, probes: Vec<WrittenProbe>, fixed: bool| {
+        let alone = probes.len() == 1;
+        let complete = |(mut probe, expect, stateful): (Probe, Expect, Option<Stateful>)| {
+            let columns = check::probe(lab, &probe, alone)
+                .and_then(|()| columns(lab, &probe, &expect, stateful.as_ref(), fixed))
+                .map_err(|what| wrong(format!("probe {:?}: {what}", probe.name)))?;
+            probe.columns = columns;
+            Ok(probe)
+        };
+        source.probes(probes)?.into_iter().map(complete).collect::<Result<Vec<_>, LabError>>()
+    };
+    let mut fixed = None;
+    for step in written.step {
+        // A mode that a step sets stays, as everything that is put in force.
+        fixed = step.mode.or(fixed);
+        let probes = judged(&lab, step.probe, fixed.is_some())?;
+        fixed = probes.iter().find_map(|probe| probe.during.as_ref()?.settings.mode).or(fixed);
+        let change = source.change(step.policy, step.mode, step.layers)?;
+        lab.steps.push(Step { name: step.name, says: step.says.trim().into(), change, probes });
+    }
+    lab.goal.probes = judged(&lab, written.goal.probe, false)?;
+    check::whole(&lab).map_err(wrong)?;
     Ok(lab)
 }
 
@@ -602,38 +735,88 @@ impl Lab {
         }
     }
 
-    /// Compiles one of its policies.
+    /// Compiles one of its policies. `previous`: what is in force, whose slots unchanged rules keep.
     ///
     /// # Errors
-    /// The policy is invalid, or has no interface of the hooked host's name.
-    pub fn compile(&self, policy: &PolicyText, previous: Option<&SlotTable>) -> Result<Policy, LabError> {
+    /// The policy is invalid, or has no interface for one of the hooks.
+    pub fn compile(
+        &self,
+        policy: &PolicyText,
+        settings: Settings,
+        previous: Option<&Policy>,
+    ) -> Result<Policy, LabError> {
         // Blank lines stand for the lab file's own, so that every message names the line of the file.
         let text = format!("{}{}", "\n".repeat(policy.before), policy.text);
-        self.compile_text(&self.file, &text, previous)
+        self.compile_text(&self.file, &text, settings, previous)
     }
 
-    /// Compiles a policy for this lab from any file. `previous`: the slots in force, which unchanged rules keep.
+    /// Compiles a policy for this lab from any file. `previous`: what is in force, whose slots unchanged rules keep.
     ///
     /// # Errors
-    /// The policy is invalid, or has no interface of the hooked host's name.
-    pub fn compile_text(&self, file: &str, text: &str, previous: Option<&SlotTable>) -> Result<Policy, LabError> {
+    /// The policy is invalid, or has no interface for one of the hooks.
+    pub fn compile_text(
+        &self,
+        file: &str,
+        text: &str,
+        settings: Settings,
+        previous: Option<&Policy>,
+    ) -> Result<Policy, LabError> {
         let outcome = policy::load(file, text, &NoHost);
         let Some(resolved) = outcome.resolved else {
             let diagnostics = outcome.diagnostics;
             return Err(LabError::Policy { file: file.into(), text: text.into(), diagnostics });
         };
-        let Some(interface) = resolved.interfaces.get(&self.hook).cloned() else {
-            let what = format!("the policy has no [interface.{}], the interface this lab's hook sits on", self.hook);
-            return Err(LabError::Wrong { file: file.into(), what });
-        };
-        if interface.side != crate::resolve::Side::Router {
-            let what =
-                format!("[interface.{}] must have side = \"router\": AWS's lists act outside the host", self.hook);
-            return Err(LabError::Wrong { file: file.into(), what });
+        let mut hooks = BTreeMap::new();
+        for hook in &self.hooks {
+            let Some(mut interface) = resolved.interfaces.get(hook).cloned() else {
+                let what = format!("the policy has no [interface.{hook}], the interface a hook of this lab sits on");
+                return Err(LabError::Wrong { file: file.into(), what });
+            };
+            if interface.side != Side::Router {
+                let what = format!("[interface.{hook}] must have side = \"router\": AWS's lists act outside the host");
+                return Err(LabError::Wrong { file: file.into(), what });
+            }
+            interface.mode = settings.mode.unwrap_or(interface.mode);
+            interface.layers = settings.layers.unwrap_or(interface.layers);
+            let previous = previous.map(|policy| &policy.at(hook).compiled.slots);
+            let compiled =
+                compile(&interface, previous).map_err(|source| LabError::Compile { file: file.into(), source })?;
+            hooks.insert(hook.clone(), Enforced { interface, compiled });
         }
-        let compiled =
-            compile(&interface, previous).map_err(|source| LabError::Compile { file: file.into(), source })?;
-        Ok(Policy { resolved, interface, compiled })
+        Ok(Policy { resolved, hooks })
+    }
+
+    /// Everything that is shown and at last the goal under the solution, each with what is in force, compiled in this order.
+    /// `mode`: whether network ACLs remember, where no step says.
+    ///
+    /// # Errors
+    /// One of the lab's policies is invalid.
+    pub fn plan(&self, mode: Mode) -> Result<Vec<Stage<'_>>, LabError> {
+        let mut stages: Vec<Stage<'_>> = Vec::new();
+        let mut in_force = (&self.policy, Settings::mode(mode));
+        for step in &self.steps {
+            let policy = self.apply(&mut in_force, &step.change, stages.last().map(Stage::last))?;
+            let change = step.probes.iter().find_map(|probe| probe.during.as_ref());
+            let during = change.map(|change| self.apply(&mut in_force, change, Some(&policy))).transpose()?;
+            stages.push(Stage { name: &step.name, probes: &step.probes, policy, during });
+        }
+        let policy = self.compile(&self.solution, Settings::mode(mode), stages.last().map(Stage::last))?;
+        let name = "the goal, with the solution";
+        stages.push(Stage { name, probes: &self.goal.probes, policy, during: None });
+        Ok(stages)
+    }
+
+    fn apply<'a>(
+        &'a self,
+        in_force: &mut (&'a PolicyText, Settings),
+        change: &'a Change,
+        previous: Option<&Policy>,
+    ) -> Result<Policy, LabError> {
+        let (text, settings) = in_force;
+        *text = change.policy.as_ref().unwrap_or(text);
+        settings.mode = change.settings.mode.or(settings.mode);
+        settings.layers = change.settings.layers.or(settings.layers);
+        self.compile(text, *settings, previous)
     }
 
     /// Every probe: those of the steps, then those of the goal.
@@ -641,153 +824,31 @@ impl Lab {
         self.steps.iter().flat_map(|step| &step.probes).chain(&self.goal.probes)
     }
 
+    /// Whether a probe ends otherwise where network ACLs remember.
+    pub fn memory_matters(&self) -> bool {
+        let differs = |probe: &Probe| {
+            let [one, other] = [Mode::Stateless, Mode::Stateful].map(|mode| probe.expected(mode));
+            (one.outcome, one.percent) != (other.outcome, other.percent)
+        };
+        self.probes().any(differs)
+    }
+
+    /// Whether security groups have a say.
+    pub fn has_groups(&self) -> bool {
+        let crossings = self.probes().flat_map(|probe| &probe.expected(Mode::Stateless).path);
+        crossings.flat_map(|crossing| &crossing.by.0).any(|decider| decider.layer() == Layer::SecurityGroup)
+    }
+
     /// The host of this name; names are checked when a lab is loaded.
     pub fn host(&self, name: &str) -> &Host {
         &self.hosts[name]
     }
+}
 
-    /// The way the request of a probe goes through the hook.
-    pub fn direction(&self, probe: &Probe) -> Direction {
-        if probe.to == self.hook { Direction::Inbound } else { Direction::Outbound }
-    }
-
-    /// Source and destination address of a probe.
-    pub fn addresses(&self, probe: &Probe) -> (IpAddr, IpAddr) {
-        let address = |host: &str| {
-            self.host(host)
-                .address(probe.family.into())
-                .unwrap_or_else(|| unreachable!("checked when the lab was loaded"))
-        };
-        (address(&probe.from), address(&probe.to))
-    }
-
-    /// Whether the answer to this probe meets a narrower link than its sender knows of.
-    pub fn meets_narrow_link(&self, probe: &Probe) -> bool {
-        probe.download && self.host(&probe.from).path_mtu.is_some()
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let require = |good: bool, what: String| if good { Ok(()) } else { Err(what) };
-        require(
-            self.name.len() <= 8 && self.name.chars().all(|c| c.is_ascii_alphanumeric()),
-            format!(
-                "{:?} is not a name: at most eight letters and digits, it becomes part of namespace names",
-                self.name
-            ),
-        )?;
-        require(self.hosts.contains_key(&self.hook), format!("hook names {:?}, which is no host", self.hook))?;
-        require(!self.hints.is_empty(), "a lab needs a hint".into())?;
-        require(!self.steps.is_empty() && !self.goal.probes.is_empty(), "a lab needs a step and a goal".into())?;
-        let mut networks = BTreeSet::new();
-        for (name, host) in &self.hosts {
-            // It becomes the router's interface name.
-            require(
-                (1..=12).contains(&name.len())
-                    && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-                    && !matches!(name.as_str(), "router" | "lo"),
-                format!(
-                    "{name:?} is not a host name: at most twelve letters, digits and hyphens, and neither \"router\" nor \"lo\""
-                ),
-            )?;
-            require(
-                !host.addresses.is_empty()
-                    && host.addresses.iter().filter(|address| address.addr().is_ipv4()).count() <= 1
-                    && host.addresses.iter().filter(|address| address.addr().is_ipv6()).count() <= 1,
-                format!("host {name:?} needs one address, at most one a family"),
-            )?;
-            for address in &host.addresses {
-                require(
-                    address.prefix_len() < address.max_prefix_len() - 1
-                        && router_address(*address) != address.addr()
-                        && address.network() != address.addr(),
-                    format!("{address} of host {name:?} leaves the router no address in its network"),
-                )?;
-                require(networks.insert(address.trunc()), format!("two hosts share the network {}", address.trunc()))?;
-            }
-            for service in &host.services {
-                let fits = match service.answers {
-                    Answers::Http | Answers::Banner => service.protocol == Transport::Tcp,
-                    Answers::Echo | Answers::Dns => service.protocol == Transport::Udp,
-                };
-                require(fits, format!("host {name:?}: port {} answers in a way its protocol has not", service.port))?;
-            }
-        }
-        for probe in self.probes() {
-            self.check_probe(probe).map_err(|what| format!("probe {:?}: {what}", probe.name))?;
-        }
-        Ok(())
-    }
-
-    fn check_probe(&self, probe: &Probe) -> Result<(), String> {
-        let require = |good: bool, what: &str| if good { Ok(()) } else { Err(what.to_string()) };
-        let known = |host: &str| self.hosts.get(host).ok_or_else(|| format!("there is no host {host:?}"));
-        let (from, to) = (known(&probe.from)?, known(&probe.to)?);
-        require(
-            (probe.from == self.hook) != (probe.to == self.hook),
-            "exactly one end must be the host behind the hook",
-        )?;
-        let family = probe.family.into();
-        require(
-            from.address(family).is_some() && to.address(family).is_some(),
-            "both ends need an address of its family",
-        )?;
-        let transport = match probe.protocol {
-            ProbeProtocol::Tcp => Some(Transport::Tcp),
-            ProbeProtocol::Udp => Some(Transport::Udp),
-            ProbeProtocol::Icmp => None,
-            ProbeProtocol::Sctp => {
-                require(self.without_wire.is_some(), "SCTP has no wire form here; the lab must say so (without_wire)")?;
-                None
-            }
-        };
-        require(
-            (probe.protocol == ProbeProtocol::Icmp) == (probe.port == 0),
-            "a port where the protocol has ports, and only there",
-        )?;
-        if let Some(transport) = transport {
-            // Without a service the control, the same probe with nothing attached, could never pass.
-            let served = to.services.iter().any(|service| service.protocol == transport && service.port == probe.port);
-            require(served, "nothing serves that port")?;
-        }
-        require(!probe.download || probe.protocol == ProbeProtocol::Tcp, "a download is TCP")?;
-        if let SourcePorts::These(ports) = &probe.source_ports {
-            require(!ports.is_empty() && !ports.contains(&0), "source ports must be ports")?;
-            require(
-                matches!(probe.protocol, ProbeProtocol::Tcp | ProbeProtocol::Udp | ProbeProtocol::Sctp),
-                "ICMP has no source ports",
-            )?;
-        }
-        let expect = &probe.expect;
-        let request = self.direction(probe);
-        let right_way = expect.request.direction == request
-            && [expect.reply, expect.otherwise].into_iter().flatten().all(|rule| rule.direction == request.reverse())
-            && expect.icmp_error.is_none_or(|rule| rule.direction == Direction::Inbound);
-        require(right_way, "a rule is named that stands in the other list than the one this leg meets")?;
-        require(
-            expect.reply.is_some() == (expect.outcome != Outcome::RequestDropped),
-            "the reply has a rule exactly where the request gets through",
-        )?;
-        require(
-            expect.icmp_error.is_some()
-                == (self.meets_narrow_link(probe) && matches!(expect.outcome, Outcome::Answered | Outcome::Stalled)),
-            "a download over a narrow link, and nothing else, meets an ICMP error",
-        )?;
-        require(
-            expect.outcome != Outcome::Stalled || expect.icmp_error.is_some(),
-            "only a download over a narrow link can stall",
-        )?;
-        let all = probe.source_ports == SourcePorts::All;
-        require(all == expect.percent.is_some(), "a percentage goes with source_ports = \"all\"")?;
-        require(all || expect.otherwise.is_none(), "`otherwise` goes with source_ports = \"all\"")?;
-        require(
-            expect.percent.is_none_or(|percent| percent >= 100.0 || expect.otherwise.is_some()),
-            "`otherwise` is the rule that decides the other ports, so it belongs where there are others",
-        )?;
-        require(
-            !all || (probe.protocol == ProbeProtocol::Tcp
-                && matches!(expect.outcome, Outcome::Answered | Outcome::ReplyDropped)),
-            "a share is of TCP connections that are answered, or whose reply is dropped",
-        )
+impl Stage<'_> {
+    /// What is in force when it is over.
+    pub fn last(&self) -> &Policy {
+        self.during.as_ref().unwrap_or(&self.policy)
     }
 }
 

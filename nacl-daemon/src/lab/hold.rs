@@ -22,12 +22,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    Lab, LabError, file,
+    Lab, LabError,
+    file::{self, Settings},
     net::{self, NetError, Owner, Style},
     show,
     wire::{self, Bench, Scrutiny, WireError},
 };
-use crate::{dataplane::Events, policy};
+use crate::{dataplane::Events, policy, resolve::Mode};
 
 /// Where labs that are up keep their state, unless the environment says otherwise.
 const ROOT: &str = "/run/nacld/labs";
@@ -395,7 +396,7 @@ pub fn hold(source: &str) -> Result<(), HoldError> {
     fs::write(folder.join("lab.json"), note).map_err(failed("writing lab.json"))?;
     let mut bench = Bench::build(&lab, Style::Lived)?;
     let mut holder = Holder { lab: &lab, folder: &folder };
-    bench.install(&lab.compile(&lab.policy, None)?, Events::All)?;
+    bench.install(&lab.compile(&lab.policy, Settings::default(), None)?, Events::All)?;
     let listener = UnixListener::bind(folder.join("socket")).map_err(failed("opening the socket"))?;
     println!("ready");
     for stream in listener.incoming() {
@@ -442,8 +443,9 @@ impl<'a> Holder<'a> {
         let counters = bench.counters()?;
         let Some((attachment, policy)) = bench.hook() else { return Err(HoldError::Down(self.lab.name.clone())) };
         let hooks = attachment.hooks().to_string();
-        let report = serde_json::json!({ "hooks": hooks, "rules": show::rule_hits(policy, &counters) });
-        Ok(Answer { ok: true, text: show::rules(policy, &counters), report })
+        let enforced = policy.at(&self.lab.hooks[0]);
+        let report = serde_json::json!({ "hooks": hooks, "rules": show::rule_hits(enforced, &counters) });
+        Ok(Answer { ok: true, text: show::rules(enforced, &counters), report })
     }
 
     fn reload(&self, bench: &mut Bench<'a>) -> Result<Answer, HoldError> {
@@ -457,7 +459,7 @@ impl<'a> Holder<'a> {
                 return Ok(Self::refused(&show::diagnostics(&file, &text, &[diagnostic])));
             }
         };
-        match self.lab.compile_text(&file, &text, bench.slots()) {
+        match self.lab.compile_text(&file, &text, Settings::default(), bench.policy()) {
             Ok(policy) => {
                 bench.install(&policy, Events::All)?;
                 let epoch = bench.hook().map_or(0, |(attachment, _)| attachment.epoch());
@@ -483,7 +485,7 @@ impl<'a> Holder<'a> {
             return Ok(reloaded);
         }
         bench.refresh()?;
-        let report = bench.step(&self.lab.goal.says, &self.lab.goal.probes, None, Scrutiny::Probes)?;
+        let report = bench.step(&self.lab.goal.says, &self.lab.goal.probes, Mode::Stateless, None, Scrutiny::Probes)?;
         let ok = report.ok();
         let text = show::verified(self.lab, &report);
         let report = serde_json::to_value(&report).unwrap_or_default();

@@ -1,6 +1,8 @@
 //! Labs at kernel level: the packets of a probe as frames, judged by the loaded programs (BPF_PROG_TEST_RUN). The lab's own
 //! logic is `paper`'s.
 
+use std::collections::BTreeMap;
+
 use nacl_common::{Direction, Packet, Verdict};
 use thiserror::Error;
 
@@ -11,7 +13,7 @@ use super::{
 };
 use crate::{
     dataplane::{DataplaneError, Events, Options, TestBed},
-    resolve::Interface,
+    resolve::{Interface, Mode},
 };
 
 /// A lab that cannot be run at kernel level.
@@ -30,28 +32,35 @@ pub(super) fn options(interface: &Interface, events: Events) -> Options {
     Options { events, ..Options::from(interface) }
 }
 
-/// The loaded programs.
+/// The loaded programs, once for each hook.
 #[derive(Default)]
-struct Loaded(Option<TestBed>);
+struct Loaded(BTreeMap<String, TestBed>);
 
 impl Judge for Loaded {
     type Error = KernelError;
 
     fn install(&mut self, policy: &Policy) -> Result<(), KernelError> {
-        let options = options(&policy.interface, Events::None);
-        match &mut self.0 {
-            Some(bed) => {
-                bed.install(&options, &policy.compiled)?;
+        for (hook, enforced) in &policy.hooks {
+            let options = options(&enforced.interface, Events::None);
+            match self.0.get_mut(hook) {
+                Some(bed) => {
+                    bed.install(&options, &enforced.compiled)?;
+                }
+                None => {
+                    self.0.insert(hook.clone(), TestBed::load(&options, &enforced.compiled)?);
+                }
             }
-            None => self.0 = Some(TestBed::load(&options, &policy.compiled)?),
         }
         Ok(())
     }
 
-    fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Verdict, KernelError> {
-        let Some(bed) = &mut self.0 else {
-            unreachable!("a policy is installed before packets are judged");
-        };
+    fn forget(&mut self) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn judge(&mut self, hook: &str, direction: Direction, packet: &Packet) -> Result<Verdict, KernelError> {
+        let bed =
+            self.0.get_mut(hook).unwrap_or_else(|| unreachable!("a policy is installed before packets are judged"));
         Ok(bed.judge(direction, packet)?)
     }
 }
@@ -60,6 +69,7 @@ impl Judge for Loaded {
 ///
 /// # Errors
 /// The lab is invalid, or the kernel refuses.
-pub fn run(lab: &Lab) -> Result<LabReport, KernelError> {
-    paper::run(lab, Level::Kernel, &mut Loaded::default())
+pub fn run(lab: &Lab, mode: Mode) -> Result<LabReport, KernelError> {
+    let stages = lab.plan(mode)?;
+    paper::run(lab, mode, Level::Kernel, &stages, &mut Loaded::default())
 }

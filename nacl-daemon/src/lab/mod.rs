@@ -1,12 +1,16 @@
-//! Labs: networks with a question, each provable at three levels. `file` reads them; `paper` runs them in the engine or the
+//! Labs: networks with a question, each provable at three levels. `file` reads them
+//! (`check`, `expect`, `legs`); `paper` runs them in the engine or the
 //! loaded program; `wire` with real sockets in namespaces (`net`, `serve`, `ask`, `tap`); `hold` keeps one up to sit in;
 //! `show` prints; `demo` tells the story of one. What a policy means is decided elsewhere.
 
 pub mod ask;
+mod check;
 pub mod demo;
+pub mod expect;
 pub mod file;
 pub mod hold;
 pub mod kernel;
+pub mod legs;
 pub mod net;
 pub mod outcome;
 pub mod paper;
@@ -21,7 +25,8 @@ use std::fmt;
 use serde::Serialize;
 
 pub use self::{
-    file::{Lab, LabError, Outcome, RuleRef},
+    expect::Outcome,
+    file::{Lab, LabError},
     outcome::LabReport,
 };
 

@@ -4,6 +4,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{Lab, LabError, LabReport, Level, kernel, kernel::KernelError, paper, wire, wire::WireError};
+use crate::resolve::Mode;
 
 /// Labs that were run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -42,27 +43,32 @@ pub enum RunError {
     },
 }
 
-/// Runs labs. Whatever the levels, the engine is asked too: a level that disagrees with it has failed. `done` hears of each
+/// Runs labs, in every mode asked for. Whatever the levels, the engine is asked too: a level that disagrees with it has failed. `done` hears of each
 /// lab at each level asked for.
 ///
 /// # Errors
 /// See [`RunError`]. An expectation that does not hold is no error.
-pub fn run(labs: &[Lab], levels: &[Level], mut done: impl FnMut(&Lab, &LabReport)) -> Result<Run, RunError> {
+pub fn run(
+    labs: &[Lab],
+    levels: &[Level],
+    modes: &[Mode],
+    mut done: impl FnMut(&Lab, &LabReport),
+) -> Result<Run, RunError> {
     let mut run = Run { schema: 1, ok: true, ..Run::default() };
-    for lab in labs {
-        let host = paper::run_host(lab)?;
+    for (lab, mode) in labs.iter().flat_map(|lab| modes.iter().map(move |mode| (lab, *mode))) {
+        let host = paper::run_host(lab, mode)?;
         for level in [Level::Host, Level::Kernel, Level::Wire].into_iter().filter(|level| levels.contains(level)) {
             let report = match (level, &lab.without_wire) {
                 (Level::Host, _) => host.clone(),
-                (Level::Kernel, _) => kernel::run(lab)
+                (Level::Kernel, _) => kernel::run(lab, mode)
                     .map_err(|error| RunError::Kernel { lab: lab.name.clone(), source: Box::new(error) })?,
-                (Level::Wire, Some(why)) => LabReport::not_run(lab, Level::Wire, why),
-                (Level::Wire, None) => {
-                    wire::run(lab).map_err(|error| RunError::Wire { lab: lab.name.clone(), source: Box::new(error) })?
-                }
+                (Level::Wire, Some(why)) => LabReport::not_run(lab, Level::Wire, mode, why),
+                (Level::Wire, None) => wire::run(lab, mode)
+                    .map_err(|error| RunError::Wire { lab: lab.name.clone(), source: Box::new(error) })?,
             };
             let disagreements = report.disagreements(&host);
-            run.disagreements.extend(disagreements.into_iter().map(|what| format!("{}: {what}", lab.name)));
+            run.disagreements
+                .extend(disagreements.into_iter().map(|what| format!("{}, {}: {what}", lab.name, mode.name())));
             run.ok &= report.ok;
             done(lab, &report);
             run.reports.push(report);

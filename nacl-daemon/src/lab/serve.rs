@@ -118,7 +118,7 @@ fn content(host: &str, service: &Service) -> Vec<u8> {
             page
         }
         Answers::Banner => format!("{text}\r\n").into_bytes(),
-        Answers::Echo => Vec::new(),
+        Answers::Echo | Answers::Relay => Vec::new(),
         Answers::Dns => text.parse::<Ipv4Addr>().unwrap_or(Ipv4Addr::LOCALHOST).octets().to_vec(),
     }
 }

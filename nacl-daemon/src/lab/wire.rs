@@ -15,13 +15,14 @@ use nacl_common::{Action, Direction, Event, Family, Packet, Reason};
 use thiserror::Error;
 
 use super::{
-    Lab, LabError, LabReport, Level, Outcome, RuleRef,
+    Lab, LabError, LabReport, Level, Outcome,
     ask::{Noticed, Question, ask},
-    file::{Policy, Probe, ProbeProtocol, SourcePorts},
+    expect::{Crossing, Decision},
+    file::{Policy, Probe, ProbeProtocol, SourcePorts, Stage},
     kernel::options,
     net::{Net, NetError, Style},
-    outcome::{Case, Observation, RuleCount, StepReport, compare, rule_of, source_ports},
-    paper::{self, Engine, Judge, expected, flow},
+    outcome::{Case, Counted, Observation, RuleCount, StepReport, compare, source_ports},
+    paper::{self, Engine, Judge},
     serve::Services,
     tap::{Sight, Tap},
 };
@@ -29,6 +30,7 @@ use crate::{
     analyze::number,
     compile::{Compiled, SlotTable},
     dataplane::{self, Attachment, Counters, DataplaneError, Events, Target, attach},
+    resolve::Mode,
 };
 
 /// How long a client waits for what must come.
@@ -139,9 +141,9 @@ impl<'a> Bench<'a> {
         self.hook.as_mut()
     }
 
-    /// The slots in force, which the next policy continues.
-    pub fn slots(&self) -> Option<&SlotTable> {
-        self.hook.as_ref().map(|(_, policy)| &policy.compiled.slots)
+    /// The policy in force, whose slots the next one continues.
+    pub fn policy(&self) -> Option<&Policy> {
+        self.hook.as_ref().map(|(_, policy)| policy)
     }
 
     /// Attaches the first policy; later ones replace it live.
@@ -149,13 +151,14 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// The kernel refuses. What was in force stays in force.
     pub fn install(&mut self, policy: &Policy, events: Events) -> Result<(), WireError> {
-        let options = options(&policy.interface, events);
+        let enforced = policy.at(&self.lab.hooks[0]);
+        let options = options(&enforced.interface, events);
         if let Some((attachment, in_force)) = &mut self.hook {
-            attachment.install(&options, &policy.compiled)?;
+            attachment.install(&options, &enforced.compiled)?;
             *in_force = policy.clone();
         } else {
-            let target = Target { name: self.lab.hook.clone(), netns: Some(self.net.router().into()) };
-            self.hook = Some((attach(&target, &options, &policy.compiled)?, policy.clone()));
+            let target = Target { name: self.lab.hooks[0].clone(), netns: Some(self.net.router().into()) };
+            self.hook = Some((attach(&target, &options, &enforced.compiled)?, policy.clone()));
         }
         Ok(())
     }
@@ -178,7 +181,7 @@ impl<'a> Bench<'a> {
             let started: Vec<_> = cases
                 .iter()
                 .map(|&(probe, source_port, patience)| {
-                    let (from, to) = self.lab.addresses(probe);
+                    let (from, to) = self.lab.ends(probe, self.lab.connections(probe)[0]);
                     let namespace = self.net.namespace(&probe.from);
                     let to = (to, probe.port).into();
                     let question = Question { protocol: probe.protocol, from, source_port, to, patience };
@@ -206,18 +209,18 @@ impl<'a> Bench<'a> {
     /// decides nothing: an answer that must not come is seen before the time is over, one that must come has long.
     fn cases(&self, probes: &'a [Probe], policy: &Policy) -> Vec<(&'a Probe, u16, Duration)> {
         let mut engine = Engine::default();
-        // The engine has no way to refuse a policy.
-        let _ = engine.install(policy);
+        let stage = Stage { name: "", probes: &[], policy: policy.clone(), during: None };
+        let Ok(()) = engine.install(policy);
         let mut cases = Vec::new();
         for probe in probes {
             let ports = match (&probe.source_ports, probe.protocol) {
                 (SourcePorts::Any, _) | (_, ProbeProtocol::Icmp) => vec![0],
-                _ => source_ports(self.lab, probe, &policy.interface),
+                _ => source_ports(self.lab, probe, policy),
             };
             for port in ports {
                 let representative = if port == 0 { self.lab.host(&probe.from).os.ports().0 } else { port };
-                let seen = paper::follow(self.lab, probe, representative, &policy.compiled, &mut engine);
-                let answered = seen.is_ok_and(|seen| seen.outcome == Outcome::Answered);
+                let Ok(seen) = paper::follow(self.lab, probe, [representative, 0], &stage, &mut engine);
+                let answered = seen.outcome == Outcome::Answered;
                 let silent = if probe.download { STALL } else { SHORT };
                 cases.push((probe, port, if answered { LONG } else { silent }));
             }
@@ -237,6 +240,7 @@ impl<'a> Bench<'a> {
         &mut self,
         name: &str,
         probes: &'a [Probe],
+        mode: Mode,
         controls: Option<&[bool]>,
         scrutiny: Scrutiny,
     ) -> Result<StepReport, WireError> {
@@ -248,7 +252,7 @@ impl<'a> Bench<'a> {
         let asked = self.ask(&cases)?;
         let seen = Seen {
             lab: self.lab,
-            compiled: &policy.compiled,
+            compiled: &policy.at(&self.lab.hooks[0]).compiled,
             sights: taps
                 .iter()
                 .map(|(host, tap)| Ok((host.as_str(), tap.take()?)))
@@ -266,18 +270,17 @@ impl<'a> Bench<'a> {
             let of = probes.iter().position(|probe| std::ptr::eq(probe, asked.probe)).unwrap_or_default();
             by_probe.entry(of).or_default().push(Case {
                 source_port: asked.port,
-                seen: observation,
                 expected: match scrutiny {
-                    Scrutiny::Exact => expected(asked.probe, &observation),
+                    Scrutiny::Exact => asked.probe.expected(mode).for_port(&observation),
                     // Whoever sits in the lab may number rules as they like.
-                    Scrutiny::Probes if asked.probe.expect.outcome == observation.outcome => observation,
-                    Scrutiny::Probes => Observation {
-                        outcome: asked.probe.expect.outcome,
-                        request: None,
-                        reply: None,
-                        icmp_error: None,
-                    },
+                    Scrutiny::Probes if asked.probe.expected(mode).outcome == observation.outcome => {
+                        observation.clone()
+                    }
+                    Scrutiny::Probes => {
+                        Observation { outcome: asked.probe.expected(mode).outcome, ..Observation::default() }
+                    }
                 },
+                seen: observation,
                 control: controls.map(|controls| controls.get(index).copied().unwrap_or(false)),
             });
         }
@@ -290,7 +293,7 @@ impl<'a> Bench<'a> {
             .enumerate()
             .map(|(index, probe)| {
                 let cases = by_probe.remove(&index).unwrap_or_default();
-                compare(self.lab, probe, &policy.interface, cases, None)
+                compare(self.lab, probe, mode, &policy, cases, Counted::ByStretch)
             })
             .collect();
         Ok(StepReport { name: name.into(), probes, problems, counters })
@@ -312,7 +315,7 @@ impl<'a> Bench<'a> {
         const LOOK: Duration = Duration::from_millis(10);
         let (_, policy) = self.hook.as_ref().expect("a policy is attached before its probes are run");
         let policy = policy.clone();
-        let (from, to) = self.lab.addresses(probe);
+        let (from, to) = self.lab.ends(probe, self.lab.connections(probe)[0]);
         let source_port = match &probe.source_ports {
             SourcePorts::These(ports) => ports[0],
             _ => 0,
@@ -351,7 +354,7 @@ impl<'a> Bench<'a> {
                     tell(Happening::Packet { host, since, sight });
                     if let Some(at) = verdicts.iter().position(|event| sight.sent && event_is_of(event, &sight.packet))
                     {
-                        tell(happening(&policy.compiled.slots, verdicts.remove(at)));
+                        tell(happening(&policy.at(&self.lab.hooks[0]).compiled.slots, verdicts.remove(at)));
                     }
                 }
                 events.extend(news);
@@ -365,7 +368,8 @@ impl<'a> Bench<'a> {
         })?;
         tell(Happening::End { noticed: &noticed });
         let after = self.counters()?;
-        let seen = Seen { lab: self.lab, compiled: &policy.compiled, sights, events, before, after };
+        let seen =
+            Seen { lab: self.lab, compiled: &policy.at(&self.lab.hooks[0]).compiled, sights, events, before, after };
         Ok(seen.observe(&Asked { probe, noticed, port }))
     }
 
@@ -392,7 +396,7 @@ impl<'a> Bench<'a> {
 }
 
 /// Something that happened to a probe that is watched.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Happening<'a> {
     /// A host sent or received a packet of the handshake.
     Packet {
@@ -405,8 +409,8 @@ pub enum Happening<'a> {
     },
     /// The network ACL judged the packet that was told of before.
     Verdict {
-        /// The rule that decided.
-        rule: Option<RuleRef>,
+        /// What decided.
+        by: Decision,
         /// It goes on.
         pass: bool,
     },
@@ -419,7 +423,10 @@ pub enum Happening<'a> {
 
 fn happening(slots: &SlotTable, event: &Event) -> Happening<'static> {
     let reason = Reason::from_number(event.reason).unwrap_or(Reason::NoGeneration);
-    Happening::Verdict { rule: rule_of(slots, event.slot, reason), pass: event.action == Action::Allow as u8 }
+    Happening::Verdict {
+        by: Decision(vec![slots.decider(event.slot, reason)]),
+        pass: event.action == Action::Allow as u8,
+    }
 }
 
 const fn is_handshake(tcp_flags: u8) -> bool {
@@ -443,11 +450,11 @@ impl Seen<'_> {
         let probe = asked.probe;
         let mut problems = Vec::new();
         let complain = |what: String| format!("{}, port {}: {what}", probe.name, asked.port);
-        let flow = flow(self.lab, probe, asked.port);
+        let flow = paper::flow(self.lab, probe, self.lab.connections(probe)[0], asked.port);
         let (Ok(request), Ok(Some(reply))) = (flow.request(), flow.reply()) else {
             unreachable!("every protocol of a probe is answered, within one family")
         };
-        let direction = self.lab.direction(probe);
+        let direction = direction(self.lab, probe);
         let outcome = match &asked.noticed {
             Noticed::Answer(_) => Outcome::Answered,
             Noticed::Stall => Outcome::Stalled,
@@ -463,19 +470,20 @@ impl Seen<'_> {
                 if arrived { Outcome::ReplyDropped } else { Outcome::RequestDropped }
             }
         };
+        let hook = &self.lab.hooks[0];
         let mut decided = |direction, packet: &Packet| match self.decided(direction, packet) {
-            Ok(rule) => rule,
+            Ok(by) => Crossing { hook: hook.clone(), by },
             Err(what) => {
                 problems.push(complain(what));
-                None
+                Crossing { hook: hook.clone(), by: Decision::default() }
             }
         };
-        let mut seen = Observation { outcome, request: decided(direction, &request), reply: None, icmp_error: None };
+        let mut seen = Observation { outcome, path: vec![decided(direction, &request)], ..Observation::default() };
         if outcome != Outcome::RequestDropped {
-            seen.reply = decided(direction.reverse(), &reply);
+            seen.path.push(decided(direction.reverse(), &reply));
         }
         if self.lab.meets_narrow_link(probe) && matches!(outcome, Outcome::Answered | Outcome::Stalled) {
-            seen.icmp_error = decided(Direction::Inbound, &paper::too_big(self.lab, probe));
+            seen.icmp_error = Some(decided(Direction::Inbound, &paper::too_big(self.lab, probe)));
         }
         (seen, problems)
     }
@@ -488,7 +496,7 @@ impl Seen<'_> {
     }
 
     /// The rule that the program reported for a leg.
-    fn decided(&self, direction: Direction, packet: &Packet) -> Result<Option<RuleRef>, String> {
+    fn decided(&self, direction: Direction, packet: &Packet) -> Result<Decision, String> {
         let about = |event: &&Event| event.direction == direction as u8 && event_is_of(event, packet);
         let rules: BTreeSet<_> = self
             .events
@@ -496,15 +504,15 @@ impl Seen<'_> {
             .filter(about)
             .map(|event| {
                 let reason = Reason::from_number(event.reason).unwrap_or(Reason::NoGeneration);
-                rule_of(&self.compiled.slots, event.slot, reason)
+                Decision(vec![self.compiled.slots.decider(event.slot, reason)])
             })
             .collect();
         match rules.len() {
-            1 => Ok(rules.into_iter().next().flatten()),
+            1 => Ok(rules.into_iter().next().unwrap_or_default()),
             0 if self.after.events_suppressed > self.before.events_suppressed => {
                 // Events are samples. The counters, which are not, are checked against the same engine.
                 let verdict = self.compiled.judge(direction, packet);
-                Ok(rule_of(&self.compiled.slots, verdict.slot, verdict.reason))
+                Ok(Decision::of(&self.compiled.slots, direction, &verdict))
             }
             0 => Err(format!("the program reported no {} packet of it", direction.name())),
             _ => Err(format!("more than one rule decided its {} packets", direction.name())),
@@ -513,12 +521,12 @@ impl Seen<'_> {
 
     /// Every counter must have moved by what the taps saw sent.
     fn check_counters(&self, probes: &[Probe], problems: &mut Vec<String>) -> Vec<RuleCount> {
-        let hook = &self.lab.host(&self.lab.hook).addresses;
+        let hook = &self.lab.host(&self.lab.hooks[0]).addresses;
         let behind = |address: [u64; 2]| hook.iter().any(|network| number(network.addr()) == address);
         let mut sent: BTreeMap<u16, u64> = BTreeMap::new();
         for (host, sights) in &self.sights {
             for Sight { packet, .. } in sights.iter().filter(|sight| sight.sent) {
-                let direction = match *host == self.lab.hook {
+                let direction = match *host == self.lab.hooks[0] {
                     true => Direction::Outbound,
                     false if behind(packet.dst) => Direction::Inbound,
                     false => continue,
@@ -530,8 +538,9 @@ impl Seen<'_> {
         // host: those rules are held to "at least" and "some".
         let mut loose = BTreeSet::new();
         for probe in probes.iter().filter(|probe| probe.download) {
-            let flow = flow(self.lab, probe, self.lab.host(&probe.from).os.ports().0);
-            let direction = self.lab.direction(probe);
+            let port = self.lab.host(&probe.from).os.ports().0;
+            let flow = paper::flow(self.lab, probe, self.lab.connections(probe)[0], port);
+            let direction = direction(self.lab, probe);
             let error = self.lab.meets_narrow_link(probe).then(|| paper::too_big(self.lab, probe));
             let legs = [
                 (direction, flow.request().ok()),
@@ -547,7 +556,7 @@ impl Seen<'_> {
             let packets = |counters: &Counters| counters.slots.get(slot).map_or(0, |counter| counter.packets);
             let moved = packets(&self.after) - packets(&self.before);
             let expected = sent.get(slot).copied().unwrap_or(0);
-            let rule = RuleRef { direction: meaning.direction, number: meaning.rule };
+            let rule = self.compiled.slots.decider(*slot, Reason::NaclRule);
             let family = meaning.family as u8;
             let holds = if loose.contains(slot) { moved >= expected.max(1) } else { moved == expected };
             if !holds {
@@ -556,7 +565,7 @@ impl Seen<'_> {
                 ));
             }
             if moved > 0 {
-                counts.push(RuleCount { rule, family, packets: moved, expected });
+                counts.push(RuleCount { hook: self.lab.hooks[0].clone(), rule, family, packets: moved, expected });
             }
         }
         // Anything but a rule's verdict is a packet this lab cannot explain. What IPv6 needs of itself passes unjudged.
@@ -606,37 +615,30 @@ fn event_is_of(event: &Event, packet: &Packet) -> bool {
     same_flow(&of, packet)
 }
 
+/// The way the request of a probe goes through the only hook.
+fn direction(lab: &Lab, probe: &Probe) -> Direction {
+    if lab.hooked(&probe.to) { Direction::Inbound } else { Direction::Outbound }
+}
+
 /// Runs a lab on the wire.
 ///
 /// # Errors
 /// See [`WireError`]. Whatever happens, no namespace stays behind.
-pub fn run(lab: &Lab) -> Result<LabReport, WireError> {
+pub fn run(lab: &Lab, mode: Mode) -> Result<LabReport, WireError> {
     let start = Instant::now();
     let mut bench = Bench::build(lab, Style::Measured)?;
-    // Every step with its policy; the last is the goal.
-    let mut plan: Vec<(&str, &[Probe], Policy)> = Vec::new();
-    let mut text = &lab.policy;
-    for step in &lab.steps {
-        text = step.policy.as_ref().unwrap_or(text);
-        let slots = plan.last().map(|(_, _, policy)| &policy.compiled.slots);
-        let policy = lab.compile(text, slots)?;
-        plan.push((&step.name, &step.probes, policy));
-    }
-    let slots = plan.last().map(|(_, _, policy)| &policy.compiled.slots);
-    let solution = lab.compile(&lab.solution, slots)?;
-    plan.push(("the goal, with the solution", &lab.goal.probes, solution));
-
+    let plan = lab.plan(mode)?;
     let mut controls = Vec::new();
-    for (_, probes, policy) in &plan {
-        controls.push(bench.control(&bench.cases(probes, policy))?);
+    for stage in &plan {
+        controls.push(bench.control(&bench.cases(stage.probes, &stage.policy))?);
     }
     let mut steps = Vec::new();
-    for ((name, probes, policy), controls) in plan.iter().zip(&controls) {
+    for (stage, controls) in plan.iter().zip(&controls) {
         bench.refresh()?;
-        bench.install(policy, Events::All)?;
-        steps.push(bench.step(name, probes, Some(controls), Scrutiny::Exact)?);
+        bench.install(&stage.policy, Events::All)?;
+        steps.push(bench.step(stage.name, stage.probes, mode, Some(controls), Scrutiny::Exact)?);
     }
-    Ok(LabReport::new(lab, Level::Wire, start.elapsed().as_secs_f64(), steps))
+    Ok(LabReport::new(lab, Level::Wire, mode, start.elapsed().as_secs_f64(), steps))
 }
 
 #[cfg(test)]
@@ -644,14 +646,15 @@ mod tests {
     use nacl_common::Counter;
 
     use super::*;
-    use crate::lab::file;
+    use crate::lab::file::{self, Settings};
 
     /// A SYN let in by rule 100, its SYN/ACK denied by `*`, and what counters say of it.
     fn problems(counted: &[(u16, u64)], reasons: &[Reason]) -> Vec<String> {
         let lab = file::load("l02").expect("L02");
-        let compiled = lab.compile(&lab.policy, None).expect("valid").compiled;
+        let compiled =
+            lab.compile(&lab.policy, Settings::default(), None).expect("valid").at("server").compiled.clone();
         let probe = &lab.steps[0].probes[0];
-        let flow = flow(&lab, probe, 52345);
+        let flow = paper::flow(&lab, probe, lab.connections(probe)[0], 52345);
         let (request, reply) = (flow.request().expect("request"), flow.reply().expect("reply").expect("reply"));
         let sight = |sent, packet| Sight { at: Duration::ZERO, sent, packet };
         let count = |packets| Counter { packets, bytes: 0 };
@@ -679,7 +682,8 @@ mod tests {
     #[test]
     fn every_packet_must_be_counted_by_its_rule_and_no_other() {
         let lab = file::load("l02").expect("L02");
-        let slots = lab.compile(&lab.policy, None).expect("valid").compiled.slots;
+        let slots =
+            lab.compile(&lab.policy, Settings::default(), None).expect("valid").at("server").compiled.clone().slots;
         let slot = |direction, rule: Option<u16>| {
             let found = slots
                 .slots

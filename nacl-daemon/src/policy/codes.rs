@@ -1,5 +1,5 @@
 //! Every diagnostic's code, severity and one-line description: the one table of them. Codes are never renumbered or
-//! reused. Nothing here says when a diagnostic is made.
+//! reused: E050 stood for what the first versions did not do. Nothing here says when a diagnostic is made.
 
 use super::Severity;
 
@@ -41,9 +41,12 @@ codes! {
     CIDR = "E016" Error "not a CIDR or an IP address";
     NO_PREFIX = "E017" Error "an address without a prefix length where a CIDR is wanted";
     WRONG_SIDE = "E018" Error "`source` in an outbound rule or `destination` in an inbound one (N22)";
-    NO_SUCH_MATCH = "E019" Error "something AWS network ACL rules cannot match on (N21)";
-    NO_SUCH_REFERENCE = "E020" Error "a security group or prefix list in a network ACL rule (N21, N36)";
+    NO_SUCH_MATCH = "E019" Error "something AWS's rules cannot match on (N21, S13)";
+    NO_SUCH_REFERENCE = "E020" Error "a security group or prefix list where only addresses may stand (N21, N36)";
     ONE_VALUE = "E021" Error "a list where an AWS rule holds one value";
+    ONLY_ALLOW = "E022" Error "an action or a number in a security group rule: groups only allow, without order (S1)";
+    FAILSAFE_ENDS = "E023" Error "a failsafe entry with `source` and `destination`";
+    TRACKING = "E024" Error "a time or size of connection tracking that is not taken (S29, S35)";
     UNKNOWN_SUBNET = "E030" Error "a subnet the policy does not define";
     UNKNOWN_NACL = "E031" Error "a network ACL the policy does not define";
     UNKNOWN_VPC = "E032" Error "a VPC the policy does not define, or one that must be named and is not";
@@ -53,7 +56,14 @@ codes! {
     OVERLAP = "E036" Error "CIDRs of subnets in one VPC that overlap";
     OUTSIDE_SUBNET = "E037" Error "an elsewhere interface's address that lies outside its subnet";
     MIXED_VPC = "E038" Error "`[vpc]` and `[vpc.NAME]` in one policy";
-    NOT_YET = "E050" Error "something this version, which enforces network ACLs statelessly, does not do";
+    UNKNOWN_GROUP = "E039" Error "an interface's security group that the policy does not define";
+    UNKNOWN_PREFIX_LIST = "E040" Error "a prefix list the policy does not define";
+    MIXED_FAMILIES = "E041" Error "a prefix list with IPv4 and IPv6 entries (S22)";
+    TOO_MANY_ENTRIES = "E042" Error "a prefix list with more entries than its `max_entries`";
+    DUPLICATE_RULE = "E043" Error "the same rule twice in one direction of a security group (S16)";
+    NO_SUCH_LAYER = "E044" Error "`layers` names one the interface does not have";
+    DEVICE_TWICE = "E045" Error "one device of one network namespace in two interfaces";
+    GROUP_TWICE = "E046" Error "a security group twice on one interface";
     HOST_BITS = "W001" Warning "a CIDR with host bits set; AWS zeroes them (N35)";
     PORTS_IGNORED = "W002" Warning "ports on a protocol without ports; AWS ignores them (N27, N34)";
     ICMP_IGNORED = "W003" Warning "an ICMP type or code that AWS ignores (N27, N28, N31)";
@@ -64,6 +74,17 @@ codes! {
     ADDRESS_OUTSIDE = "W008" Warning "an interface's address that lies outside its subnet";
     EXTENSION_HEADER = "W009" Warning "an IPv6 extension header as a protocol: it is looked behind, so the rule matches next to nothing";
     INSIDE_SUBNET = "W010" Warning "a rule for traffic inside the subnet, which never meets the network ACL (N42)";
+    STALE_REFERENCE = "W011" Warning "a reference to a security group nobody defines or has: it matches nothing (S20)";
+    NO_MEMBERS = "W012" Warning "a reference that matches nothing: a security group without members, or an empty prefix list (S17)";
+    OVER_GROUP_QUOTA = "W013" Warning "more rules in a security group than AWS allows unless the quota is raised: 60 (S25, S26)";
+    OVER_DEFAULT_GROUPS = "W014" Warning "more security groups on an interface than AWS allows unless the quota is raised: 5 (S25)";
+    OVER_MAXIMUM_GROUPS = "W015" Warning "more security groups on an interface than AWS allows at all: 16 (S25)";
+    OVER_PRODUCT = "W016" Warning "rules in a group times groups on an interface are more than AWS allows at all: 1000 (S25)";
+    OVER_LIST_QUOTA = "W017" Warning "a prefix list larger than AWS allows: 1000 entries (S27)";
+    NO_GROUPS = "W018" Warning "an empty list of security groups lets nothing pass (S2, S9)";
+    NEVER_FILTERED = "W019" Warning "a rule that denies what AWS never filters (N43)";
+    WIDE_FAILSAFE = "W020" Warning "a failsafe entry for everybody and every port: nothing is filtered";
+    ENTRY_TWICE = "W021" Warning "an entry twice in a prefix list";
     PORTS_UNWRITTEN = "I001" Note "a TCP or UDP rule without ports matches all; AWS wants them written (N29)";
     ICMP_UNWRITTEN = "I002" Note "an ICMP rule without type and code matches all; AWS wants them written (N30)";
     STAR_IMPLIED = "I003" Note "a `*` rule is implied and need not be written (N2)";
@@ -73,6 +94,11 @@ codes! {
     DIRECTION_ABSENT = "I007" Note "a network ACL without one of its lists: that direction is `*` only and denies everything";
     NO_INTERFACE = "I008" Note "a policy without an interface enforces nothing";
     DEFAULT_NACL = "I009" Note "a subnet without `nacl` has AWS's default one, which allows everything (N9, N14)";
+    OUTBOUND_ABSENT = "I010" Note "a security group without `outbound` lets everything out, as AWS makes it (S4)";
+    MEMBERS_UNKNOWN = "I011" Note "members of a referenced group have no addresses in the policy; only their machine knows them";
+    UNUSED_GROUP = "I012" Note "a security group nobody has and no rule names";
+    UNUSED_PREFIX_LIST = "I013" Note "a prefix list no rule names";
+    SIZE_UNWRITTEN = "I014" Note "a prefix list without `max_entries`; AWS wants it written (S26)";
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use nacl_common::Direction;
 use toml::de::DeTable;
 
 use super::{
-    Diagnostic, codes, rule,
+    Diagnostic, codes, group, rule,
     syntax::{self, Broken},
     tree::{Entry, Hint, Reader, Table, Unknown, Value, entries_of},
     written::{At, Eni, Interface, List, Nacl, Policy, Subnet, Vpc},
 };
-use crate::resolve::{Side, Xdp};
+use crate::resolve::{Layers, Mode, Side, Xdp};
 
 /// What reading gives.
 pub(super) struct Read {
@@ -28,10 +28,8 @@ const VERSION: i64 = 1;
 /// Longest interface name Linux has (IFNAMSIZ less the terminator).
 const NAME_MAX: usize = 15;
 
-const TOP: [&str; 6] = ["version", "vpc", "subnet", "nacl", "eni", "interface"];
-
-/// Why something of AWS is refused for now, in one voice.
-const STATELESS: &str = "this version enforces network ACLs statelessly, and refuses what it would not enforce";
+const TOP: [&str; 9] =
+    ["version", "vpc", "subnet", "nacl", "security_group", "prefix_list", "eni", "interface", "tracking"];
 
 pub(super) fn read(text: &str) -> Read {
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -52,31 +50,41 @@ pub(super) fn read(text: &str) -> Read {
     for entry in tables(&mut reader, "nacl", "web") {
         policy.nacls.extend(nacl(&mut reader, &entry).map(|nacl| (entry.key.to_owned(), nacl)));
     }
+    for entry in tables(&mut reader, "security_group", "web") {
+        policy.groups.extend(group::group(&mut reader, &entry).map(|group| (entry.key.to_owned(), group)));
+    }
+    for entry in tables(&mut reader, "prefix_list", "office") {
+        policy.prefix_lists.extend(group::prefix_list(&mut reader, &entry).map(|list| (entry.key.to_owned(), list)));
+    }
     for entry in tables(&mut reader, "eni", "load-balancer") {
         policy.enis.extend(eni(&mut reader, &entry).map(|eni| (entry.key.to_owned(), eni)));
     }
     for entry in tables(&mut reader, "interface", "eth0") {
         policy.interfaces.extend(interface(&mut reader, &entry).map(|found| (entry.key.to_owned(), found)));
     }
+    if let Some(value) = top.get("tracking") {
+        policy.tracking = group::tracking(&mut reader, value);
+    }
     Read { policy, diagnostics: reader.diagnostics, broken }
 }
 
-fn not_yet(span: Range<usize>, what: &str) -> Diagnostic {
-    Diagnostic::new(&codes::NOT_YET, span, format!("{what} not in this version"))
-        .at("refused, not ignored")
-        .note(STATELESS)
-        .help("remove it for now")
-}
-
+/// Names of tables that come from habit.
 fn top_hint(unknown: &Unknown<'_, '_>) -> Option<Hint> {
-    let what = match unknown.plain.as_str() {
-        "security_group" | "security_groups" | "sg" => "security groups are",
-        "prefix_list" | "prefix_lists" | "pl" => "prefix lists are",
-        "tracking" | "conntrack" => "connection tracking is",
-        "failsafe" => "failsafe entries are",
+    let meant = match unknown.plain.as_str() {
+        "security_groups" | "sg" | "group" => "security_group",
+        "prefix_lists" | "pl" => "prefix_list",
+        "network_acl" | "acl" => "nacl",
+        "conntrack" => "tracking",
+        "failsafe" => {
+            let span = unknown.entry.key_span.clone();
+            let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span, "a policy has no key `failsafe`")
+                .at("unknown key")
+                .help("it belongs to an interface: `failsafe = [ … ]` below `[interface.NAME]`");
+            return Some(Hint { diagnostic, meant: None });
+        }
         _ => return None,
     };
-    Some(Hint { diagnostic: not_yet(unknown.entry.key_span.clone(), what), meant: None })
+    Some(rule::instead(unknown, "a policy", meant, true, format!("it is written `{meant}`")))
 }
 
 fn none(_: &Unknown<'_, '_>) -> Option<Hint> {
@@ -192,10 +200,6 @@ fn addresses(reader: &mut Reader<'_>, value: Value<'_>) -> Vec<At<IpAddr>> {
     found
 }
 
-fn string(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<String> {
-    table.get(key)?.name(reader, key).map(str::to_owned)
-}
-
 fn string_at(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<At<String>> {
     let value = table.get(key)?;
     Some(At { value: value.name(reader, key)?.to_owned(), span: value.span() })
@@ -220,102 +224,74 @@ fn subnet(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Subnet> {
         cidrs: cidrs(reader, &table, &entry.key_span, "the subnet's address ranges: `cidrs = [\"10.0.1.0/24\"]`"),
         nacl: string_at(reader, &table, "nacl"),
         vpc: string_at(reader, &table, "vpc"),
-        id: string(reader, &table, "id"),
+        id: rule::id(reader, &table),
     })
 }
 
 fn nacl(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Nacl> {
     let what = format!("`[nacl.{}]`", entry.key.escape_debug());
-    let table = entry.value.table(reader, &what, &["id", "inbound", "outbound"], &|unknown| {
-        let meant = match unknown.plain.as_str() {
-            "ingress" | "in" => "inbound",
-            "egress" | "out" => "outbound",
-            _ => return None,
-        };
-        let span = unknown.entry.key_span.clone();
-        let key = unknown.entry.key.escape_debug();
-        let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span.clone(), format!("{what} has no key `{key}`"))
-            .at("unknown key")
-            .help(format!("in a policy it is called `{meant}`"))
-            .fix(span, meant);
-        Some(Hint { diagnostic, meant: Some(meant) })
-    })?;
+    let table =
+        entry.value.table(reader, &what, &["id", "inbound", "outbound"], &|unknown| rule::list_hint(unknown, &what))?;
     let mut list = |key: &str, direction: Direction| {
-        let Some(entry) = table.entry(key) else {
-            // A misspelt key is no absent list.
-            return table.has(key).then(|| List { key: 0..0, rules: Vec::new() });
-        };
-        let mut rules = Vec::new();
-        if let Some(items) = entry.value.as_array() {
-            rules = items.iter().filter_map(|item| rule::read(reader, Value::new(item), direction)).collect();
-        } else {
-            let span = entry.value.span();
-            let message = format!("`{key}` must be a list of rules, not {}", entry.value.kind());
-            let mut diagnostic =
-                Diagnostic::new(&codes::WRONG_TYPE, span.clone(), message).at("expected [ { rule = …, … }, … ]");
-            if reader.text[span.clone()].starts_with('{') {
-                diagnostic = diagnostic
-                    .help("put it in brackets, also a single rule")
-                    .fix(span.clone(), format!("[{}]", &reader.text[span]));
-            }
-            reader.push(diagnostic);
-        }
-        Some(List { key: entry.key_span.clone(), rules })
+        let read = |reader: &mut Reader<'_>, value: Value<'_>| rule::read(reader, value, direction);
+        let (key, rules) = rule::list(reader, &table, key, "{ rule = …, … }", read)?;
+        Some(List { key, rules })
     };
     let inbound = list("inbound", Direction::Inbound);
     let outbound = list("outbound", Direction::Outbound);
-    Some(Nacl { name: entry.key_span.clone(), id: string(reader, &table, "id"), inbound, outbound })
+    Some(Nacl { name: entry.key_span.clone(), id: rule::id(reader, &table), inbound, outbound })
 }
 
 fn eni(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Eni> {
     let what = format!("`[eni.{}]`", entry.key.escape_debug());
-    let table = entry.value.table(reader, &what, &["addresses", "subnet"], &groups_hint)?;
+    let table = entry
+        .value
+        .table(reader, &what, &["addresses", "subnet", "security_groups"], &|unknown| interface_hint(unknown, &what))?;
     let help = "where the interface is: `addresses = [\"10.0.1.20\"]`";
     let addresses = table
         .require_at(reader, "addresses", &entry.key_span, help)
         .map(|value| addresses(reader, value))
         .unwrap_or_default();
-    Some(Eni { name: entry.key_span.clone(), addresses, subnet: string_at(reader, &table, "subnet") })
+    let subnet = string_at(reader, &table, "subnet");
+    Some(Eni { name: entry.key_span.clone(), addresses, subnet, groups: group::names(reader, &table) })
 }
 
-fn groups_hint(unknown: &Unknown<'_, '_>) -> Option<Hint> {
-    let what = match unknown.plain.as_str() {
-        "security_groups" | "security_group" => "security groups are",
-        "failsafe" => "failsafe entries are",
-        "tracking" => "connection tracking is",
+/// Names of an interface's keys that come from habit.
+fn interface_hint(unknown: &Unknown<'_, '_>, what: &str) -> Option<Hint> {
+    let (meant, help) = match unknown.plain.as_str() {
+        "groups" | "sg" | "security_group" => ("security_groups", "it is written `security_groups = [\"NAME\"]`"),
+        "tracking" | "conntrack" => {
+            let span = unknown.entry.key_span.clone();
+            let message = format!("{what} has no key `{}`", unknown.entry.key.escape_debug());
+            let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span, message)
+                .at("unknown key")
+                .help("it is the same for every interface: `[tracking]`");
+            return Some(Hint { diagnostic, meant: None });
+        }
         _ => return None,
     };
-    let diagnostic = not_yet(unknown.entry.key_span.clone(), what);
-    Some(Hint { diagnostic, meant: None })
-}
-
-/// A word of which some belong to a later version.
-fn supported<T: Copy>(
-    reader: &mut Reader<'_>,
-    table: &Table<'_>,
-    key: &str,
-    words: &[(&str, Result<T, &str>)],
-) -> Option<T> {
-    let value = table.get(key)?;
-    match value.choice(reader, key, words)? {
-        Ok(word) => Some(word),
-        Err(what) => {
-            let now = words.iter().find(|(_, word)| word.is_ok()).map_or("", |(word, _)| word);
-            reader.push(
-                not_yet(value.span(), what)
-                    .help(format!("for now it is `{key} = \"{now}\"`"))
-                    .fix(value.span(), format!("\"{now}\"")),
-            );
-            None
-        }
-    }
+    let rename = unknown.entry.value.as_array().is_some();
+    Some(rule::instead(unknown, what, meant, rename, help.to_owned()))
 }
 
 fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
-    const KNOWN: [&str; 11] =
-        ["subnet", "nacl", "netns", "addresses", "mode", "layers", "side", "enforce", "xdp", "non_ip", "exemptions"];
+    const KNOWN: [&str; 14] = [
+        "device",
+        "netns",
+        "subnet",
+        "nacl",
+        "security_groups",
+        "addresses",
+        "mode",
+        "layers",
+        "side",
+        "enforce",
+        "xdp",
+        "non_ip",
+        "exemptions",
+        "failsafe",
+    ];
     let what = format!("`[interface.{}]`", entry.key.escape_debug());
-    interface_name(reader, entry);
     let table = entry.value.table(reader, &what, &KNOWN, &|unknown| {
         if unknown.plain == "monitor" {
             let span = unknown.entry.key_span.clone();
@@ -324,16 +300,26 @@ fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
                 .help("to judge and count without dropping, write `enforce = false`");
             return Some(Hint { diagnostic, meant: None });
         }
-        groups_hint(unknown)
+        interface_hint(unknown, &what)
     })?;
-    supported(reader, &table, "mode", &[("stateless", Ok(())), ("stateful", Err("stateful network ACLs are"))]);
-    supported(reader, &table, "layers", &[("both", Ok(())), ("nacl", Ok(())), ("sg", Err("security groups are"))]);
-    supported(reader, &table, "exemptions", &[("none", Ok(())), ("aws", Err("AWS's exemptions are"))]);
-    if !table.has("subnet") && !table.has("nacl") {
+    let named = At { value: entry.key.to_owned(), span: entry.key_span.clone() };
+    // A key beside a device is only a name; it is shown and typed, so there must be one.
+    let device = string_at(reader, &table, "device");
+    if !table.has("device") || entry.key.is_empty() {
+        device_name(reader, &named, false);
+    }
+    if let Some(device) = &device {
+        device_name(reader, device, true);
+    }
+    if !["subnet", "nacl", "security_groups"].iter().any(|key| table.has(key)) {
         reader.push(
-            Diagnostic::new(&codes::MISSING_KEY, entry.key_span.clone(), format!("{what} has no network ACL"))
-                .at("`nacl` or `subnet` is missing")
-                .help("put one on it directly, `nacl = \"NAME\"`, or say where it stands, `subnet = \"NAME\"`"),
+            Diagnostic::new(
+                &codes::MISSING_KEY,
+                entry.key_span.clone(),
+                format!("{what} has no network ACL and no security groups"),
+            )
+            .at("`nacl`, `subnet` or `security_groups` is missing")
+            .help("put a network ACL on it, `nacl = \"NAME\"`, say where it stands, `subnet = \"NAME\"`, or give it groups, `security_groups = [\"NAME\"]`"),
         );
     }
     let netns = string_at(reader, &table, "netns").and_then(|name| {
@@ -355,31 +341,46 @@ fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
         }
         (!bad).then_some(name.value)
     });
-    let choice =
-        |reader: &mut Reader<'_>, key: &str, words: &[(&str, usize)]| table.get(key)?.choice(reader, key, words);
-    let side = choice(reader, "side", &[("host", 0), ("router", 1)]);
-    let xdp = choice(reader, "xdp", &[("auto", 0), ("native", 1), ("tc", 2), ("generic", 3)]);
-    let non_ip = choice(reader, "non_ip", &[("pass", 0), ("drop", 1)]);
     Some(Interface {
         name: entry.key_span.clone(),
+        device: device.unwrap_or(named),
         netns,
         addresses: table.get("addresses").map(|value| addresses(reader, value)),
         subnet: string_at(reader, &table, "subnet"),
         nacl: string_at(reader, &table, "nacl"),
-        side: if side == Some(1) { Side::Router } else { Side::Host },
+        groups: group::names(reader, &table),
+        mode: choice(reader, &table, "mode", &[("stateless", Mode::Stateless), ("stateful", Mode::Stateful)])
+            .unwrap_or_default(),
+        layers: choice(
+            reader,
+            &table,
+            "layers",
+            &[("both", Layers::Both), ("nacl", Layers::Nacl), ("sg", Layers::Groups)],
+        )
+        .and_then(|value| Some(At { value, span: table.get("layers")?.span() })),
+        side: choice(reader, &table, "side", &[("host", Side::Host), ("router", Side::Router)]).unwrap_or_default(),
         enforce: table.get("enforce").and_then(|value| value.boolean(reader, "enforce")).unwrap_or(true),
-        xdp: match xdp {
-            Some(1) => Xdp::Native,
-            Some(2) => Xdp::Tc,
-            Some(3) => Xdp::Generic,
-            _ => Xdp::Auto,
-        },
-        drop_non_ip: non_ip == Some(1),
+        xdp: choice(
+            reader,
+            &table,
+            "xdp",
+            &[("auto", Xdp::Auto), ("native", Xdp::Native), ("tc", Xdp::Tc), ("generic", Xdp::Generic)],
+        )
+        .unwrap_or_default(),
+        drop_non_ip: choice(reader, &table, "non_ip", &[("pass", false), ("drop", true)]).unwrap_or_default(),
+        aws: choice(reader, &table, "exemptions", &[("aws", true), ("none", false)]).unwrap_or(true),
+        failsafe: group::failsafe(reader, &table),
     })
 }
 
-fn interface_name(reader: &mut Reader<'_>, entry: &Entry<'_>) {
-    let name = entry.key;
+/// One of a few words under a key.
+fn choice<T: Copy>(reader: &mut Reader<'_>, table: &Table<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
+    table.get(key)?.choice(reader, key, words)
+}
+
+/// Checks that Linux could have a device of this name.
+fn device_name(reader: &mut Reader<'_>, device: &At<String>, written: bool) {
+    let name = device.value.as_str();
     let why = if name.is_empty() {
         "it is empty".to_owned()
     } else if name.len() > NAME_MAX {
@@ -391,13 +392,18 @@ fn interface_name(reader: &mut Reader<'_>, entry: &Entry<'_>) {
     } else {
         return;
     };
+    let help = if written || name.is_empty() {
+        "`ip -brief link` lists the interfaces"
+    } else {
+        "`ip -brief link` lists the interfaces; a name of your own goes with `device = \"eth0\"` below it"
+    };
     reader.push(
         Diagnostic::new(
             &codes::BAD_NAME,
-            entry.key_span.clone(),
+            device.span.clone(),
             format!("no interface can be called \"{}\"", name.escape_debug()),
         )
         .at(why)
-        .help("`ip -brief link` lists the interfaces"),
+        .help(help),
     );
 }

@@ -8,7 +8,7 @@ use nacl_common::{Action, Direction, Family};
 use super::{
     Diagnostic, codes, names,
     tree::{Hint, Reader, Table, Unknown, Value},
-    written::{Address, At, Icmp, Ports, Rule},
+    written::{Address, At, Icmp, Ports, Rule, Traffic},
 };
 use crate::{clients::Client, resolve::Protocol};
 
@@ -51,6 +51,62 @@ pub(super) fn read(reader: &mut Reader<'_>, value: Value<'_>, direction: Directi
     );
     let number = table.get("rule").and_then(|value| number(reader, value));
     let action = table.get("action").and_then(|value| action(reader, value));
+    let traffic = traffic(reader, &table);
+    let found = table
+        .get(address)
+        .and_then(|value| Some(At { value: remote(reader, value, address, OF_NACL)?, span: value.span() }));
+    let description = description(reader, &table);
+    Some(Rule { span: table.span, number, action, traffic, address: found, description })
+}
+
+/// A list of rules, or of what is written like them: where its key stands, and what could be read of it. `None` where
+/// it is absent.
+pub(super) fn list<T>(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    key: &str,
+    example: &str,
+    mut read: impl FnMut(&mut Reader<'_>, Value<'_>) -> Option<T>,
+) -> Option<(Range<usize>, Vec<T>)> {
+    let Some(entry) = table.entry(key) else {
+        // A misspelt key is no absent list.
+        return table.has(key).then(|| (0..0, Vec::new()));
+    };
+    let mut items = Vec::new();
+    if let Some(array) = entry.value.as_array() {
+        items = array.iter().filter_map(|item| read(reader, Value::new(item))).collect();
+    } else {
+        let span = entry.value.span();
+        let message = format!("`{key}` must be a list of rules, not {}", entry.value.kind());
+        let mut diagnostic =
+            Diagnostic::new(&codes::WRONG_TYPE, span.clone(), message).at(format!("expected [ {example}, … ]"));
+        if reader.text[span.clone()].starts_with('{') {
+            diagnostic = diagnostic
+                .help("put it in brackets, also a single rule")
+                .fix(span.clone(), format!("[{}]", &reader.text[span]));
+        }
+        reader.push(diagnostic);
+    }
+    Some((entry.key_span.clone(), items))
+}
+
+/// Other tools' names for the two lists.
+pub(super) fn list_hint(unknown: &Unknown<'_, '_>, what: &str) -> Option<Hint> {
+    let meant = match unknown.plain.as_str() {
+        "ingress" | "in" => "inbound",
+        "egress" | "out" => "outbound",
+        _ => return None,
+    };
+    Some(instead(unknown, what, meant, true, format!("in a policy it is called `{meant}`")))
+}
+
+/// AWS's id of something.
+pub(super) fn id(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {
+    table.get("id")?.name(reader, "id").map(str::to_owned)
+}
+
+/// Protocol, ports and ICMP type, of any kind of rule.
+pub(super) fn traffic(reader: &mut Reader<'_>, table: &Table<'_>) -> Traffic {
     let protocol =
         table.get("protocol").and_then(|value| Some(At { value: protocol(reader, value)?, span: value.span() }));
     let ports = match table.get("ports") {
@@ -62,10 +118,11 @@ pub(super) fn read(reader: &mut Reader<'_>, value: Value<'_>, direction: Directi
         },
     };
     let icmp = table.get("icmp").and_then(|value| Some(At { value: icmp(reader, value)?, span: value.span() }));
-    let found =
-        table.get(address).and_then(|value| Some(At { value: remote(reader, value, address)?, span: value.span() }));
-    let description = table.get("description").and_then(|value| value.name(reader, "description")).map(str::to_owned);
-    Some(Rule { span: table.span, number, action, protocol, ports, icmp, address: found, description })
+    Traffic { protocol, ports, icmp }
+}
+
+pub(super) fn description(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {
+    table.get("description").and_then(|value| value.name(reader, "description")).map(str::to_owned)
 }
 
 /// A written `*`: only as what is implied anyway (N2).
@@ -98,43 +155,14 @@ fn star(reader: &mut Reader<'_>, table: &Table<'_>, address: &str) {
 
 /// Keys that come from habit: other tools' names for ours, and what AWS cannot match on.
 fn hint(unknown: &Unknown<'_, '_>, direction: Direction) -> Option<Hint> {
-    let (right, wrong) = address_keys(direction);
     let span = unknown.entry.key_span.clone();
     let key = unknown.entry.key;
-    let absent = |key: &str| unknown.siblings.iter().all(|entry| entry.key != key);
     let no_match = |label: &str, note: &str, help: &str| {
         let message = format!("a network ACL rule cannot match on `{}`", key.escape_debug());
         let diagnostic = Diagnostic::new(&codes::NO_SUCH_MATCH, span.clone(), message).at(label).note(note).help(help);
         Some(Hint { diagnostic, meant: None })
     };
-    let instead = |meant: &'static str, rename: bool, help: String| {
-        let message = format!("a network ACL rule has no key `{}`", key.escape_debug());
-        let mut diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span.clone(), message).at("unknown key").help(help);
-        if rename && absent(meant) {
-            diagnostic = diagnostic.fix(span.clone(), meant);
-        }
-        Some(Hint { diagnostic, meant: Some(meant) })
-    };
     match unknown.plain.as_str() {
-        plain if plain == wrong => {
-            let (list, what, end) = match direction {
-                Direction::Inbound => ("inbound", "source", "the destination lies inside the subnet"),
-                Direction::Outbound => ("outbound", "destination", "the source lies inside the subnet"),
-            };
-            let diagnostic = Diagnostic::new(
-                &codes::WRONG_SIDE,
-                span.clone(),
-                format!("an {list} rule matches the {what}, not the {wrong}"),
-            )
-            .at(format!("no `{wrong}` in an {list} rule"))
-            .note(format!("{end}, and AWS never matches it (N22)"));
-            let diagnostic = if absent(right) {
-                diagnostic.help(format!("did you mean `{right}`?")).fix(span.clone(), right)
-            } else {
-                diagnostic.help(format!("remove `{wrong}`"))
-            };
-            Some(Hint { diagnostic, meant: absent(right).then_some(right) })
-        }
         "source_port" | "source_ports" | "src_port" | "src_ports" | "sport" | "sports" => no_match(
             "no source ports in AWS",
             "AWS matches the destination port of the packet, in both directions (N21, N23)",
@@ -163,11 +191,61 @@ fn hint(unknown: &Unknown<'_, '_>, direction: Direction) -> Option<Hint> {
             "put a network ACL of its own on the other subnet or interface",
         ),
         "rule_no" | "rule_number" | "number" | "priority" | "order" => {
-            instead("rule", true, "it is written `rule`".to_owned())
+            Some(instead(unknown, "a network ACL rule", "rule", true, "it is written `rule`".to_owned()))
         }
-        "rule_action" | "target" | "policy" => instead("action", true, "it is written `action`".to_owned()),
+        "rule_action" | "target" | "policy" => {
+            Some(instead(unknown, "a network ACL rule", "action", true, "it is written `action`".to_owned()))
+        }
+        _ => habit(unknown, direction, "a network ACL rule", "lies inside the subnet", "N22"),
+    }
+}
+
+/// "It is written so": another name for a key there is. `rename`: the value can stay as it is.
+pub(super) fn instead(unknown: &Unknown<'_, '_>, what: &str, meant: &'static str, rename: bool, help: String) -> Hint {
+    let span = unknown.entry.key_span.clone();
+    let message = format!("{what} has no key `{}`", unknown.entry.key.escape_debug());
+    let mut diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span.clone(), message).at("unknown key").help(help);
+    if rename && unknown.siblings.iter().all(|entry| entry.key != meant) {
+        diagnostic = diagnostic.fix(span, meant);
+    }
+    Hint { diagnostic, meant: Some(meant) }
+}
+
+/// Habits that rules of both layers meet alike. `what` is such a rule, `near` what is true of its near end.
+pub(super) fn habit(
+    unknown: &Unknown<'_, '_>,
+    direction: Direction,
+    what: &str,
+    near: &str,
+    fact: &str,
+) -> Option<Hint> {
+    let (right, wrong) = address_keys(direction);
+    let span = unknown.entry.key_span.clone();
+    let absent = |key: &str| unknown.siblings.iter().all(|entry| entry.key != key);
+    let instead = |meant, rename, help: String| Some(instead(unknown, what, meant, rename, help));
+    match unknown.plain.as_str() {
+        plain if plain == wrong => {
+            let (list, matched, end) = match direction {
+                Direction::Inbound => ("inbound", "source", format!("the destination {near}")),
+                Direction::Outbound => ("outbound", "destination", format!("the source {near}")),
+            };
+            let diagnostic = Diagnostic::new(
+                &codes::WRONG_SIDE,
+                span.clone(),
+                format!("an {list} rule matches the {matched}, not the {wrong}"),
+            )
+            .at(format!("no `{wrong}` in an {list} rule"))
+            .note(format!("{end}, and AWS never matches it ({fact})"));
+            let diagnostic = if absent(right) {
+                diagnostic.help(format!("did you mean `{right}`?")).fix(span.clone(), right)
+            } else {
+                diagnostic.help(format!("remove `{wrong}`"))
+            };
+            Some(Hint { diagnostic, meant: absent(right).then_some(right) })
+        }
         "ip_protocol" | "proto" => instead("protocol", true, "it is written `protocol`".to_owned()),
-        "cidr" | "cidr_block" | "ipv6_cidr" | "ipv6_cidr_block" | "address" | "remote" | "ip" | "cidr_blocks" => {
+        "cidr" | "cidr_block" | "ipv6_cidr" | "ipv6_cidr_block" | "address" | "remote" | "ip" | "cidr_blocks"
+        | "cidr_ip" | "cidr_ipv4" | "cidr_ipv6" => {
             instead(right, true, format!("here it is written `{right}`; both families go there"))
         }
         "from" if direction == Direction::Inbound => instead(right, true, format!("it is written `{right}`")),
@@ -181,7 +259,7 @@ fn hint(unknown: &Unknown<'_, '_>, direction: Direction) -> Option<Hint> {
         }
         "note" | "comment" | "name" => instead("description", true, "free text is written `description`".to_owned()),
         "egress" | "direction" => {
-            let message = format!("a network ACL rule has no key `{}`", key.escape_debug());
+            let message = format!("{what} has no key `{}`", unknown.entry.key.escape_debug());
             let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span, message)
                 .at("unknown key")
                 .help("the list says the direction: `inbound = [ … ]` or `outbound = [ … ]`");
@@ -301,7 +379,7 @@ fn protocol(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Protocol> {
 }
 
 /// Reports a list in a place of one value.
-fn refuse_list(reader: &mut Reader<'_>, value: Value<'_>, key: &str, note: &str) -> bool {
+pub(super) fn refuse_list(reader: &mut Reader<'_>, value: Value<'_>, key: &str, note: &str) -> bool {
     let Some(array) = value.as_array() else { return false };
     let mut diagnostic =
         Diagnostic::new(&codes::ONE_VALUE, value.span(), format!("`{key}` holds one value, not a list"))
@@ -311,7 +389,7 @@ fn refuse_list(reader: &mut Reader<'_>, value: Value<'_>, key: &str, note: &str)
     diagnostic = if let [one] = items[..] {
         diagnostic.help("without brackets").fix(value.span(), &reader.text[one.span()])
     } else {
-        diagnostic.help("write one rule for each, with a number of its own")
+        diagnostic.help("write one rule for each")
     };
     reader.push(diagnostic);
     true
@@ -398,9 +476,9 @@ fn ports(reader: &mut Reader<'_>, value: Value<'_>) -> Option<(u16, u16)> {
                     .at("expected 443, \"1024-65535\", \"https\" or \"ephemeral:linux\"");
             reader.push(match text {
                 "any" | "*" | "-1" | "" => diagnostic.help("all ports are \"all\"").fix(span.clone(), "\"all\""),
-                _ if text.contains(',') => diagnostic
-                    .note("an AWS rule has one port range")
-                    .help("write one rule for each, with a number of its own"),
+                _ if text.contains(',') => {
+                    diagnostic.note("an AWS rule has one port range").help("write one rule for each")
+                }
                 _ => diagnostic.did_you_mean(text, span.clone(), names::services(), |name| format!("\"{name}\"")),
             });
             return None;
@@ -468,38 +546,62 @@ fn icmp_number(reader: &mut Reader<'_>, value: Value<'_>, what: &str) -> Option<
     None
 }
 
-/// `source` or `destination`.
-fn remote(reader: &mut Reader<'_>, value: Value<'_>, key: &str) -> Option<Address> {
+/// What cannot be referred to by an address, and by what it belongs to.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// "a network ACL rule".
+    what: &'static str,
+    /// Why no group.
+    groups: &'static str,
+    /// Why no prefix list.
+    lists: &'static str,
+}
+
+const OF_NACL: Place = Place {
+    what: "a network ACL rule",
+    groups: "AWS takes group references in security group rules only (N21)",
+    lists: "AWS takes prefix lists in security groups and routes only (N36)",
+};
+
+pub(super) const OF_FAILSAFE: Place = Place {
+    what: "a failsafe entry",
+    groups: "a failsafe entry must hold whatever the rest of the policy says",
+    lists: "a failsafe entry must hold whatever the rest of the policy says",
+};
+
+/// `subnet:NAME`
+pub(super) fn subnet(text: &str) -> Option<Address> {
+    let name = text.strip_prefix("subnet:")?;
+    let (name, family) = match name.rsplit_once('/') {
+        Some((name, "ipv4")) => (name, Some(Family::V4)),
+        Some((name, "ipv6")) => (name, Some(Family::V6)),
+        _ => (name, None),
+    };
+    Some(Address::Subnet(name.to_owned(), family))
+}
+
+/// `source` or `destination`, where only addresses may stand.
+pub(super) fn remote(reader: &mut Reader<'_>, value: Value<'_>, key: &str, place: Place) -> Option<Address> {
     if refuse_list(reader, value, key, "an AWS rule has one CIDR (N21)") {
         return None;
     }
     let text = value.string(reader, key)?;
     let span = value.span();
-    if let Some(name) = text.strip_prefix("subnet:") {
-        let (name, family) = match name.rsplit_once('/') {
-            Some((name, "ipv4")) => (name, Some(Family::V4)),
-            Some((name, "ipv6")) => (name, Some(Family::V6)),
-            _ => (name, None),
-        };
-        return Some(Address::Subnet(name.to_owned(), family));
+    if let Some(subnet) = subnet(text) {
+        return Some(subnet);
     }
     let is = |prefixes: &[&str]| prefixes.iter().any(|prefix| text.starts_with(prefix));
-    if is(&["sg:", "sg-", "pl:", "pl-"]) {
-        let (what, note, help) = if is(&["sg"]) {
-            (
-                "security group",
-                "AWS takes group references in security group rules only (N21)",
-                "write the CIDR its members stand in, or `subnet:NAME`",
-            )
-        } else {
-            (
-                "prefix list",
-                "AWS takes prefix lists in security groups and routes only (N36)",
-                "write one rule for each CIDR of the list",
-            )
-        };
+    let refused = if text == "self" || is(&["sg:", "sg-"]) {
+        Some(("security group", place.groups, "write the CIDR its members stand in, or `subnet:NAME`"))
+    } else if is(&["pl:", "pl-"]) {
+        Some(("prefix list", place.lists, "write each CIDR of the list by itself"))
+    } else {
+        None
+    };
+    if let Some((what, note, help)) = refused {
+        let message = format!("{} cannot refer to a {what}", place.what);
         reader.push(
-            Diagnostic::new(&codes::NO_SUCH_REFERENCE, span, format!("a network ACL rule cannot refer to a {what}"))
+            Diagnostic::new(&codes::NO_SUCH_REFERENCE, span, message)
                 .at("expected a CIDR or `subnet:NAME`")
                 .note(note)
                 .help(help),

@@ -139,6 +139,9 @@ impl Broken {
             &codes::UNKNOWN_SUBNET,
             &codes::UNKNOWN_VPC,
             &codes::SUBNET_NOT_ONE_CIDR,
+            &codes::UNKNOWN_GROUP,
+            &codes::UNKNOWN_PREFIX_LIST,
+            &codes::NO_SUCH_LAYER,
             &codes::VERSION,
         ];
         diagnostics.retain(|diagnostic| {

@@ -1,5 +1,6 @@
-//! A policy as written → what it means here. Looks up names, applies AWS's defaults and normalises rules; makes the
-//! diagnostics about names, references, geometry and quotas.
+//! A policy as written → what it means here: subnets, network ACLs and interfaces. Looks up names, applies AWS's
+//! defaults and normalises rules; makes the diagnostics about names, references, geometry and quotas. Security groups
+//! are resolved in `groups`, what passes unjudged in `exempt`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +12,13 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nacl_common::{Action, Direction, Family, packet::EXTENSION_HEADERS};
 
-use super::{Eni, Host, Icmp, Interface, Nacl, Protocol, Resolved, Rule, Subnet};
+use super::{
+    Eni, Group, Host, Icmp, Interface, Layers, Nacl, Protocol, Resolved, Rule, Subnet, exempt,
+    groups::{self, Locals},
+};
 use crate::policy::{
     Diagnostic, LAST_NUMBER, address_keys, codes, protocol_name, quoted,
-    written::{self, Address, At, List, Policy, Ports},
+    written::{self, Address, At, List, Policy, Ports, Traffic},
 };
 
 /// The name a subnet's network ACL has when the policy gives none.
@@ -43,6 +47,10 @@ pub(crate) fn resolve(
         lines: text.match_indices('\n').map(|(at, _)| at).collect(),
         used_subnets: BTreeSet::new(),
         used_nacls: BTreeSet::new(),
+        used_groups: BTreeSet::new(),
+        used_lists: BTreeSet::new(),
+        weights: BTreeMap::new(),
+        vpcs: BTreeMap::new(),
         complete: true,
     };
     resolver.geometry();
@@ -55,16 +63,20 @@ pub(crate) fn resolve(
         nacls.entry(DEFAULT_NACL.to_owned()).or_insert_with(|| Arc::new(default_nacl()));
     }
     let enis = resolver.enis();
-    let interfaces = resolver.interfaces(&subnets, &nacls, host);
+    let locals = groups::locals(policy, host);
+    let prefix_lists = resolver.prefix_lists();
+    let groups = resolver.groups(&prefix_lists, &locals);
+    let interfaces = resolver.interfaces(&subnets, &nacls, &groups, &locals);
     resolver.unused();
     resolver.never_consulted(&subnets, &nacls);
+    resolver.never_filtered(&interfaces);
     resolver.complete.then(|| Resolved {
         file: file.to_owned(),
         text: Arc::clone(text),
         nacls,
         subnets,
-        groups: BTreeMap::new(),
-        prefix_lists: BTreeMap::new(),
+        groups,
+        prefix_lists,
         enis,
         interfaces,
     })
@@ -92,25 +104,68 @@ pub fn default_nacl() -> Nacl {
     Nacl { name: DEFAULT_NACL.to_owned(), id: None, inbound: list(), outbound: list() }
 }
 
-struct Resolver<'p> {
-    policy: &'p Policy,
+pub(super) struct Resolver<'p> {
+    pub(super) policy: &'p Policy,
     diagnostics: &'p mut Vec<Diagnostic>,
     /// Where lines end.
     lines: Vec<usize>,
     used_subnets: BTreeSet<String>,
     used_nacls: BTreeSet<String>,
+    /// Security groups that somebody has, or that a rule of another group names.
+    pub(super) used_groups: BTreeSet<String>,
+    pub(super) used_lists: BTreeSet<String>,
+    /// What the rules of a group weigh in the direction and family that weighs most.
+    pub(super) weights: BTreeMap<String, u32>,
+    /// VPCs by the subnets in them.
+    vpcs: BTreeMap<&'p str, &'p written::Vpc>,
     /// False once something is missing from the result; a diagnostic says what.
-    complete: bool,
+    pub(super) complete: bool,
 }
 
-const fn family(cidr: &IpNet) -> Family {
+/// Whose rule it is: how it is called, and the facts of its layer.
+#[derive(Clone, Copy)]
+pub(super) enum Subject {
+    /// A network ACL's, with its number.
+    Nacl(u16),
+    /// A security group's.
+    Group,
+    /// A failsafe entry.
+    Failsafe,
+}
+
+impl Subject {
+    fn text(self) -> String {
+        match self {
+            Self::Nacl(number) => format!("rule {number}"),
+            Self::Group => "the rule".to_owned(),
+            Self::Failsafe => "the entry".to_owned(),
+        }
+    }
+
+    /// One of two facts.
+    const fn fact(self, nacl: &'static str, group: &'static str) -> &'static str {
+        match self {
+            Self::Nacl(_) => nacl,
+            Self::Group | Self::Failsafe => group,
+        }
+    }
+}
+
+/// What a rule matches besides the address, normalised: what AWS ignores is gone.
+pub(super) struct Matched {
+    pub(super) protocol: Protocol,
+    pub(super) ports: Option<(u16, u16)>,
+    pub(super) icmp: Option<Icmp>,
+}
+
+pub(super) const fn family(cidr: &IpNet) -> Family {
     match cidr {
         IpNet::V4(_) => Family::V4,
         IpNet::V6(_) => Family::V6,
     }
 }
 
-const fn family_name(family: Family) -> &'static str {
+pub(super) const fn family_name(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",
         Family::V6 => "IPv6",
@@ -118,7 +173,7 @@ const fn family_name(family: Family) -> &'static str {
 }
 
 /// A name as a bare TOML key, where it can be one.
-fn key_or_placeholder(name: &str) -> &str {
+pub(super) fn key_or_placeholder(name: &str) -> &str {
     let bare = |sign: char| sign.is_ascii_alphanumeric() || matches!(sign, '-' | '_');
     if !name.is_empty() && name.chars().all(bare) { name } else { "NAME" }
 }
@@ -134,11 +189,11 @@ fn protocol_text(protocol: Protocol) -> String {
 }
 
 impl<'p> Resolver<'p> {
-    fn push(&mut self, diagnostic: Diagnostic) {
+    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
         self.diagnostics.push(diagnostic);
     }
 
-    fn line(&self, at: usize) -> usize {
+    pub(super) fn line(&self, at: usize) -> usize {
         self.lines.partition_point(|&end| end < at) + 1
     }
 
@@ -232,6 +287,7 @@ impl<'p> Resolver<'p> {
         let mut placed: Vec<(&str, &str, &At<IpNet>)> = Vec::new();
         for (name, subnet) in order {
             let vpc = self.vpc_of(name, subnet);
+            self.vpcs.extend(vpc.map(|(_, vpc)| (name.as_str(), vpc)));
             for cidr in &subnet.cidrs {
                 if let Some((_, vpc)) = vpc.filter(|(_, vpc)| !vpc.cidrs.is_empty()) {
                     self.inside_vpc(name, cidr, vpc);
@@ -384,85 +440,17 @@ impl<'p> Resolver<'p> {
 
     /// Normalises one rule, and warns about what AWS accepts and ignores (N27 to N35).
     fn rule(&mut self, rule: &'p written::Rule, direction: Direction) -> Option<Rule> {
-        let address = rule.address.as_ref().and_then(|address| Some((self.cidr(address)?, address)));
+        let address =
+            rule.address.as_ref().and_then(|address| Some((self.cidr(&address.value, &address.span)?, address)));
         let (Some(number), Some(action), Some(protocol), Some((cidr, address))) =
-            (rule.number.as_ref(), rule.action, rule.protocol.as_ref(), address)
+            (rule.number.as_ref(), rule.action, rule.traffic.protocol.as_ref(), address)
         else {
             self.complete = false;
             return None;
         };
         let (key, _) = address_keys(direction);
-        let v6 = family(&cidr) == Family::V6;
-        let mut ports = None;
-        let mut icmp = None;
-        match protocol.value {
-            Protocol::Number(TCP | UDP) => {
-                match &rule.ports {
-                    // A rule for all ports does not look at them, so that it matches fragments too.
-                    Ports::Range(range) => ports = Some(range.value).filter(|&range| range != (0, u16::MAX)),
-                    Ports::Absent => {
-                        let message = format!("rule {} matches all ports", number.value);
-                        self.push(
-                            Diagnostic::new(&codes::PORTS_UNWRITTEN, protocol.span.clone(), message)
-                                .at("and the rule has no `ports`")
-                                .note("AWS wants them written (N29)")
-                                .help("write `ports = \"all\"`, or the ports that are meant"),
-                        );
-                    }
-                    Ports::Bad => {}
-                }
-                self.ignored_icmp(rule, protocol, "only ICMP has types");
-            }
-            Protocol::Number(ICMP) if !v6 => icmp = self.icmp(rule, protocol, number.value),
-            Protocol::Number(ICMPV6) if v6 => icmp = self.icmp(rule, protocol, number.value),
-            Protocol::Number(ICMP) => {
-                self.push(
-                    Diagnostic::new(
-                        &codes::ICMP_ON_IPV6,
-                        protocol.span.clone(),
-                        format!("rule {} can match no real packet: icmp (1) does not travel on IPv6", number.value),
-                    )
-                    .at("IPv4's ICMP")
-                    .and(address.span.clone(), format!("an IPv6 {key}"))
-                    .help("IPv6 has \"icmpv6\", protocol 58")
-                    .fix(protocol.span.clone(), "\"icmpv6\""),
-                );
-                self.ignored_ports(rule, protocol);
-            }
-            Protocol::Number(ICMPV6) => {
-                self.push(
-                    Diagnostic::new(
-                        &codes::ICMPV6_ON_IPV4,
-                        protocol.span.clone(),
-                        format!("rule {} matches icmpv6 (58) on IPv4, which no host sends", number.value),
-                    )
-                    .at("IPv6's ICMP")
-                    .and(address.span.clone(), format!("an IPv4 {key}"))
-                    .note("AWS takes it, for all types and codes, whatever is written (N28)")
-                    .help("IPv4 has \"icmp\", protocol 1")
-                    .fix(protocol.span.clone(), "\"icmp\""),
-                );
-                self.ignored_ports(rule, protocol);
-            }
-            Protocol::All | Protocol::Number(_) => {
-                self.ignored_ports(rule, protocol);
-                self.ignored_icmp(rule, protocol, "only ICMP has types");
-                if let Protocol::Number(header) = protocol.value
-                    && v6
-                    && EXTENSION_HEADERS.contains(&header)
-                {
-                    self.push(
-                        Diagnostic::new(
-                            &codes::EXTENSION_HEADER,
-                            protocol.span.clone(),
-                            format!("{} is an IPv6 extension header, not a protocol", protocol_text(protocol.value)),
-                        )
-                        .at("never what a packet carries in the end")
-                        .note("packets are judged by the protocol behind their extension headers"),
-                    );
-                }
-            }
-        }
+        let end = Some((family(&cidr), &address.span, key));
+        let matched = self.traffic(&rule.traffic, protocol, Subject::Nacl(number.value), end);
         if action == Action::Allow && protocol.value == Protocol::All && cidr.prefix_len() == 0 {
             let (what, from) = match direction {
                 Direction::Inbound => ("in", "from"),
@@ -492,9 +480,9 @@ impl<'p> Resolver<'p> {
         Some(Rule {
             number: number.value,
             action,
-            protocol: protocol.value,
-            ports,
-            icmp,
+            protocol: matched.protocol,
+            ports: matched.ports,
+            icmp: matched.icmp,
             cidr,
             reference,
             description: rule.description.clone(),
@@ -503,27 +491,116 @@ impl<'p> Resolver<'p> {
         })
     }
 
-    fn icmp(&mut self, rule: &written::Rule, protocol: &At<Protocol>, number: u16) -> Option<Icmp> {
-        self.ignored_ports(rule, protocol);
-        if rule.icmp.is_none() {
+    /// Normalises protocol, ports and ICMP type, and warns about what AWS accepts and ignores. `end`: the family of the
+    /// rule's address, its place and its key; `None` where it may be of both.
+    pub(super) fn traffic(
+        &mut self,
+        traffic: &Traffic,
+        protocol: &At<Protocol>,
+        subject: Subject,
+        end: Option<(Family, &Range<usize>, &str)>,
+    ) -> Matched {
+        let mut matched = Matched { protocol: protocol.value, ports: None, icmp: None };
+        match (protocol.value, end) {
+            (Protocol::Number(TCP | UDP), _) => {
+                match &traffic.ports {
+                    // A rule for all ports does not look at them, so that it matches fragments too.
+                    Ports::Range(range) => matched.ports = Some(range.value).filter(|&range| range != (0, u16::MAX)),
+                    Ports::Absent if !matches!(subject, Subject::Failsafe) => {
+                        let message = format!("{} matches all ports", subject.text());
+                        self.push(
+                            Diagnostic::new(&codes::PORTS_UNWRITTEN, protocol.span.clone(), message)
+                                .at("and the rule has no `ports`")
+                                .note(format!("AWS wants them written ({})", subject.fact("N29", "S12")))
+                                .help("write `ports = \"all\"`, or the ports that are meant"),
+                        );
+                    }
+                    Ports::Absent | Ports::Bad => {}
+                }
+                self.ignored_icmp(traffic, protocol, subject, "only ICMP has types");
+            }
+            (Protocol::Number(ICMP), Some((Family::V6, span, key))) => {
+                self.push(
+                    Diagnostic::new(
+                        &codes::ICMP_ON_IPV6,
+                        protocol.span.clone(),
+                        format!("{} can match no real packet: icmp (1) does not travel on IPv6", subject.text()),
+                    )
+                    .at("IPv4's ICMP")
+                    .and(span.clone(), format!("an IPv6 {key}"))
+                    .help("IPv6 has \"icmpv6\", protocol 58")
+                    .fix(protocol.span.clone(), "\"icmpv6\""),
+                );
+                self.ignored_ports(traffic, protocol, subject);
+            }
+            (Protocol::Number(ICMPV6), Some((Family::V4, span, key))) => {
+                self.push(
+                    Diagnostic::new(
+                        &codes::ICMPV6_ON_IPV4,
+                        protocol.span.clone(),
+                        format!("{} matches icmpv6 (58) on IPv4, which no host sends", subject.text()),
+                    )
+                    .at("IPv6's ICMP")
+                    .and(span.clone(), format!("an IPv4 {key}"))
+                    .note(subject.fact(
+                        "AWS takes it, for all types and codes, whatever is written (N28)",
+                        "it is taken as network ACLs take it, for all types and codes, whatever is written (N28)",
+                    ))
+                    .help("IPv4 has \"icmp\", protocol 1")
+                    .fix(protocol.span.clone(), "\"icmp\""),
+                );
+                self.ignored_ports(traffic, protocol, subject);
+            }
+            (Protocol::Number(ICMP | ICMPV6), _) => matched.icmp = self.icmp(traffic, protocol, subject),
+            (Protocol::All | Protocol::Number(_), _) => {
+                self.ignored_ports(traffic, protocol, subject);
+                self.ignored_icmp(traffic, protocol, subject, "only ICMP has types");
+                if let Protocol::Number(header) = protocol.value
+                    && end.is_none_or(|(family, ..)| family == Family::V6)
+                    && EXTENSION_HEADERS.contains(&header)
+                {
+                    self.push(
+                        Diagnostic::new(
+                            &codes::EXTENSION_HEADER,
+                            protocol.span.clone(),
+                            format!("{} is an IPv6 extension header, not a protocol", protocol_text(protocol.value)),
+                        )
+                        .at("never what a packet carries in the end")
+                        .note("packets are judged by the protocol behind their extension headers"),
+                    );
+                }
+            }
+        }
+        matched
+    }
+
+    fn icmp(&mut self, traffic: &Traffic, protocol: &At<Protocol>, subject: Subject) -> Option<Icmp> {
+        self.ignored_ports(traffic, protocol, subject);
+        // S12: a security group's rule for ICMPv6 need not write them.
+        let optional = match subject {
+            Subject::Nacl(_) => false,
+            Subject::Group => protocol.value == Protocol::Number(ICMPV6),
+            Subject::Failsafe => true,
+        };
+        if traffic.icmp.is_none() && !optional {
             let echo = if protocol.value == Protocol::Number(ICMP) { "8" } else { "128" };
             self.push(
                 Diagnostic::new(
                     &codes::ICMP_UNWRITTEN,
                     protocol.span.clone(),
-                    format!("rule {number} matches all ICMP types and codes"),
+                    format!("{} matches all ICMP types and codes", subject.text()),
                 )
                 .at("and the rule has no `icmp`")
-                .note("AWS wants them written (N30)")
+                .note(format!("AWS wants them written ({})", subject.fact("N30", "S12")))
                 .help(format!("write `icmp = {{ type = -1 }}`, or the type that is meant: {echo} is an echo request")),
             );
         }
-        let icmp = rule.icmp.as_ref()?.value;
+        let icmp = traffic.icmp.as_ref()?.value;
         Some(Icmp { kind: icmp.kind?, code: icmp.code })
     }
 
-    fn ignored_ports(&mut self, rule: &written::Rule, protocol: &At<Protocol>) {
-        let Ports::Range(range) = &rule.ports else { return };
+    fn ignored_ports(&mut self, traffic: &Traffic, protocol: &At<Protocol>, subject: Subject) {
+        let Ports::Range(range) = &traffic.ports else { return };
         if protocol.value == Protocol::All && range.value == (0, u16::MAX) {
             return; // Says the same twice.
         }
@@ -531,27 +608,35 @@ impl<'p> Resolver<'p> {
             Diagnostic::new(
                 &codes::PORTS_IGNORED,
                 range.span.clone(),
-                format!("the ports are ignored: the rule matches every port of {}", protocol_text(protocol.value)),
+                format!(
+                    "the ports are ignored: {} matches every port of {}",
+                    if matches!(subject, Subject::Failsafe) { "the entry" } else { "the rule" },
+                    protocol_text(protocol.value)
+                ),
             )
             .at("ignored")
             .and(protocol.span.clone(), "AWS matches ports of tcp and udp only")
-            .note("AWS accepts such a rule, and ignores its ports (N27, N34)"),
+            .note(match subject {
+                Subject::Nacl(_) => "AWS accepts such a rule, and ignores its ports (N27, N34)",
+                Subject::Group => "AWS accepts such a rule, and ignores its ports (S11)",
+                Subject::Failsafe => "as AWS ignores them in a rule (S11)",
+            }),
         );
     }
 
-    fn ignored_icmp(&mut self, rule: &written::Rule, protocol: &At<Protocol>, why: &str) {
-        let Some(icmp) = &rule.icmp else { return };
+    fn ignored_icmp(&mut self, traffic: &Traffic, protocol: &At<Protocol>, subject: Subject, why: &str) {
+        let Some(icmp) = &traffic.icmp else { return };
         self.push(
             Diagnostic::new(&codes::ICMP_IGNORED, icmp.span.clone(), "the ICMP type and code are ignored")
                 .at("ignored")
                 .and(protocol.span.clone(), why)
-                .note("AWS accepts such a rule, and ignores them (N27)"),
+                .note(format!("AWS accepts such a rule, and ignores them ({})", subject.fact("N27", "S11"))),
         );
     }
 
     /// The one CIDR an address stands for.
-    fn cidr(&mut self, address: &'p At<Address>) -> Option<IpNet> {
-        let (name, wanted) = match &address.value {
+    pub(super) fn cidr(&mut self, address: &'p Address, span: &Range<usize>) -> Option<IpNet> {
+        let (name, wanted) = match address {
             Address::Cidr(cidr) => return Some(*cidr),
             Address::Subnet(name, wanted) => (name, *wanted),
         };
@@ -560,7 +645,6 @@ impl<'p> Resolver<'p> {
             Some(Family::V4) => "/ipv4",
             Some(Family::V6) => "/ipv6",
         };
-        let span = &address.span;
         let subnet = self.subnet_named(name, span, |name| quoted(&format!("subnet:{name}{suffix}")))?;
         let found: Vec<_> =
             subnet.cidrs.iter().filter(|cidr| wanted.is_none_or(|wanted| wanted == family(&cidr.value))).collect();
@@ -607,7 +691,8 @@ impl<'p> Resolver<'p> {
             }
             let addresses = eni.addresses.iter().map(|address| address.value).collect();
             let subnet = eni.subnet.as_ref().map(|subnet| subnet.value.clone());
-            found.insert(name.clone(), Eni { name: name.clone(), addresses, subnet, groups: Vec::new() });
+            let groups = self.group_names(name, eni.groups.as_ref()).unwrap_or_default();
+            found.insert(name.clone(), Eni { name: name.clone(), addresses, subnet, groups });
         }
         found
     }
@@ -631,7 +716,8 @@ impl<'p> Resolver<'p> {
         &mut self,
         subnets: &BTreeMap<String, Subnet>,
         nacls: &BTreeMap<String, Arc<Nacl>>,
-        host: &dyn Host,
+        groups: &BTreeMap<String, Arc<Group>>,
+        locals: &Locals<'_>,
     ) -> BTreeMap<String, Interface> {
         let policy = self.policy;
         let mut found = BTreeMap::new();
@@ -641,6 +727,7 @@ impl<'p> Resolver<'p> {
                     .help("add `[interface.eth0]` with `nacl = \"NAME\"` or `subnet = \"NAME\"`"),
             );
         }
+        self.devices();
         for (name, interface) in &policy.interfaces {
             let mut subnet = None;
             if let Some(at) = &interface.subnet
@@ -656,34 +743,104 @@ impl<'p> Resolver<'p> {
                 self.nacl_named(direct);
             }
             let nacl = match (subnet, &interface.nacl) {
-                (Some(subnet), _) => nacls.get(&subnet.nacl),
-                (None, Some(direct)) => nacls.get(&direct.value),
+                (Some(subnet), _) => nacls.get(&subnet.nacl).cloned(),
+                (None, Some(direct)) => nacls.get(&direct.value).cloned(),
+                // Not in force: the groups alone judge.
+                (None, None) if interface.subnet.is_none() => Some(Arc::new(default_nacl())),
                 (None, None) => None,
             };
-            let Some(nacl) = nacl else {
+            let on = self.groups_of(name, interface, groups);
+            let failsafe = self.failsafe(interface);
+            let layers = self.layers(name, interface);
+            let (Some(nacl), Some(layers)) = (nacl, layers) else {
                 self.complete = false;
                 continue;
             };
-            let addresses = match &interface.addresses {
-                Some(written) => written.iter().map(|address| address.value).collect(),
-                None => host.addresses(interface.netns.as_deref(), name),
-            };
+            let mut exemptions = Vec::new();
+            if interface.aws {
+                let vpc = interface.subnet.as_ref().and_then(|subnet| self.vpcs.get(subnet.value.as_str()));
+                exemptions = exempt::services(vpc.copied().zip(subnet));
+            }
+            exemptions.extend(failsafe);
             found.insert(
                 name.clone(),
                 Interface {
                     netns: interface.netns.clone(),
-                    addresses,
+                    addresses: locals[name.as_str()].clone(),
                     subnet: subnet.map(|subnet| subnet.name.clone()),
                     subnet_cidrs: subnet.map(|subnet| subnet.cidrs.clone()).unwrap_or_default(),
+                    groups: on,
+                    mode: interface.mode,
+                    layers,
+                    aws: interface.aws,
+                    exemptions,
+                    tracking: policy.tracking,
                     side: interface.side,
                     enforce: interface.enforce,
                     xdp: interface.xdp,
                     drop_non_ip: interface.drop_non_ip,
-                    ..Interface::new(name, Arc::clone(nacl))
+                    ..Interface::new(&interface.device.value, nacl)
                 },
             );
         }
         found
+    }
+
+    /// A device has one policy.
+    fn devices(&mut self) {
+        let policy = self.policy;
+        let mut order: Vec<_> = policy.interfaces.iter().collect();
+        order.sort_by_key(|(_, interface)| interface.name.start);
+        let mut seen: BTreeMap<_, (&str, &Range<usize>)> = BTreeMap::new();
+        for (name, interface) in order {
+            let device = &interface.device;
+            let key = (interface.netns.as_deref(), device.value.as_str());
+            let Some((first, place)) = seen.get(&key) else {
+                seen.insert(key, (name, &device.span));
+                continue;
+            };
+            let within = key.0.map_or_else(String::new, |netns| format!(" of network namespace {netns:?}"));
+            let message = format!("device {:?}{within} is that of interface {first:?} already", device.value);
+            self.diagnostics.push(
+                Diagnostic::new(&codes::DEVICE_TWICE, device.span.clone(), message)
+                    .at("again")
+                    .and((*place).clone(), "first here")
+                    .help("one device has one policy: remove one of the two, or say with `netns` that they lie apart"),
+            );
+        }
+    }
+
+    /// Which layers judge; `None` where there is nothing to judge by.
+    fn layers(&mut self, name: &str, interface: &'p written::Interface) -> Option<Layers> {
+        let nacl = interface.subnet.is_some() || interface.nacl.is_some();
+        let groups = interface.groups.is_some();
+        let Some(written) = &interface.layers else {
+            return match (nacl, groups) {
+                (true, _) => Some(Layers::Both),
+                (false, true) => Some(Layers::Groups),
+                (false, false) => None, // Reported when it was read.
+            };
+        };
+        let (what, help) = match written.value {
+            Layers::Groups if !groups => (
+                "security groups",
+                "give it some, `security_groups = [\"NAME\"]`; `[\"default\"]` is AWS's default group",
+            ),
+            Layers::Both | Layers::Nacl if !nacl => (
+                "a network ACL",
+                "put one on it, `nacl = \"NAME\"`, or say where it stands, `subnet = \"NAME\"`; or remove `layers`",
+            ),
+            layers => return Some(layers),
+        };
+        if nacl || groups {
+            let message = format!("interface {name:?} cannot judge by {what}: it has none");
+            self.push(
+                Diagnostic::new(&codes::NO_SUCH_LAYER, written.span.clone(), message)
+                    .at(format!("\"{}\" wants {what}", written.value.name()))
+                    .help(help),
+            );
+        }
+        None
     }
 
     /// An interface with a subnet has that subnet's network ACL, and no other (N14).
@@ -734,7 +891,8 @@ impl<'p> Resolver<'p> {
                         .at("inside the subnet itself")
                         .note(
                             "a network ACL stands at the border of its subnet; what stays inside never meets it (N42)",
-                        );
+                        )
+                        .help("security groups judge inside the subnet too (S3)");
                     if let Some(nacl) = policy.subnets.get(subnet).and_then(|subnet| subnet.nacl.as_ref()) {
                         diagnostic = diagnostic.and(nacl.span.clone(), "the subnet's network ACL");
                     }
@@ -753,6 +911,14 @@ impl<'p> Resolver<'p> {
         for (name, subnet) in policy.subnets.iter().filter(|(name, _)| !self.used_subnets.contains(*name)) {
             let message = format!("subnet {name:?} is named by no interface and no rule");
             self.diagnostics.push(Diagnostic::new(&codes::UNUSED_SUBNET, subnet.name.clone(), message).at("unused"));
+        }
+        for (name, group) in policy.groups.iter().filter(|(name, _)| !self.used_groups.contains(*name)) {
+            let message = format!("security group {name:?} is on no interface, and no other group names it");
+            self.diagnostics.push(Diagnostic::new(&codes::UNUSED_GROUP, group.name.clone(), message).at("unused"));
+        }
+        for (name, list) in policy.prefix_lists.iter().filter(|(name, _)| !self.used_lists.contains(*name)) {
+            let message = format!("prefix list {name:?} is named by no rule");
+            self.diagnostics.push(Diagnostic::new(&codes::UNUSED_PREFIX_LIST, list.name.clone(), message).at("unused"));
         }
     }
 }

@@ -3,6 +3,8 @@
 //! through [`Host`].
 
 pub mod build;
+mod exempt;
+mod groups;
 
 use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
@@ -43,7 +45,7 @@ pub struct Resolved {
     pub prefix_lists: BTreeMap<String, PrefixList>,
     /// Interfaces elsewhere, by name.
     pub enis: BTreeMap<String, Eni>,
-    /// Interfaces here, by name.
+    /// Interfaces here, by their name in the policy. That is the device's unless the policy says otherwise.
     pub interfaces: BTreeMap<String, Interface>,
 }
 
@@ -71,23 +73,33 @@ pub enum InterfaceError {
 }
 
 impl Resolved {
-    /// The interface of this name; `None`: the only one there is.
+    /// The interface of this name, or of this device where that is unique; `None`: the only one there is.
     ///
     /// # Errors
     /// See [`InterfaceError`].
     pub fn interface(&self, name: Option<&str>) -> Result<&Interface, InterfaceError> {
+        Ok(self.named_interface(name)?.1)
+    }
+
+    /// As [`Self::interface`], with its name in the policy.
+    ///
+    /// # Errors
+    /// See [`InterfaceError`].
+    pub fn named_interface(&self, name: Option<&str>) -> Result<(&str, &Interface), InterfaceError> {
         let file = self.file.clone();
         let known = match self.interfaces.len() {
             0 => "none".to_owned(),
             _ => self.interfaces.keys().cloned().collect::<Vec<_>>().join(", "),
         };
-        let mut all = self.interfaces.values();
-        match (name, all.next(), all.next()) {
-            (Some(name), ..) => {
-                let unknown = || InterfaceError::Unknown { file, name: name.to_owned(), known };
-                self.interfaces.get(name).ok_or_else(unknown)
-            }
-            (None, Some(only), None) => Ok(only),
+        if let Some(name) = name
+            && let Some((name, interface)) = self.interfaces.get_key_value(name)
+        {
+            return Ok((name, interface));
+        }
+        let mut meant = self.interfaces.iter().filter(|(_, interface)| name.is_none_or(|name| interface.name == name));
+        match (name, meant.next(), meant.next()) {
+            (_, Some((name, interface)), None) => Ok((name, interface)),
+            (Some(name), None, _) => Err(InterfaceError::Unknown { file, name: name.to_owned(), known }),
             _ => Err(InterfaceError::Which { file, known }),
         }
     }
@@ -122,7 +134,7 @@ pub struct Eni {
 /// An interface the policy is enforced on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
-    /// Interface name.
+    /// Name of the device. Two interfaces of a policy may have the same one in two namespaces.
     pub name: String,
     /// Name of the network namespace it lies in; `None`: the daemon's own.
     pub netns: Option<String>,
@@ -132,7 +144,7 @@ pub struct Interface {
     pub subnet: Option<String>,
     /// CIDRs inside which the network ACL is not consulted (N42): the subnet's; empty without a subnet.
     pub subnet_cidrs: Vec<IpNet>,
-    /// The network ACL in force.
+    /// The network ACL in force; AWS's default one, which allows everything, where only security groups are written.
     pub nacl: Arc<Nacl>,
     /// Its security groups; `None`: that layer is off. An empty list lets nothing pass (S2).
     pub groups: Option<Vec<Arc<Group>>>,
