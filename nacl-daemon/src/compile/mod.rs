@@ -92,7 +92,7 @@ fn says<I: Image>(
     found: Option<&Entry>,
 ) -> Vec<(Layer, Says)> {
     let known = evaluate::know(at, direction, packet, Memory { trackable: true, found, shared: None });
-    let answers = evaluate::ask(image, at.control, direction, packet, known);
+    let answers = evaluate::ask(image, at.control, &evaluate::question(direction, packet, known));
     if known & evaluate::known::EXEMPT != 0 || answers.exempt & u32::from(ALLOW) != 0 {
         return Vec::new();
     }
