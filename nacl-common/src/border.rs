@@ -304,6 +304,17 @@ pub struct Entry {
     pub pad: u32,
 }
 
+/// An entry as the kernel's table keeps it. The kernel gives a deleted element to the next key at once, also while somebody
+/// still reads it: then the tag is another's. It stands first because it is written first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// [`crate::flow::tag`] of the key.
+    pub tag: u64,
+    /// What is remembered.
+    pub entry: Entry,
+}
+
 /// A fragmented packet, in one direction.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -422,6 +433,7 @@ const _: () = {
     assert!(size_of::<Event>() == 72);
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Entry>() == 32);
+    assert!(size_of::<Kept>() == 40);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<Shared>() == 24);
     assert!(size_of::<Small>() == HEADER + (8 << 13) + (2 << 16));

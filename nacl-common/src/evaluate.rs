@@ -9,7 +9,7 @@ use crate::{
     flow::{self, Met, State, Write, WriteKind},
     packet::{Family, Fragment, Packet},
     reason::Reason,
-    tables::{Image, Question, decide, decide_in_table, l4_key, split},
+    tables::{Image, Key, Settle, decide_in_table, first_match, l4_key, split},
 };
 
 /// A direction as the policy sees it: into or out of the subnet or interface.
@@ -185,16 +185,20 @@ impl Says {
 
 /// What is known of a packet before any list is asked; bits.
 pub mod known {
-    /// What is remembered of its connection still holds.
-    pub const LIVE: u32 = 1;
+    /// It has a connection.
+    pub const KEY: u32 = 1;
+    /// Something is remembered under that connection's key.
+    pub const FOUND: u32 = 1 << 1;
+    /// It still holds.
+    pub const LIVE: u32 = 1 << 2;
     /// The network ACL has admitted that connection.
-    pub const NACL: u32 = 1 << 1;
+    pub const NACL: u32 = 1 << 3;
     /// The security groups have admitted that connection.
-    pub const GROUPS: u32 = 1 << 2;
+    pub const GROUPS: u32 = 1 << 4;
     /// It is a later fragment, and the first one's verdict holds.
-    pub const SHARED: u32 = 1 << 3;
+    pub const SHARED: u32 = 1 << 5;
     /// No list has a say in it.
-    pub const EXEMPT: u32 = 1 << 4;
+    pub const EXEMPT: u32 = 1 << 6;
 }
 
 /// What the lists answered: decisions, or one of the constants.
@@ -251,11 +255,19 @@ impl Answers {
 }
 
 /// Judges an IP packet that was parsed.
+///
+/// Four steps, which the kernel takes one by one: only the second needs the image, and none has to know which way the one
+/// before it came to its answer.
 #[inline(always)]
 pub fn judge<I: Image>(image: &I, at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) -> Judged {
     let known = know(at, direction, packet, memory);
-    let answers = ask(image, at.control, direction, packet, known);
-    conclude(image.header(), at, direction, packet, memory, known, answers)
+    let answers = ask(image, at.control, &question(direction, packet, known));
+    let header = image.header();
+    let shared = memory.shared.copied().unwrap_or_default();
+    let verdict = decide(header, at.control, direction, packet, known, &answers, &shared);
+    let found = memory.found.copied().unwrap_or_default();
+    let (write, met) = remember(image, header, at, direction, packet, known, &answers, &found, verdict.action);
+    Judged { verdict, write, met }
 }
 
 /// First step of [`judge`]: what is known without any list.
@@ -264,16 +276,17 @@ pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) 
     if exempt(at.control, direction, packet).is_some() {
         return known::EXEMPT;
     }
-    let mut known = 0;
-    if let Some(entry) = memory.found
-        && flow::holds(entry, packet, at.now)
-    {
-        known |= known::LIVE;
-        if entry.nacl == 1 {
-            known |= known::NACL;
-        }
-        if entry.group == 1 {
-            known |= known::GROUPS;
+    let mut known = if memory.trackable { known::KEY } else { 0 };
+    if let Some(entry) = memory.found {
+        known |= known::FOUND;
+        if flow::holds(entry, packet, at.now) {
+            known |= known::LIVE;
+            if entry.nacl == 1 {
+                known |= known::NACL;
+            }
+            if entry.group == 1 {
+                known |= known::GROUPS;
+            }
         }
     }
     if let Some(shared) = memory.shared
@@ -286,25 +299,47 @@ pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) 
     known
 }
 
+/// What the lists are asked.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The remote address.
+    pub remote: [u64; 2],
+    /// [`list_index`] of direction and family.
+    pub list: u32,
+    /// [`l4_key`] by the destination port.
+    pub l4: u32,
+    /// The same by the source port, where the packet has ports.
+    pub l4_back: u32,
+    /// As of [`know`].
+    pub known: u32,
+}
+
+/// Puts a packet as a question.
+#[inline(always)]
+pub fn question(direction: Direction, packet: &Packet, known: u32) -> Question {
+    let v6 = matches!(packet.family, Family::V6);
+    let l4 = l4_key(packet, packet.dport);
+    let has_ports = matches!(packet.protocol, 6 | 17) && packet.fragment != Fragment::Later;
+    let l4_back = if has_ports { l4 & !0xffff | u32::from(packet.sport) } else { l4 };
+    Question { remote: remote(direction, packet), list: list_index(direction, v6) as u32, l4, l4_back, known }
+}
+
 /// Second step of [`judge`]: the lists that have a say are asked. All that needs the image, and nothing else.
 #[inline(always)]
-pub fn ask<I: Image>(image: &I, control: Control, direction: Direction, packet: &Packet, known: u32) -> Answers {
+pub fn ask<I: Image>(image: &I, control: Control, question: &Question) -> Answers {
     let mut answers = Answers { exempt: 0, nacl: Answers::OFF, groups: Answers::OFF };
+    let Question { remote, list, l4, known, .. } = *question;
     if known & known::EXEMPT != 0 {
         return answers;
     }
-    // 4 or 6. Arithmetic and no branches, here and below: the kernel's verifier walks what follows once for each.
-    let v6 = packet.family as u32 >> 1 & 1;
-    let remote = remote(direction, packet);
-    let place = (image.settle((direction as u32) << 1 | v6) & 3) as usize;
-    let mut question = Question { v6, remote, l4: 0 };
     let header = image.header();
+    let list = (list & 3) as usize;
     let low = remote[1] as u8;
-    if header.exempt[place & 1][(low >> 6) as usize] >> (low & 63) & 1 != 0 {
-        let inbound = matches!(direction, Direction::Inbound);
-        answers.exempt = ask_service(image, Service::Remote, inbound, packet, question);
+    if header.exempt[list & 1][(low >> 6) as usize] >> (low & 63) & 1 != 0 {
+        answers.exempt = ask_service(image, Service::Remote, question);
         if answers.exempt & u32::from(ALLOW) == 0 {
-            answers.exempt = ask_service(image, Service::Local, inbound, packet, question);
+            answers.exempt = ask_service(image, Service::Local, question);
         }
         if answers.exempt & u32::from(ALLOW) != 0 {
             return answers;
@@ -313,18 +348,19 @@ pub fn ask<I: Image>(image: &I, control: Control, direction: Direction, packet: 
     if known & known::SHARED != 0 {
         return answers;
     }
-    question.v6 = image.settle(v6);
-    question.l4 = image.settle(l4_key(packet, packet.dport));
+    // Each list by values of its own, so that the kernel's verifier does not know the family from the one before.
     if control.has(Control::NACL) {
         let remembered = control.has(Control::STATEFUL) && known & known::NACL != 0;
-        let list = &header.lists[list_index(Direction::Inbound, false) | place];
-        let answer = if remembered { Answers::REMEMBERED } else { u32::from(decide(image, list, &question)) };
+        let key = Key { v6: image.settle(question.list) & 1, remote, l4 };
+        let list = &header.lists[list_index(Direction::Inbound, false) | list];
+        let answer = if remembered { Answers::REMEMBERED } else { u32::from(first_match(image, list, &key)) };
         answers.nacl = image.settle(answer);
     }
     if control.has(Control::GROUPS) {
         let remembered = known & known::GROUPS != 0;
-        let list = &header.lists[group_index(Direction::Inbound, false) | place];
-        let answer = if remembered { Answers::REMEMBERED } else { u32::from(decide_in_table(image, list, &question)) };
+        let key = Key { v6: image.settle(question.list) & 1, remote, l4 };
+        let list = &header.lists[group_index(Direction::Inbound, false) | list];
+        let answer = if remembered { Answers::REMEMBERED } else { u32::from(decide_in_table(image, list, &key)) };
         answers.groups = image.settle(answer);
     }
     answers
@@ -332,67 +368,50 @@ pub fn ask<I: Image>(image: &I, control: Control, direction: Direction, packet: 
 
 /// What the list of exempt services at one end says.
 #[inline(always)]
-fn ask_service<I: Image>(image: &I, service: Service, inbound: bool, packet: &Packet, question: Question) -> u32 {
-    let has_ports = matches!(packet.protocol, 6 | 17);
-    // The service's port is where requests go and where replies come from; an ICMP type is in one place.
-    let from_source = has_ports && inbound == matches!(service, Service::Remote);
-    let port = if from_source { packet.sport } else { packet.dport };
-    let v6 = image.settle(question.v6) & 1;
+fn ask_service<I: Image>(image: &I, service: Service, question: &Question) -> u32 {
+    let list = image.settle(question.list);
+    let v6 = list & 1;
+    // The service's port is where requests go and where replies come from.
+    let inbound = list & 2 == (Direction::Inbound as u32) << 1;
+    let l4 = if inbound == matches!(service, Service::Remote) { question.l4_back } else { question.l4 };
+    let key = Key { v6, remote: question.remote, l4: image.settle(l4) };
     let list = &image.header().lists[exempt_index(service, false) | v6 as usize];
-    let question = Question { v6, l4: image.settle(l4_key(packet, port)), ..question };
-    image.settle(u32::from(decide_in_table(image, list, &question)))
+    image.settle(u32::from(decide_in_table(image, list, &key)))
 }
 
-/// Third step of [`judge`]: the verdict, and what is to be remembered. `memory`, `known` and `answers` as in the others.
+/// Third step of [`judge`]: the verdict. `shared`: what is remembered of a first fragment, where `known` says so.
 #[inline(always)]
-pub fn conclude(
+pub fn decide(
     header: &Header,
-    at: &At,
+    control: Control,
     direction: Direction,
     packet: &Packet,
-    memory: Memory<'_>,
     known: u32,
-    answers: Answers,
-) -> Judged {
-    let done = |verdict| Judged { verdict, write: Write::default(), met: Met::Nothing };
+    answers: &Answers,
+    shared: &Shared,
+) -> Verdict {
     if known & known::EXEMPT != 0
-        && let Some(verdict) = exempt(at.control, direction, packet)
+        && let Some(verdict) = exempt(control, direction, packet)
     {
-        return done(verdict);
+        return verdict;
     }
     if answers.exempt & u32::from(ALLOW) != 0 {
         let (_, slot) = split(answers.exempt as u16);
         let reason = if answers.exempt & u32::from(OPEN) != 0 { Reason::Failsafe } else { Reason::AwsService };
-        return done(Verdict { action: Action::Allow, reason, layer: Layer::None, slot, also: NO_SLOT });
+        return Verdict { action: Action::Allow, reason, layer: Layer::None, slot, also: NO_SLOT };
     }
-    if known & known::SHARED != 0
-        && let Some(shared) = memory.shared
-    {
+    if known & known::SHARED != 0 {
         let layer = match shared.layer {
             1 => Layer::Nacl,
             2 => Layer::SecurityGroup,
             _ => Layer::None,
         };
         let action = if shared.action == Action::Allow as u8 { Action::Allow } else { Action::Deny };
-        let reason = Reason::SharedFragment;
-        return done(Verdict { action, reason, layer, slot: shared.slot, also: shared.also });
+        return Verdict { action, reason: Reason::SharedFragment, layer, slot: shared.slot, also: shared.also };
     }
-    let live = if known & known::LIVE != 0 { memory.found } else { None };
     let nacl = answers.nacl(direction, matches!(packet.family, Family::V6));
     let groups = answers.groups(header, direction, packet);
-    let verdict = combine(direction, &nacl, &groups);
-    let mut write = Write::default();
-    if matches!(verdict.action, Action::Allow) {
-        write = remember(header, at, direction, packet, memory, live, &nacl, &groups);
-    }
-    let met = match (live, write.kind) {
-        (Some(live), _) if live.origin == direction as u8 => Met::Forward,
-        (Some(_), _) => Met::Reply,
-        (None, WriteKind::New | WriteKind::Replace) => Met::New,
-        (None, _) if memory.trackable => Met::Unknown,
-        (None, _) => Met::Nothing,
-    };
-    Judged { verdict, write, met }
+    combine(direction, &nacl, &groups)
 }
 
 /// Inbound the network ACL comes first, outbound the groups (O1); the first that denies is named.
@@ -416,67 +435,95 @@ fn combine(direction: Direction, nacl: &Says, groups: &Says) -> Verdict {
     Verdict { action, reason: says.reason, layer, slot: says.slot, also }
 }
 
-/// What an admitted packet leaves behind.
+/// Fourth step of [`judge`]: what a packet leaves behind that was let pass or not (`action`), and what the connection table
+/// said of it. `found`: what is remembered, where `known` says so.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined; what judging has found out so far")]
-fn remember(
+pub fn remember<S: Settle>(
+    settle: &S,
     header: &Header,
     at: &At,
     direction: Direction,
     packet: &Packet,
-    memory: Memory<'_>,
-    live: Option<&Entry>,
-    nacl: &Says,
-    groups: &Says,
-) -> Write {
-    let nacl_rule = matches!(nacl.reason, Reason::NaclRule);
-    let group_rule = matches!(groups.reason, Reason::GroupRule) && !groups.untracked;
-    let mut entry = match live {
-        Some(live) => *live,
-        None => {
-            let wanted = nacl_rule && at.control.has(Control::STATEFUL) || group_rule;
-            if !wanted || !memory.trackable {
-                return Write::default();
-            }
-            let Some(state) = flow::first(packet, at.now, at.pickup_until) else { return Write::default() };
-            Entry {
-                expires: 0,
-                started: at.now,
-                epoch: at.control.epoch(),
-                state: state as u8,
-                origin: direction as u8,
-                nacl: 0,
-                group: 0,
-                nacl_slot: NO_SLOT,
-                group_slot: NO_SLOT,
-                pad: 0,
-            }
+    known: u32,
+    answers: &Answers,
+    found: &Entry,
+    action: Action,
+) -> (Write, Met) {
+    const NACL: u32 = 1;
+    const GROUPS: u32 = 2;
+    if known & known::KEY == 0 || answers.exempt & u32::from(ALLOW) != 0 {
+        return (Write::default(), Met::Nothing);
+    }
+    let live = known & known::LIVE != 0;
+    let from_origin = found.origin == direction as u8;
+    let met = match (live, from_origin) {
+        (true, true) => Met::Forward,
+        (true, false) => Met::Reply,
+        (false, _) => Met::Unknown,
+    };
+    if matches!(action, Action::Deny) {
+        return (Write::default(), met);
+    }
+    let mut rules = 0;
+    if matches!(answers.nacl(direction, false).reason, Reason::NaclRule) {
+        rules |= NACL;
+    }
+    let groups = answers.groups(header, direction, packet);
+    if matches!(groups.reason, Reason::GroupRule) && !groups.untracked {
+        rules |= GROUPS;
+    }
+    let rules = settle.settle(rules);
+    if !live {
+        let wanted = rules & NACL != 0 && at.control.has(Control::STATEFUL) || rules & GROUPS != 0;
+        if !wanted {
+            return (Write::default(), met);
         }
-    };
-    let from_origin = entry.origin == direction as u8;
-    let mut marked = false;
-    if from_origin && nacl_rule && entry.nacl == 0 {
+        let Some(state) = flow::first(packet, at.now, at.pickup_until) else { return (Write::default(), met) };
+        let state = settle.settle(state as u32) as u8;
+        let entry = Entry {
+            expires: expires(settle, header, at, state),
+            started: at.now,
+            epoch: at.control.epoch(),
+            state,
+            origin: direction as u8,
+            nacl: u8::from(rules & NACL != 0),
+            group: u8::from(rules & GROUPS != 0),
+            nacl_slot: slot_if(rules & NACL != 0, answers.nacl),
+            group_slot: slot_if(rules & GROUPS != 0, answers.groups),
+            pad: 0,
+        };
+        let kind = if known & known::FOUND != 0 { WriteKind::Replace } else { WriteKind::New };
+        return (Write { kind, entry }, Met::New);
+    }
+    let mut entry = *found;
+    let mut kind = WriteKind::Touch;
+    if from_origin && rules & NACL != 0 && entry.nacl == 0 {
         entry.nacl = 1;
-        entry.nacl_slot = nacl.slot;
-        marked = true;
+        entry.nacl_slot = slot_if(true, answers.nacl);
+        kind = WriteKind::Replace;
     }
-    if from_origin && group_rule && entry.group == 0 {
+    if from_origin && rules & GROUPS != 0 && entry.group == 0 {
         entry.group = 1;
-        entry.group_slot = groups.slot;
-        marked = true;
+        entry.group_slot = slot_if(true, answers.groups);
+        kind = WriteKind::Replace;
     }
-    let mut state = State::from_number(entry.state);
-    if live.is_some() {
-        state = flow::step(state, from_origin, packet);
-    }
-    entry.state = state as u8;
-    entry.expires = at.now.saturating_add(header.timeouts[state.timeout() as usize]);
-    let kind = match (live.is_some(), memory.found.is_some()) {
-        (true, _) if !marked => WriteKind::Touch,
-        (_, true) => WriteKind::Replace,
-        _ => WriteKind::New,
-    };
-    Write { kind, entry }
+    let state = flow::step(State::from_number(entry.state), from_origin, packet);
+    entry.state = settle.settle(state as u32) as u8;
+    entry.expires = expires(settle, header, at, entry.state);
+    (Write { kind, entry }, met)
+}
+
+#[inline(always)]
+const fn slot_if(marked: bool, answer: u32) -> u16 {
+    if marked { split(answer as u16).1 } else { NO_SLOT }
+}
+
+/// When a connection in this state is forgotten.
+#[inline(always)]
+fn expires<S: Settle>(settle: &S, header: &Header, at: &At, state: u8) -> u64 {
+    let timeout = settle.settle(State::from_number(state).timeout() as u32) as usize;
+    at.now.saturating_add(header.timeouts[timeout % flow::TIMEOUTS])
 }
 
 /// N22: the CIDR of a rule is the source of inbound and the destination of outbound packets.

@@ -10,8 +10,18 @@ use crate::{
     packet::{Family, Fragment, Packet},
 };
 
+/// Where the kernel's verifier is helped to forget.
+pub trait Settle {
+    /// The same value. In the kernel it goes through memory of which the verifier knows nothing: all the ways that may have
+    /// led to it become one, and what follows is walked once and not again for every exit of every loop before it.
+    #[inline(always)]
+    fn settle(&self, value: u32) -> u32 {
+        value
+    }
+}
+
 /// A compiled generation, wherever it lies. Reads never fault: an index out of range is masked.
-pub trait Image {
+pub trait Image: Settle {
     /// Whether lists of [`List::ROWS`] can occur. Only where they can is the loop over their words compiled, which is most of
     /// what the kernel's verifier has to walk.
     const ROWS: bool;
@@ -22,14 +32,9 @@ pub trait Image {
     fn half(&self, index: u32) -> u32;
     /// One 64-bit word.
     fn word(&self, index: u32) -> u64;
-
-    /// The same value. In the kernel it goes through memory of which the verifier knows nothing: all the ways that may have
-    /// led to it become one, and what follows is walked once and not again for every exit of every loop before it.
-    #[inline(always)]
-    fn settle(&self, value: u32) -> u32 {
-        value
-    }
 }
+
+impl<const WORDS: usize, const HEAP: usize> Settle for Generation<WORDS, HEAP> {}
 
 impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
     const ROWS: bool = HEAP >= Large::HEAP;
@@ -98,6 +103,17 @@ fn class6<I: Image>(image: &I, list: &List, address: [u64; 2]) -> u32 {
     entry & !LINK
 }
 
+/// What a packet is looked up by in one list.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// 1 for IPv6, else 0.
+    pub v6: u32,
+    /// The remote address.
+    pub remote: [u64; 2],
+    /// Place in the L4 key space, as of [`l4_key`].
+    pub l4: u32,
+}
+
 /// Where a packet stands in the L4 key space: page, and in the low byte the entry inside the page. `port`: its destination
 /// port, or that of the service where a list is keyed by that.
 #[inline(always)]
@@ -115,21 +131,10 @@ pub fn l4_key(packet: &Packet, port: u16) -> u32 {
     (base << 8) + u32::from(port)
 }
 
-/// What a list is asked: the family (`v6`), the remote address, and the [`l4_key`].
-#[derive(Clone, Copy, Debug)]
-pub struct Question {
-    /// 1 for IPv6, else 0.
-    pub v6: u32,
-    /// The remote address.
-    pub remote: [u64; 2],
-    /// The place in the L4 key space.
-    pub l4: u32,
-}
-
 /// The decision of one list: [`ALLOW`] and [`OPEN`] or not, and the slot of the rule that matched first.
 #[inline(always)]
-pub fn decide<I: Image>(image: &I, list: &List, question: &Question) -> u16 {
-    let (address, service) = classes(image, list, question);
+pub fn first_match<I: Image>(image: &I, list: &List, key: &Key) -> u16 {
+    let (address, service) = classes(image, list, key);
     if !I::ROWS || list.form == List::TABLE {
         return image.half(list.decisions + address * list.stride + service) as u16;
     }
@@ -151,24 +156,24 @@ pub fn decide<I: Image>(image: &I, list: &List, question: &Question) -> u16 {
     // From `row`, whose value the kernel's verifier does not know, and not counted up in the loop: with a rank it knew it
     // would walk all that follows once for each of 2048 ranks.
     let rank = (row - first) * 64 + bit;
-    image.half(list.decisions + rank) as u16
+    image.half(list.decisions + image.settle(rank)) as u16
 }
 
-/// As [`decide`], for lists that the compiler never lays out as rows: those of security groups and of exemptions.
+/// As [`first_match`], for lists that the compiler never lays out as rows: those of security groups and of exemptions.
 #[inline(always)]
-pub fn decide_in_table<I: Image>(image: &I, list: &List, question: &Question) -> u16 {
-    let (address, service) = classes(image, list, question);
+pub fn decide_in_table<I: Image>(image: &I, list: &List, key: &Key) -> u16 {
+    let (address, service) = classes(image, list, key);
     image.half(list.decisions + address * list.stride + service) as u16
 }
 
 #[inline(always)]
-fn classes<I: Image>(image: &I, list: &List, question: &Question) -> (u32, u32) {
-    let address = match question.v6 {
-        0 => class4(image, list, question.remote[1] as u32),
-        _ => class6(image, list, question.remote),
+fn classes<I: Image>(image: &I, list: &List, key: &Key) -> (u32, u32) {
+    let address = match key.v6 {
+        0 => class4(image, list, key.remote[1] as u32),
+        _ => class6(image, list, key.remote),
     };
-    let page = image.half(list.l4 + (question.l4 >> 8));
-    (image.settle(address), image.half(page << 8 | question.l4 & 0xff))
+    let page = image.half(list.l4 + (key.l4 >> 8));
+    (image.settle(address), image.half(page << 8 | key.l4 & 0xff))
 }
 
 /// Index of the lowest set bit of a non-zero word, by a de Bruijn sequence: BPF has no instruction for it before version

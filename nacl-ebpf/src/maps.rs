@@ -1,13 +1,14 @@
 //! The maps of one interface. Sizes that depend on the policy or the machine are given at load time.
 
 use aya_ebpf::{
-    btf_maps::{Array, ArrayOfMaps, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use nacl_common::{
-    Counter, Event, Packet, Verdict,
-    border::{GENERATIONS, Large, Medium, Small},
-    evaluate::Answers,
+    Counter, Event, Packet,
+    border::{FlowKey, FragmentKey, GENERATIONS, Kept, Large, Medium, Shared, Small},
+    evaluate::{Answers, At, Question, Verdict},
+    flow::{Met, Write},
     reason::REASONS,
 };
 
@@ -24,9 +25,30 @@ pub static LARGE: ArrayOfMaps<Array<Large, 1>, { GENERATIONS as usize }> = Array
 /// User space maps the array's memory: a store there is one store, which an update of the map does not promise.
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 
-/// The control word ([`nacl_common::Control`]).
+/// The control word ([`nacl_common::Control`]), and until when connections met in their middle are taken up, which is
+/// written first.
 #[btf_map]
-pub static CONTROL: Array<u64, 1, MMAPABLE> = Array::new();
+pub static CONTROL: Array<[u64; 2], 1, MMAPABLE> = Array::new();
+
+/// Elements are made when they are needed: an interface that tracks nothing has none.
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+/// The connections. Never an LRU map: that evicts running ones, and on 6.18 also when an entry is only written to.
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, Kept, 1, NO_PREALLOC> = HashMap::new();
+
+/// Half as many again as connections, so that a free one is found by guessing: the key of each connection stands in one of
+/// them, and that is how the programs find what has expired.
+#[btf_map]
+pub static RING: Array<FlowKey, 1> = Array::new();
+
+/// Verdicts of first fragments. One that is evicted means that the later ones fail closed.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Shared, 4096> = LruHashMap::new();
+
+/// The time, in a test bed.
+#[btf_map]
+pub static CLOCK: Array<u64, 1, MMAPABLE> = Array::new();
 
 /// What each rule slot has met.
 #[btf_map]
@@ -58,12 +80,32 @@ pub static BUCKET: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 pub struct Work {
     /// The packet being judged.
     pub packet: Packet,
+    /// Its connection.
+    pub key: FlowKey,
+    /// What was found under that key, and what is to be put there.
+    pub kept: Kept,
+    /// The key of another connection.
+    pub other: FlowKey,
+    /// The packet it is a fragment of.
+    pub fragment: FragmentKey,
+    /// What was found under that key, and what is to be put there.
+    pub shared: Shared,
+    /// When a search for expired connections was last in vain.
+    pub exhausted: u64,
     /// Values on their way through [`nacl_common::tables::Image::settle`].
     pub settle: u32,
+    /// What the lists are asked.
+    pub question: Question,
     /// What the lists said.
     pub answers: Answers,
+    /// When and under which settings the packet is judged.
+    pub at: At,
     /// What becomes of the packet.
     pub verdict: Verdict,
+    /// What becomes of what is remembered.
+    pub write: Write,
+    /// What the connection table said.
+    pub met: Met,
 }
 
 /// One for each CPU.

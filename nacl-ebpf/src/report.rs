@@ -1,11 +1,11 @@
 //! Counting and reporting what was met. Nothing here changes what happens to a packet.
 
-use aya_ebpf::{EbpfContext, Global, helpers::generated::bpf_ktime_get_coarse_ns};
+use aya_ebpf::{EbpfContext, Global};
 use aya_log_ebpf::info;
 use nacl_common::{Action, Control, Counter, Direction, Event, Packet, Verdict, border::NO_SLOT, reason::REASONS};
 
 use crate::{
-    TEST, TRACE,
+    TEST, TRACE, flows,
     maps::{BUCKET, EVENTS, LAST, REASON, SCRATCH, SLOTS},
 };
 
@@ -25,6 +25,8 @@ pub struct Met<'a> {
     /// 0 when the packet was not parsed.
     pub family: u8,
     pub verdict: Verdict,
+    /// What the connection table said.
+    pub flow: u8,
     pub packets: u32,
     pub length: u32,
     pub enforced: bool,
@@ -54,8 +56,7 @@ pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
     let Some(event) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own value of a map.
     let event = unsafe { &mut *event };
-    // SAFETY: no argument; the clock is read.
-    let time = unsafe { bpf_ktime_get_coarse_ns() };
+    let time = flows::now();
     let packet = met.packet;
     *event = Event {
         time,
@@ -75,7 +76,7 @@ pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
         tcp_flags: packet.tcp_flags,
         fragment: packet.fragment as u8,
         enforced: u8::from(met.enforced),
-        flow: 0,
+        flow: met.flow,
         also,
         pad: [0; 6],
     };

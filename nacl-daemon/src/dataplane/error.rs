@@ -95,6 +95,16 @@ pub enum DataplaneError {
         /// Slots there are.
         there: u32,
     },
+    /// The policy wants another size of the connection table than was loaded for this interface.
+    #[error(
+        "this policy wants room for {needed} connections (`[tracking] entries`) and the table of this interface was made for {there}; restart nacld to make another"
+    )]
+    TableSize {
+        /// Connections wanted.
+        needed: u32,
+        /// Connections there is room for.
+        there: u32,
+    },
     /// The object cannot be loaded.
     #[error("the kernel programs cannot be loaded: {0}")]
     Object(#[from] EbpfError),

@@ -11,14 +11,18 @@ use std::{
 
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, ArrayOfMaps, HashMap, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nacl_common::{
     Control, Counter, Direction, Event, Reason,
-    border::{GENERATIONS, Large, Medium, Small},
+    border::{Entry, FlowKey, FragmentKey, GENERATIONS, Kept, Large, Medium, Shared, Small},
+    flow,
     reason::REASONS,
 };
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::{
+    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
+    time::{ClockId, clock_gettime},
+};
 
 use super::{Counters, DataplaneError, Options, object, object::Object};
 use crate::compile::{Compiled, Generation, SlotTable};
@@ -47,6 +51,11 @@ pod! {
     LargePod(Large);
     CounterPod(Counter);
     BucketPod([u64; 2]);
+    ControlPod([u64; 2]);
+    KeyPod(FlowKey);
+    KeptPod(Kept);
+    FragmentPod(FragmentKey);
+    SharedPod(Shared);
 }
 
 type Outer<T> = ArrayOfMaps<MapData, Array<MapData, T>>;
@@ -59,9 +68,16 @@ pub struct Maps {
     slots: PerCpuArray<MapData, CounterPod>,
     reasons: PerCpuArray<MapData, CounterPod>,
     bucket: PerCpuArray<MapData, BucketPod>,
+    flows: HashMap<MapData, KeyPod, KeptPod>,
+    fragments: HashMap<MapData, FragmentPod, SharedPod>,
+    /// The time in a test bed, with its map.
+    clock: Option<(Mapped, Array<MapData, u64>)>,
+    /// How many connections there is room for.
+    entries: u32,
+    /// The control word, and until when connections met in their middle are taken up.
     control: Mapped,
     /// Programs refer to it; only its memory is used.
-    _control: Array<MapData, u64>,
+    _control: Array<MapData, ControlPod>,
     /// What the slots in force mean.
     meaning: SlotTable,
     /// One more than the highest slot ever in use.
@@ -70,8 +86,16 @@ pub struct Maps {
 
 impl Maps {
     /// Takes the maps out of an object.
-    pub fn take(object: &mut Object) -> Result<Self, DataplaneError> {
-        let control: Array<MapData, u64> = object.map("CONTROL")?;
+    pub fn take(object: &mut Object, test: bool) -> Result<Self, DataplaneError> {
+        let control: Array<MapData, ControlPod> = object.map("CONTROL")?;
+        let flows: HashMap<MapData, KeyPod, KeptPod> = object.map("FLOWS")?;
+        let entries = flows.map().info().map_err(|source| DataplaneError::Map { map: "FLOWS", source })?.max_entries();
+        let clock = if test {
+            let clock: Array<MapData, u64> = object.map("CLOCK")?;
+            Some((Mapped::new(clock.map()).map_err(DataplaneError::ControlWord)?, clock))
+        } else {
+            None
+        };
         Ok(Self {
             small: object.map("SMALL")?,
             medium: object.map("MEDIUM")?,
@@ -79,6 +103,10 @@ impl Maps {
             slots: object.map("SLOTS")?,
             reasons: object.map("REASON")?,
             bucket: object.map("BUCKET")?,
+            flows,
+            fragments: object.map("FRAGMENTS")?,
+            clock,
+            entries,
             control: Mapped::new(control.map()).map_err(DataplaneError::ControlWord)?,
             _control: control,
             meaning: SlotTable::default(),
@@ -98,6 +126,7 @@ impl Maps {
         if needed > there {
             return Err(DataplaneError::TooManySlots { needed, there });
         }
+        self.same_table(&options)?;
         // The policy in force counts in none of these slots, so nothing is lost and nothing comes in between.
         let fresh = compiled.slots.new_since(&self.meaning);
         for slot in fresh.into_iter().map(u32::from).filter(|slot| *slot < self.used) {
@@ -115,9 +144,97 @@ impl Maps {
         self.used = self.used.max(needed);
         let epoch = old.epoch().wrapping_add(1);
         let new = Control::new(slot as u8, compiled.generation.tier(), options.flags() | compiled.flags, epoch);
-        self.control.word(0).store(new.0, Ordering::Release);
+        self.switch(&options, new, false);
         self.meaning = compiled.slots.clone();
         Ok(epoch)
+    }
+
+    /// Changes the flags of the control word, and nothing else: one store. Returns the new epoch.
+    pub fn toggle(&mut self, options: Options, flags: u64) -> Result<u32, DataplaneError> {
+        /// Which generation.
+        const GENERATION: u64 = 0xfff;
+        self.same_table(&options)?;
+        let old = self.control();
+        let epoch = old.epoch().wrapping_add(1);
+        let new = old.0 & GENERATION | options.flags() | flags | u64::from(epoch) << 32;
+        self.switch(&options, Control(new), true);
+        Ok(epoch)
+    }
+
+    /// Puts a control word in force.
+    fn switch(&mut self, options: &Options, new: Control, same_rules: bool) {
+        const SECOND: u64 = 1_000_000_000;
+        // Before the first policy no generation is in force, and nothing was tracked.
+        let old = self.control();
+        let old = (old.epoch() != 0).then(|| (old, self.control.word(1).load(Ordering::Acquire)));
+        let window = u64::from(options.tracking.pickup) * SECOND;
+        let until = flow::pickup_until(old, new, same_rules, self.now(), window);
+        // First, so that no packet is judged by the new word and the old time.
+        self.control.word(1).store(until, Ordering::Release);
+        self.control.word(0).store(new.0, Ordering::Release);
+    }
+
+    const fn same_table(&self, options: &Options) -> Result<(), DataplaneError> {
+        let (needed, there) = (options.tracking.entries, self.entries);
+        if needed == there { Ok(()) } else { Err(DataplaneError::TableSize { needed, there }) }
+    }
+
+    /// How many connections there is room for.
+    pub const fn capacity(&self) -> u32 {
+        self.entries
+    }
+
+    /// The time the programs go by, in nanoseconds.
+    fn now(&self) -> u64 {
+        self.clock.as_ref().map_or_else(now, |(clock, _)| clock.word(0).load(Ordering::Acquire))
+    }
+
+    /// Sets the time of a test bed.
+    pub fn set_time(&self, now: u64) {
+        if let Some((clock, _)) = &self.clock {
+            clock.word(0).store(now, Ordering::Release);
+        }
+    }
+
+    /// Everything that is remembered of connections.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
+        /// Where a key is deleted while the walk stands on it, the kernel begins again: often enough, under a flood, never to
+        /// come to an end.
+        const ROUNDS: usize = 4;
+        let mut flows = BTreeMap::new();
+        for flow in self.flows.iter().take(ROUNDS * self.entries as usize) {
+            match flow {
+                Ok((KeyPod(key), KeptPod(kept))) => _ = flows.insert(key, kept.entry),
+                Err(source) if gone(&source) => {}
+                Err(source) => return Err(DataplaneError::Map { map: "FLOWS", source }),
+            }
+        }
+        Ok(flows.into_iter().collect())
+    }
+
+    /// Forgets the connections that `which` picks, and returns how many.
+    pub fn forget(&mut self, which: &mut dyn FnMut(&FlowKey, &Entry) -> bool) -> Result<u64, DataplaneError> {
+        let mut forgotten = 0;
+        for (key, _) in self.flows()?.into_iter().filter(|(key, entry)| which(key, entry)) {
+            match self.flows.remove(&KeyPod(key)) {
+                Ok(()) => forgotten += 1,
+                Err(source) if gone(&source) => {}
+                Err(source) => return Err(DataplaneError::Map { map: "FLOWS", source }),
+            }
+        }
+        Ok(forgotten)
+    }
+
+    /// Forgets the verdicts of all first fragments.
+    pub fn forget_fragments(&mut self) -> Result<(), DataplaneError> {
+        let keys: Vec<_> = self.fragments.keys().filter_map(Result::ok).collect();
+        for key in keys {
+            match self.fragments.remove(&key) {
+                Err(source) if !gone(&source) => return Err(DataplaneError::Map { map: "FRAGMENTS", source }),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The counters, summed over all CPUs.
@@ -144,6 +261,24 @@ impl Maps {
         counters.events_suppressed = buckets.iter().map(|BucketPod([_, suppressed])| suppressed).sum();
         Ok(counters)
     }
+}
+
+/// Whether a map says that the key is not there, or no longer.
+fn gone(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+/// The clock that the programs go by: `CLOCK_MONOTONIC_COARSE`, in nanoseconds.
+///
+/// # Panics
+/// Never: Linux has that clock.
+pub fn now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("Linux has this clock");
+    now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
 }
 
 fn put<T: Pod>(outer: &mut Outer<T>, slot: u32, image: &T) -> Result<(), MapError> {

@@ -15,8 +15,12 @@ mod testbed;
 
 use std::{collections::BTreeMap, fs::File};
 
-use nacl_common::{Control, Counter, Direction, Reason};
+use nacl_common::{
+    Control, Counter, Direction, Reason,
+    border::{Entry, FlowKey},
+};
 
+pub use self::maps::now;
 pub use self::{
     attach::{Egress, Hooks, Ingress, Tc},
     error::DataplaneError,
@@ -169,8 +173,8 @@ pub fn attach_with(
     let namespace = device::open_namespace(target)?;
     // A wrong interface is said before a second is spent on loading.
     let device = device::find(target, namespace.as_ref())?;
-    let mut object = Object::load(compiled, options.trace, false)?;
-    let mut maps = Maps::take(&mut object)?;
+    let mut object = Object::load(compiled, options, false)?;
+    let mut maps = Maps::take(&mut object, false)?;
     maps.install(*options, compiled)?;
     let events = EventReader::take(&mut object, options.trace)?;
     // From here on `attachment` cleans up, also after half of it succeeded.
@@ -206,6 +210,37 @@ impl Attachment {
     /// See [`DataplaneError`].
     pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
         self.maps.install(*options, compiled)
+    }
+
+    /// Changes settings alone, and returns the new epoch: `flags` are those of [`crate::compile::flags`]. One store of the
+    /// control word; no packet is judged by anything between the two.
+    ///
+    /// # Errors
+    /// The connection table is of another size than the options say.
+    pub fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, DataplaneError> {
+        self.maps.toggle(*options, flags)
+    }
+
+    /// Everything that is remembered of connections, expired or not, in no order. While packets come and go some may be
+    /// missed.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
+        self.maps.flows()
+    }
+
+    /// Forgets the connections that `which` picks, and returns how many.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn forget(&mut self, which: &mut dyn FnMut(&FlowKey, &Entry) -> bool) -> Result<u64, DataplaneError> {
+        self.maps.forget(which)
+    }
+
+    /// How many connections there is room for.
+    pub const fn tracking_capacity(&self) -> u32 {
+        self.maps.capacity()
     }
 
     /// The counters, summed over all CPUs.

@@ -10,7 +10,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::DataplaneError;
+use super::{DataplaneError, Options};
 use crate::compile::Compiled;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-ebpf"));
@@ -34,19 +34,24 @@ pub struct Object(Ebpf);
 
 impl Object {
     /// Makes the maps and prepares the programs; none is in the kernel yet.
-    pub fn load(compiled: &Compiled, trace: bool, test: bool) -> Result<Self, DataplaneError> {
+    pub fn load(compiled: &Compiled, options: &Options, test: bool) -> Result<Self, DataplaneError> {
         if OBJECT.is_empty() {
             return Err(DataplaneError::NotBuiltIn);
         }
         let least = if test { TEST_SLOTS } else { SLOTS };
+        let trace = options.trace;
+        let (entries, ring) = (options.tracking.entries, ring(options.tracking.entries));
         let mut loader = EbpfLoader::new();
         // Off by default, by another value than 0.
         if test {
             loader.override_global("TEST", &1_u32, true);
+            loader.override_global("TEST_CLOCK", &1_u32, true);
         }
         if trace {
             loader.override_global("TRACE", &1_u32, true);
         }
+        loader.override_global("RING_SIZE", &ring, true);
+        loader.map_max_entries("FLOWS", entries).map_max_entries("RING", ring);
         loader
             // Room for as much again, so that a policy can grow while it is in force.
             .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(least, 0x8000));
@@ -105,6 +110,11 @@ impl Object {
     pub const fn ebpf(&mut self) -> &mut Ebpf {
         &mut self.0
     }
+}
+
+/// Places of the ring in which the keys of connections stand: half as many again, so that a free one is found by guessing.
+fn ring(entries: u32) -> u32 {
+    (entries / 2).saturating_add(entries).max(64)
 }
 
 /// Rule slots a policy uses: one more than the highest.

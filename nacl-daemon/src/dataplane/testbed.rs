@@ -5,7 +5,11 @@ use aya::{
     maps::{Array, IterableMap, MapData},
     programs::{ProgramError, TestRun, TestRunOptions},
 };
-use nacl_common::{Action, Direction, Event, Packet, Verdict, evaluate::Hook};
+use nacl_common::{
+    Action, Direction, Event, Packet, Verdict,
+    border::{Entry, FlowKey},
+    evaluate::Hook,
+};
 
 use super::{
     Counters, DataplaneError, EventReader, Options,
@@ -73,8 +77,8 @@ impl TestBed {
     /// See [`DataplaneError`].
     pub fn load(options: &Options, compiled: &Compiled) -> Result<Self, DataplaneError> {
         object::usable(false)?;
-        let mut object = Object::load(compiled, options.trace, true)?;
-        let mut maps = Maps::take(&mut object)?;
+        let mut object = Object::load(compiled, options, true)?;
+        let mut maps = Maps::take(&mut object, true)?;
         maps.install(*options, compiled)?;
         let events = EventReader::take(&mut object, options.trace)?;
         let last: Array<MapData, [u64; 9]> = object.map("LAST")?;
@@ -91,6 +95,36 @@ impl TestBed {
     /// See [`DataplaneError`].
     pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
         self.maps.install(*options, compiled)
+    }
+
+    /// Changes settings alone, as [`super::Attachment::toggle`] does.
+    ///
+    /// # Errors
+    /// The connection table is of another size.
+    pub fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, DataplaneError> {
+        self.maps.toggle(*options, flags)
+    }
+
+    /// Sets the clock that the programs go by, in nanoseconds. It begins at 0.
+    pub fn set_time(&mut self, now: u64) {
+        self.maps.set_time(now);
+    }
+
+    /// Everything that is remembered of connections, expired or not.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
+        self.maps.flows()
+    }
+
+    /// Forgets every connection and fragment.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn forget(&mut self) -> Result<(), DataplaneError> {
+        self.maps.forget(&mut |_, _| true)?;
+        self.maps.forget_fragments()
     }
 
     /// Runs a frame of at least 14 bytes through the program of a hook: XDP on ingress, TC on egress. Returns what

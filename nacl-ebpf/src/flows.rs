@@ -1,0 +1,204 @@
+//! What is remembered of connections and fragments: finding it, keeping it, and making room. What it means, and what is to
+//! be remembered, comes from `nacl-common`.
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_ANY, BPF_EXIST, BPF_NOEXIST},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+};
+use nacl_common::{
+    border::{Entry, FlowKey, FragmentKey, Kept, Shared},
+    flow::{Met, WriteKind, tag},
+};
+
+use crate::{
+    OFF,
+    maps::{CLOCK, FLOWS, FRAGMENTS, RING, Work},
+};
+
+/// Load-time constant: 1 in a test bed, where the time stands in a map.
+#[unsafe(no_mangle)]
+static TEST_CLOCK: Global<u32> = Global::new(OFF);
+
+/// Load-time constant: keys there are in the ring.
+#[unsafe(no_mangle)]
+static RING_SIZE: Global<u32> = Global::new(OFF);
+
+/// Tries to find a place in the ring: with a third of it free, two in a million are in vain.
+const PLACES: u32 = 32;
+
+/// Connections that are looked at for an expired one when there is no room.
+const SEARCH: u32 = 16;
+
+/// Nanoseconds of the coarse clock.
+#[inline(always)]
+pub fn now() -> u64 {
+    if TEST_CLOCK.load() == 1 {
+        let Some(clock) = CLOCK.get_ptr(0) else { return 0 };
+        // SAFETY: a map value, and a u64 is read in one piece.
+        return unsafe { clock.read_volatile() };
+    }
+    // SAFETY: no argument; the clock is read.
+    unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+/// Copies what is remembered of a connection; false where nothing is.
+#[inline(always)]
+pub fn find(key: &FlowKey, copy: &mut Kept) -> bool {
+    let Some(kept) = FLOWS.get_ptr(key) else { return false };
+    // `state` and `expires` change under us, each in one piece, and the element may become another key's: so the entry is
+    // read first, word by word, and then the tag.
+    // SAFETY: map values.
+    unsafe {
+        words(&raw const (*kept).entry, &mut copy.entry);
+        (&raw const (*kept).tag).read_volatile() == tag(key)
+    }
+}
+
+/// Copies a value of whole words, each in one piece and in order.
+///
+/// # Safety
+/// `from` is a value of a map.
+#[inline(always)]
+unsafe fn words<T>(from: *const T, to: &mut T) {
+    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+    let to = (&raw mut *to).cast::<u64>();
+    let mut word = 0;
+    while word < size_of::<T>() / 8 {
+        // SAFETY: inside both, and every pattern of bits is a value.
+        unsafe { to.add(word).write_volatile(from.cast::<u64>().add(word).read_volatile()) };
+        word += 1;
+    }
+}
+
+/// Does what is to be done to the table; false where a connection found no room.
+#[inline(always)]
+pub fn write(work: &mut Work) -> bool {
+    let Work { key, kept, other, exhausted, at, write, met, .. } = work;
+    match write.kind {
+        WriteKind::Nothing => return true,
+        WriteKind::Touch => {
+            touch(key, &kept.entry, &write.entry);
+            return true;
+        }
+        WriteKind::New => *kept = Kept { tag: tag(key), entry: write.entry },
+        WriteKind::Replace => {
+            *kept = Kept { tag: tag(key), entry: write.entry };
+            // It has its place in the ring already, unless it was deleted a moment ago: then a new connection is added, and a
+            // running one stays flushed.
+            let running = !matches!(met, Met::New);
+            if FLOWS.insert(&*key, &*kept, u64::from(BPF_EXIST)).is_ok() || running {
+                return true;
+            }
+        }
+    }
+    add(key, kept, other, exhausted, at.now)
+}
+
+/// Stores what has changed, in place. The key is looked up again: in the meantime the element may have become another's.
+/// Within one tick of the clock there is nothing to store.
+#[inline(always)]
+fn touch(key: &FlowKey, old: &Entry, new: &Entry) {
+    if old.expires == new.expires && old.state == new.state {
+        return;
+    }
+    let Some(kept) = FLOWS.get_ptr_mut(key) else { return };
+    // SAFETY: a map value; each is stored in one piece, and whichever CPU comes last has its way.
+    unsafe {
+        if old.state != new.state {
+            (&raw mut (*kept).entry.state).write_volatile(new.state);
+        }
+        (&raw mut (*kept).entry.expires).write_volatile(new.expires);
+    }
+}
+
+/// Puts a connection into the table and into the ring.
+#[inline(always)]
+fn add(key: &FlowKey, kept: &Kept, other: &mut FlowKey, exhausted: &mut u64, now: u64) -> bool {
+    if insert(key, kept) {
+        return place(key, other, now);
+    }
+    // Once in a tick of the clock: a flood must not make every packet search.
+    if *exhausted == now {
+        return false;
+    }
+    let mut left = SEARCH;
+    while left > 0 {
+        left -= 1;
+        if let Some(slot) = slot() {
+            reclaim(slot, other, now);
+        }
+    }
+    if insert(key, kept) {
+        return place(key, other, now);
+    }
+    *exhausted = now;
+    false
+}
+
+/// Another CPU may have met the same connection first, which is as good.
+#[inline(always)]
+fn insert(key: &FlowKey, kept: &Kept) -> bool {
+    const EEXIST: i32 = -17;
+    matches!(FLOWS.insert(key, kept, u64::from(BPF_NOEXIST)), Ok(()) | Err(EEXIST))
+}
+
+/// Gives a connection its place in the ring: one that is free, or that of an expired one, which is forgotten. So every new
+/// connection also collects, and nobody else need. Two CPUs that choose the same place between two instructions leave a
+/// connection without one: it is not collected here, only from user space.
+#[inline(always)]
+fn place(key: &FlowKey, other: &mut FlowKey, now: u64) -> bool {
+    let mut left = PLACES;
+    while left > 0 {
+        left -= 1;
+        if let Some(slot) = slot()
+            && reclaim(slot, other, now)
+        {
+            // SAFETY: a map value. Torn by another CPU it is a key that nobody has, so a free place.
+            unsafe { slot.write(*key) };
+            return true;
+        }
+    }
+    // Without a place it would stay for ever where nobody else collects.
+    FLOWS.remove(key).ok();
+    false
+}
+
+/// A place of the ring by chance: so CPUs share no cursor.
+#[inline(always)]
+fn slot() -> Option<*mut FlowKey> {
+    // SAFETY: no argument.
+    let chance = unsafe { bpf_get_prandom_u32() };
+    RING.get_ptr_mut((u64::from(chance) * u64::from(RING_SIZE.load()) >> 32) as u32)
+}
+
+/// Whether a place of the ring is free, once an expired connection there is forgotten.
+#[inline(always)]
+fn reclaim(slot: *mut FlowKey, other: &mut FlowKey, now: u64) -> bool {
+    // A copy: what stands there may become the key of a running connection before it is deleted.
+    // SAFETY: a map value.
+    unsafe { words(slot, other) };
+    let Some(kept) = FLOWS.get_ptr(&*other) else { return true };
+    // SAFETY: a map value, and a u64 is read in one piece.
+    let expires = unsafe { (&raw const (*kept).entry.expires).read_volatile() };
+    if now < expires {
+        return false;
+    }
+    FLOWS.remove(&*other).ok();
+    true
+}
+
+/// Copies the verdict a first fragment has left; false where there is none.
+#[inline(always)]
+pub fn find_shared(key: &FragmentKey, copy: &mut Shared) -> bool {
+    let Some(shared) = FRAGMENTS.get_ptr(key) else { return false };
+    // SAFETY: a map value, which is only written as a whole; each fragment's verdict is a new element.
+    unsafe { words(shared, copy) };
+    true
+}
+
+/// Leaves a first fragment's verdict for the later ones.
+#[inline(always)]
+pub fn share(key: &FragmentKey, shared: &Shared) {
+    FRAGMENTS.insert(key, shared, u64::from(BPF_ANY)).ok();
+}
