@@ -29,6 +29,7 @@ pub fn bytes(packet: &Packet) -> Vec<u8> {
             let (src, dst) = ((packet.src[1] as u32).to_be_bytes(), (packet.dst[1] as u32).to_be_bytes());
             let mut header = Ipv4Header::new(payload.len() as u16, packet.hop_limit, protocol, src, dst)
                 .expect("payload of a few bytes");
+            header.identification = packet.ident as u16;
             header.dont_fragment = false;
             header.more_fragments = more;
             header.fragment_offset = offset;
@@ -40,7 +41,7 @@ pub fn bytes(packet: &Packet) -> Vec<u8> {
             assert!(!extension || packet.fragment == Fragment::Later, "{} is an extension header", packet.protocol);
             let mut next = protocol;
             if packet.fragment != Fragment::None {
-                let mut fragment = Ipv6FragmentHeader::new(protocol, offset, more, 7).to_bytes().to_vec();
+                let mut fragment = Ipv6FragmentHeader::new(protocol, offset, more, packet.ident).to_bytes().to_vec();
                 fragment.append(&mut payload);
                 payload = fragment;
                 next = IpNumber::IPV6_FRAGMENTATION_HEADER;
@@ -106,8 +107,9 @@ mod tests {
         let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
         let fragment = prop_oneof![Just(Fragment::None), Just(Fragment::First), Just(Fragment::Later)];
         let protocol = prop_oneof![Just(6), Just(17), Just(1), Just(58), any::<u8>()];
-        (family, fragment, protocol, any::<[u64; 4]>(), any::<[u16; 2]>(), any::<[u8; 2]>()).prop_map(
-            |(family, fragment, protocol, addresses, ports, [hop_limit, tcp_flags])| {
+        let numbers = (any::<[u16; 2]>(), any::<u32>(), any::<[u8; 2]>());
+        (family, fragment, protocol, any::<[u64; 4]>(), numbers).prop_map(
+            |(family, fragment, protocol, addresses, (ports, ident, [hop_limit, tcp_flags]))| {
                 let v6 = family == Family::V6;
                 let address = |half: usize| {
                     if v6 { [addresses[half], addresses[half + 1]] } else { [0, addresses[half] >> 32] }
@@ -128,7 +130,11 @@ mod tests {
                     dst: address(2),
                     sport,
                     dport,
-                    ident: 0,
+                    ident: match fragment {
+                        Fragment::None => 0,
+                        _ if v6 => ident,
+                        _ => ident & 0xffff,
+                    },
                 }
             },
         )
