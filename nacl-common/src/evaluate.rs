@@ -158,7 +158,7 @@ pub struct Judged {
 pub struct Says {
     /// Whether it lets the packet pass.
     pub allow: bool,
-    /// Of a security group rule: its flows are not tracked (S30).
+    /// Of a security group rule: the packet's flow is not tracked (S30).
     pub untracked: bool,
     /// The slot of what decided; [`NO_SLOT`] where the layer is off.
     pub slot: u16,
@@ -199,6 +199,8 @@ pub mod known {
     pub const SHARED: u32 = 1 << 5;
     /// No list has a say in it.
     pub const EXEMPT: u32 = 1 << 6;
+    /// It would be remembered, if a rule says so, and may be the answer within a flow that is not.
+    pub const MAY_ANSWER: u32 = 1 << 7;
 }
 
 /// What the lists answered: decisions, or one of the constants.
@@ -210,6 +212,8 @@ pub struct Answers {
     pub nacl: u32,
     /// Of the security groups.
     pub groups: u32,
+    /// Of the security groups to the packet that this one may be the answer to; 0 where they were not asked.
+    pub asked_before: u32,
 }
 
 impl Answers {
@@ -244,13 +248,19 @@ impl Answers {
         }
         let (allow, slot) = split(self.groups as u16);
         let reason = if slot >= FIRST_RULE_SLOT { Reason::GroupRule } else { Reason::GroupImplicit };
-        let back = header.open[list_index(direction.reverse(), v6)];
-        let open = match packet.protocol {
-            6 => back & OPEN_TCP != 0,
-            17 => back & OPEN_UDP != 0,
-            _ => false,
-        };
-        Says { allow, untracked: open && self.groups & OPEN as u32 != 0, slot, reason }
+        let opens = header.open[list_index(direction.reverse(), v6)] & opens(packet);
+        let untracked = self.groups & u32::from(OPEN) != 0 && opens != 0 || self.asked_before & u32::from(OPEN) != 0;
+        Says { allow, untracked, slot, reason }
+    }
+}
+
+/// The bit of [`Header::open`] for the packet's protocol.
+#[inline(always)]
+const fn opens(packet: &Packet) -> u32 {
+    match packet.protocol {
+        6 => OPEN_TCP,
+        17 => OPEN_UDP,
+        _ => 0,
     }
 }
 
@@ -277,10 +287,14 @@ pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) 
         return known::EXEMPT;
     }
     let mut known = if memory.trackable { known::KEY } else { 0 };
+    let mut begins = at.now < at.pickup_until;
+    let mut from_origin = true;
     if let Some(entry) = memory.found {
         known |= known::FOUND;
         if flow::holds(entry, packet, at.now) {
             known |= known::LIVE;
+            begins = true;
+            from_origin = entry.origin == direction as u8;
             if entry.nacl == 1 {
                 known |= known::NACL;
             }
@@ -288,6 +302,9 @@ pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) 
                 known |= known::GROUPS;
             }
         }
+    }
+    if memory.trackable && from_origin && flow::may_answer(packet, begins) {
+        known |= known::MAY_ANSWER;
     }
     if let Some(shared) = memory.shared
         && packet.fragment == Fragment::Later
@@ -313,6 +330,8 @@ pub struct Question {
     pub l4_back: u32,
     /// As of [`know`].
     pub known: u32,
+    /// The bit of [`Header::open`] for the packet's protocol.
+    pub opens: u32,
 }
 
 /// Puts a packet as a question.
@@ -322,13 +341,14 @@ pub fn question(direction: Direction, packet: &Packet, known: u32) -> Question {
     let l4 = l4_key(packet, packet.dport);
     let has_ports = matches!(packet.protocol, 6 | 17) && packet.fragment != Fragment::Later;
     let l4_back = if has_ports { l4 & !0xffff | u32::from(packet.sport) } else { l4 };
-    Question { remote: remote(direction, packet), list: list_index(direction, v6) as u32, l4, l4_back, known }
+    let list = list_index(direction, v6) as u32;
+    Question { remote: remote(direction, packet), list, l4, l4_back, known, opens: opens(packet) }
 }
 
 /// Second step of [`judge`]: the lists that have a say are asked. All that needs the image, and nothing else.
 #[inline(always)]
 pub fn ask<I: Image>(image: &I, control: Control, question: &Question) -> Answers {
-    let mut answers = Answers { exempt: 0, nacl: Answers::OFF, groups: Answers::OFF };
+    let mut answers = Answers { exempt: 0, nacl: Answers::OFF, groups: Answers::OFF, asked_before: 0 };
     let Question { remote, list, l4, known, .. } = *question;
     if known & known::EXEMPT != 0 {
         return answers;
@@ -359,9 +379,16 @@ pub fn ask<I: Image>(image: &I, control: Control, question: &Question) -> Answer
     if control.has(Control::GROUPS) {
         let remembered = known & known::GROUPS != 0;
         let key = Key { v6: image.settle(question.list) & 1, remote, l4 };
-        let list = &header.lists[group_index(Direction::Inbound, false) | list];
-        let answer = if remembered { Answers::REMEMBERED } else { u32::from(decide_in_table(image, list, &key)) };
+        let rules = &header.lists[group_index(Direction::Inbound, false) | list];
+        let answer = if remembered { Answers::REMEMBERED } else { u32::from(decide_in_table(image, rules, &key)) };
         answers.groups = image.settle(answer);
+        // Nothing is remembered of an untracked flow. Were its answer taken for the first packet of a connection, the flow
+        // would be tracked from then on and outlive its rule (S32).
+        if !remembered && known & known::MAY_ANSWER != 0 && header.open[list] & question.opens != 0 {
+            let key = Key { v6: image.settle(question.list) & 1, remote, l4: question.l4_back };
+            let rules = &header.lists[group_index(Direction::Inbound, false) | (list ^ 2)];
+            answers.asked_before = image.settle(u32::from(decide_in_table(image, rules, &key)));
+        }
     }
     answers
 }
@@ -476,10 +503,11 @@ pub fn remember<S: Settle>(
     let rules = settle.settle(rules);
     if !live {
         let wanted = rules & NACL != 0 && at.control.has(Control::STATEFUL) || rules & GROUPS != 0;
-        if !wanted {
-            return (Write::default(), met);
-        }
-        let Some(state) = flow::first(packet, at.now, at.pickup_until) else { return (Write::default(), met) };
+        let first = if wanted { flow::first(packet, at.now, at.pickup_until) } else { None };
+        let Some(state) = first else {
+            let ended = if known & known::FOUND != 0 { flow::end(Some(found), at.now) } else { Write::default() };
+            return (ended, met);
+        };
         let state = settle.settle(state as u32) as u8;
         let entry = Entry {
             expires: expires(settle, header, at, state),

@@ -14,9 +14,12 @@ use crate::{
 /// Number of idle time-outs.
 pub const TIMEOUTS: usize = 8;
 
+/// Nanoseconds of a second.
+pub const SECOND: u64 = 1_000_000_000;
+
 /// How long a first fragment's verdict holds for later ones, in nanoseconds: as long as hosts keep parts (RFC 8200 has 60
 /// seconds, Linux 30).
-pub const FRAGMENT_NS: u64 = 30_000_000_000;
+pub const FRAGMENT_NS: u64 = 30 * SECOND;
 
 /// Idle time-outs, by their place in a generation's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,6 +159,19 @@ pub enum Met {
     Reply = 4,
 }
 
+impl Met {
+    /// Stable name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "none",
+            Self::Unknown => "unknown",
+            Self::New => "new",
+            Self::Forward => "forward",
+            Self::Reply => "reply",
+        }
+    }
+}
+
 /// What is to be done to the connection table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -235,12 +251,29 @@ const fn asks(packet: &Packet) -> bool {
     packet.protocol == 6 && packet.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
+/// Whether a packet may be an answer, as far as it tells itself, and would be remembered as the first of a connection or later:
+/// of UDP nobody knows, of TCP only what is met in the middle (`begins`: is remembered at all).
+#[inline(always)]
+pub(crate) const fn may_answer(packet: &Packet, begins: bool) -> bool {
+    packet.protocol == 17 || packet.protocol == 6 && begins && !asks(packet)
+}
+
 /// Whether an entry still says something about this packet: not when its time is over, and not when a new connection is
 /// asked for between ports whose last one was closed.
 #[inline(always)]
 pub fn holds(entry: &Entry, packet: &Packet, now: u64) -> bool {
     let closed = matches!(State::from_number(entry.state), State::ClosingOrigin | State::ClosingReply | State::Closed);
     now < entry.expires && !(closed && asks(packet))
+}
+
+/// What becomes of an entry that no longer holds, where nothing is put in its place: its time is over. Else the packets of
+/// a connection that is not remembered, between the ports of one that was, would keep that one alive.
+#[inline(always)]
+pub(crate) fn end(found: Option<&Entry>, now: u64) -> Write {
+    match found {
+        Some(entry) if now < entry.expires => Write { kind: WriteKind::Touch, entry: Entry { expires: now, ..*entry } },
+        _ => Write::default(),
+    }
 }
 
 /// The state of the connection that a packet begins; nothing where it cannot begin one.

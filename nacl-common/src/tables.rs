@@ -60,8 +60,8 @@ impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
 /// IPv6 address nodes on a path: at most one for each byte of the address, and one more that compares the rest.
 const MAX_NODES: u32 = 17;
 
-/// Longest row of rule bits, in words: 8192 rules. The verifier walks each word on many ways: with 128 of them, in the one tier
-/// that has rows, it takes 190,000 to 217,000 of the million instructions it allows, and a third of a second to load.
+/// Longest row of rule bits, in words: 8192 rules. The kernel's verifier walks each word on several ways, in the one tier that
+/// has rows.
 pub const MAX_ROW_WORDS: u32 = 128;
 
 /// The class of an IPv4 address: a directory of four bytes, the first two always, the others where a longer prefix asks.

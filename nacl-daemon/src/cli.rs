@@ -4,7 +4,14 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
 use nacl_common::Direction;
-use nacl_daemon::{clients::Client, service::DEFAULT_SOCKET};
+use nacl_daemon::{
+    clients::Client,
+    observe::{
+        Filter,
+        flows::{IpProtocol, StateName, Within},
+    },
+    service::DEFAULT_SOCKET,
+};
 
 const STYLES: styling::Styles = styling::Styles::styled()
     .header(styling::AnsiColor::Green.on_default().bold())
@@ -66,6 +73,8 @@ pub enum Verb {
     Run(Run),
     Status(Status),
     Rules(Rules),
+    Mode(Mode),
+    Conntrack(Conntrack),
     Reload(Reload),
     Detach(Detach),
     Lab(Lab),
@@ -112,7 +121,19 @@ pub enum Deny {
 Examples:
   nacld explain --config policy.toml --interface eth0 tcp 198.51.100.7:52345 10.0.1.10:443
   nacld explain --config policy.toml --interface eth0 icmp 198.51.100.7 10.0.1.10
-  nacld explain --config policy.toml --interface eth0 --jsonl < packets.jsonl")]
+  nacld explain --config policy.toml --interface eth0 --mode stateful tcp 198.51.100.7:52345 10.0.1.10:443
+  nacld explain --config policy.toml --interface eth0 --jsonl < packets.jsonl
+  nacld explain --config policy.toml --interface eth0 --jsonl --sequence < packets.jsonl
+
+A line of --jsonl is a packet: direction, src, dst, protocol (number) and, where the packet has them, sport and dport, or \
+icmp_type, icmp_code and icmp_id (of an echo), tcp_flags (letters of SAFRPU), hop_limit, fragment (\"first\", \"later\" or \
+true) and ident:
+  {\"direction\":\"inbound\",\"src\":\"198.51.100.7\",\"dst\":\"10.0.1.10\",\"protocol\":6,\"sport\":52345,\"dport\":443}
+
+Without --sequence each line is judged as the first packet of its flow. With it the lines are met one after the other, as \
+by an interface that is attached at time 0, and what is remembered of a line decides about later ones: time is in \
+seconds, does not go back, and is that of the line before where absent; TCP packets need tcp_flags. The answer's flow says what \
+the connection table knew: new, forward, reply, unknown or none.")]
 pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
@@ -138,9 +159,18 @@ pub struct Explain {
     /// What kind of client asks, so that a fix opens that client's ports: linux, windows, windows-xp, nat-gateway, …
     #[arg(long, value_name = "KIND", value_parser = client, conflicts_with = "jsonl")]
     pub client: Option<Client>,
+    /// What if the network ACL remembered connections, or did not (default: as the policy says).
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mode: Option<ModeName>,
+    /// What if only these layers judged (default: as the policy says).
+    #[arg(long, value_enum, value_name = "LAYERS")]
+    pub layers: Option<LayersName>,
     /// Read packets from standard input, one JSON object a line, and answer each with one line.
     #[arg(long)]
     pub jsonl: bool,
+    /// The lines are one sequence: what is remembered of one decides about the next.
+    #[arg(long, requires = "jsonl")]
+    pub sequence: bool,
     /// Who judges: the engine in this process, or the program loaded into the kernel (BPF_PROG_TEST_RUN).
     #[arg(long, value_enum, default_value_t = Level::Host)]
     pub level: Level,
@@ -158,6 +188,43 @@ pub enum Level {
     Host,
     /// The program loaded into the kernel.
     Kernel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeName {
+    /// Every packet is judged alone, as AWS does.
+    Stateless,
+    /// The first packet of a connection is judged, what follows passes: the what-if.
+    Stateful,
+}
+
+impl From<ModeName> for nacl_daemon::resolve::Mode {
+    fn from(mode: ModeName) -> Self {
+        match mode {
+            ModeName::Stateless => Self::Stateless,
+            ModeName::Stateful => Self::Stateful,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LayersName {
+    /// The network ACL, and the security groups where there are any.
+    Both,
+    /// Only the network ACL.
+    Nacl,
+    /// Only the security groups.
+    Sg,
+}
+
+impl From<LayersName> for nacl_daemon::resolve::Layers {
+    fn from(layers: LayersName) -> Self {
+        match layers {
+            LayersName::Both => Self::Both,
+            LayersName::Nacl => Self::Nacl,
+            LayersName::Sg => Self::Groups,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -183,8 +250,8 @@ fn client(name: &str) -> Result<Client, String> {
 
 /// Attach a policy to its interfaces and enforce it until told to stop.
 ///
-/// Needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON) and an eBPF kernel. It is the daemon: `rules`, `status`,
-/// `reload` and `detach` talk to it. Ctrl-C or SIGTERM detaches and leaves nothing behind; SIGHUP reads the file again.
+/// Needs root (or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON) and an eBPF kernel. It is the daemon: `rules`, `status`, `mode`,
+/// `conntrack`, `reload` and `detach` talk to it. Ctrl-C or SIGTERM detaches and leaves nothing behind; SIGHUP reads the file again.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 An interface that carries an established SSH connection is attached to only with --for or --force, so that a mistake \
@@ -193,6 +260,8 @@ in the policy does not lock you out: with --for it mends itself.
 The API is HTTP with JSON on the socket:
   curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/status
   curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/rules?interface=eth0
+  curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/conntrack?interface=eth0&port=443
+  curl --unix-socket /run/nacld/nacld.sock --json '{\"mode\": \"stateful\"}' http://nacld/v1/interfaces/eth0/mode
   curl --unix-socket /run/nacld/nacld.sock -N http://nacld/v1/events?action=deny")]
 pub struct Run {
     /// Policy file.
@@ -232,7 +301,7 @@ pub struct Status {
 /// without hits.
 #[derive(Args, Debug)]
 pub struct Rules {
-    /// Only this interface.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
     #[arg(value_name = "INTERFACE")]
     pub interface: Option<String>,
     /// Show again every second, with what was hit since.
@@ -248,9 +317,131 @@ pub struct Rules {
     pub socket: Socket,
 }
 
+/// Show or change, while it runs, whether a network ACL remembers connections and which layers judge.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own. One store switches: nothing is attached
+/// anew, and no packet is lost of a flow that both settings allow. It holds until the next reload, which puts the
+/// policy's word in force again.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld mode                       show what is in force everywhere
+  nacld mode eth0 stateful         let the network ACL remember what it admits
+  nacld mode eth0 stateless        judge every packet alone again, as AWS does
+  nacld mode eth0 --layers sg      let only the security groups judge")]
+pub struct Mode {
+    /// Interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Whether the network ACL remembers connections.
+    #[arg(value_enum, value_name = "MODE", requires = "interface")]
+    pub mode: Option<ModeName>,
+    /// Which layers judge.
+    #[arg(long, value_enum, value_name = "LAYERS", requires = "interface")]
+    pub layers: Option<LayersName>,
+    /// Change it also where it would cut an SSH connection.
+    #[arg(long)]
+    pub force: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Show or forget the connections that are remembered.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own. Security groups remember what they
+/// admit, a network ACL only in stateful mode.
+#[derive(Args, Debug)]
+pub struct Conntrack {
+    #[command(subcommand)]
+    pub verb: ConntrackVerb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConntrackVerb {
+    /// List connections: who began them, where they stand, when they expire, and which rules let them in.
+    ///
+    /// Needs a running daemon and the right to open its socket; no kernel of its own.
+    List {
+        /// Only this interface, by its name in the policy or, where that is unique, by its device.
+        #[arg(value_name = "INTERFACE")]
+        interface: Option<String>,
+        #[command(flatten)]
+        filter: Connections,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Forget connections: their next packets are judged by the rules again.
+    ///
+    /// Needs a running daemon and the right to open its socket; no kernel of its own. Nothing is forgotten by accident: name
+    /// an interface, filter, or give --all.
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
+        .args(["interface", "address", "port", "protocol", "state", "all"]))]
+    Flush {
+        /// Only of this interface, by its name in the policy or, where that is unique, by its device.
+        #[arg(value_name = "INTERFACE")]
+        interface: Option<String>,
+        #[command(flatten)]
+        filter: Connections,
+        /// Every connection of every interface.
+        #[arg(long, conflicts_with_all = ["interface", "address", "port", "protocol", "state"])]
+        all: bool,
+        /// Forget also where it would cut an SSH connection.
+        #[arg(long)]
+        force: bool,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// How full the tables are, by the names of AWS's counters, and what is in them.
+    ///
+    /// Needs a running daemon and the right to open its socket; no kernel of its own.
+    Stats {
+        /// Only this interface, by its name in the policy or, where that is unique, by its device.
+        #[arg(value_name = "INTERFACE")]
+        interface: Option<String>,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+/// Which connections.
+#[derive(Args, Clone, Debug)]
+pub struct Connections {
+    /// Either end has this address, or lies in this CIDR.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<Within>,
+    /// Either end has this port.
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// A protocol by its name (tcp, udp, icmp, …) or number.
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<IpProtocol>,
+    /// Where it stands: opening, answered, established, closing, closed, one-way, replied, stream, echo, …
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<StateName>,
+}
+
+impl From<&Connections> for Filter {
+    fn from(Connections { address, port, protocol, state }: &Connections) -> Self {
+        Self { address: *address, port: *port, protocol: *protocol, state: *state }
+    }
+}
+
 /// Have the daemon read its policy file again.
 ///
-/// Needs a running daemon and the right to open its socket. An invalid file changes nothing.
+/// Needs a running daemon and the right to open its socket. An invalid file changes nothing. What `nacld mode` had set
+/// gives way to what the policy says.
 #[derive(Args, Debug)]
 pub struct Reload {
     /// Accept the new policy also where it would cut an SSH connection.
@@ -266,7 +457,7 @@ pub struct Reload {
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("what").required(true))]
 pub struct Detach {
-    /// Interface.
+    /// Interface, by its device or by its name in the policy of the daemon that holds it.
     #[arg(value_name = "INTERFACE", group = "what")]
     pub interface: Option<String>,
     /// Every interface of this and of every named network namespace.
@@ -448,6 +639,12 @@ mod tests {
         for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
             let help = verb.get_long_about().unwrap_or_default().to_string().to_lowercase();
             assert!(help.contains("need"), "{} does not say what it needs: {help}", verb.get_name());
+        }
+        let cli = Cli::command();
+        let conntrack = cli.find_subcommand("conntrack").expect("the verb");
+        for verb in conntrack.get_subcommands() {
+            let help = verb.get_long_about().unwrap_or_default().to_string();
+            assert!(help.contains("Needs a running daemon"), "{}: {help}", verb.get_name());
         }
     }
 

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use nacl_common::{
-    Control, Direction, Packet, Verdict,
+    Control, Direction, Layer, Packet, Verdict,
     border::{Entry, FlowKey, FragmentKey, Shared},
-    evaluate::{At, Judged, Memory},
+    evaluate::{At, Judged, Memory, Says},
     flow::{self, WriteKind},
     packet::Fragment,
 };
@@ -16,8 +16,7 @@ use crate::{
     resolve::{Interface, Tracking},
 };
 
-/// Nanoseconds of a second.
-pub const SECOND: u64 = 1_000_000_000;
+pub use nacl_common::flow::SECOND;
 
 /// A policy in force in this process.
 #[derive(Clone)]
@@ -87,6 +86,11 @@ impl Engine {
         &self.flows
     }
 
+    /// Takes over a connection that is remembered elsewhere.
+    pub fn remember(&mut self, key: FlowKey, entry: Entry) {
+        self.flows.insert(key, entry);
+    }
+
     /// Forgets every connection and fragment.
     pub fn forget(&mut self) {
         self.flows.clear();
@@ -122,6 +126,16 @@ impl Engine {
             self.fragments.insert(key, flow::share(at.control, at.now, &judged.verdict));
         }
         judged
+    }
+
+    /// What is remembered of the connection a packet belongs to, expired or not.
+    pub fn entry(&self, direction: Direction, packet: &Packet) -> Option<&Entry> {
+        self.flows.get(&flow::key(self.at.control, direction, packet)?)
+    }
+
+    /// What each layer says of a packet that is not a later fragment, as [`Compiled::says`]; nothing is remembered of it.
+    pub fn says(&self, direction: Direction, packet: &Packet) -> Vec<(Layer, Says)> {
+        self.compiled.says(&self.at, direction, packet, self.entry(direction, packet))
     }
 
     /// Whether one more connection has room, once the expired ones have made way.

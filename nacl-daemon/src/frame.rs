@@ -32,6 +32,7 @@ pub fn bytes(packet: &Packet) -> Vec<u8> {
             header.dont_fragment = false;
             header.more_fragments = more;
             header.fragment_offset = offset;
+            header.identification = packet.ident as u16;
             header.header_checksum = header.calc_header_checksum();
             (EtherType::IPV4, header.to_bytes().to_vec())
         }
@@ -40,7 +41,7 @@ pub fn bytes(packet: &Packet) -> Vec<u8> {
             assert!(!extension || packet.fragment == Fragment::Later, "{} is an extension header", packet.protocol);
             let mut next = protocol;
             if packet.fragment != Fragment::None {
-                let mut fragment = Ipv6FragmentHeader::new(protocol, offset, more, 7).to_bytes().to_vec();
+                let mut fragment = Ipv6FragmentHeader::new(protocol, offset, more, packet.ident).to_bytes().to_vec();
                 fragment.append(&mut payload);
                 payload = fragment;
                 next = IpNumber::IPV6_FRAGMENTATION_HEADER;
@@ -106,8 +107,8 @@ mod tests {
         let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
         let fragment = prop_oneof![Just(Fragment::None), Just(Fragment::First), Just(Fragment::Later)];
         let protocol = prop_oneof![Just(6), Just(17), Just(1), Just(58), any::<u8>()];
-        (family, fragment, protocol, any::<[u64; 4]>(), any::<[u16; 2]>(), any::<[u8; 2]>()).prop_map(
-            |(family, fragment, protocol, addresses, ports, [hop_limit, tcp_flags])| {
+        (family, fragment, protocol, any::<[u64; 4]>(), any::<[u16; 2]>(), any::<[u8; 2]>(), any::<u32>()).prop_map(
+            |(family, fragment, protocol, addresses, ports, [hop_limit, tcp_flags], ident)| {
                 let v6 = family == Family::V6;
                 let address = |half: usize| {
                     if v6 { [addresses[half], addresses[half + 1]] } else { [0, addresses[half] >> 32] }
@@ -118,6 +119,11 @@ mod tests {
                     fragment != Fragment::Later && (matches!(protocol, 6 | 17) || protocol == if v6 { 58 } else { 1 });
                 let [sport, dport] = if seen { ports } else { [0, 0] };
                 let tcp_flags = if seen && protocol == 6 { tcp_flags } else { 0 };
+                let ident = match (fragment, family) {
+                    (Fragment::None, _) => 0,
+                    (_, Family::V4) => ident & 0xffff,
+                    (_, Family::V6) => ident,
+                };
                 Packet {
                     family,
                     protocol,
@@ -128,7 +134,7 @@ mod tests {
                     dst: address(2),
                     sport,
                     dport,
-                    ident: 0,
+                    ident,
                 }
             },
         )

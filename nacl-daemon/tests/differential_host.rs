@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::{sync::Arc, thread};
+use std::thread;
 
 use nacl_common::{
-    Action,
     border::{List, Tier},
+    flow::Met,
     packet,
 };
 use nacl_daemon::{
@@ -19,6 +19,8 @@ use support::{
     coverage::Coverage,
     generate::{self, Random},
     oracle::{self, Expected},
+    sequence,
+    translate::Deciders,
 };
 
 const PAIRS: u64 = 5_000_000;
@@ -29,48 +31,25 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// What the engine says of a packet, in the oracle's words.
-fn engine(interface: &Interface, compiled: &Compiled, case: &Case) -> Expected {
+fn engine(compiled: &Compiled, deciders: &Deciders, case: &Case) -> Expected {
     let (frame, _) = case.bytes();
     let verdict = match packet::parse(frame.as_slice(), 0) {
         Ok(packet) => compiled.judge(case.direction, &packet),
         Err(reason) => nacl_common::evaluate::judge_other(nacl_common::Control(0), reason),
     };
-    let slot = compiled.slots.slots.get(&verdict.slot);
-    if let Some(slot) = slot {
-        assert_eq!(slot.direction, case.direction, "the slot belongs to the list that judged");
-        assert_eq!(slot.name, interface.nacl.name);
-    }
-    Expected {
-        allow: verdict.action == Action::Allow,
-        reason: verdict.reason.name(),
-        rule: slot.and_then(|slot| slot.rule),
-    }
+    deciders.said(verdict, Met::Nothing, case)
 }
 
 /// The same disagreement with as few rules as it needs.
 fn shrink(interface: &Interface, case: &Case) -> Interface {
     let mut least = interface.clone();
-    loop {
-        let disagrees = |interface: &Interface| {
-            let compiled = compile(interface, None).expect("a smaller policy compiles");
-            engine(interface, &compiled, case) != oracle::judge(interface, case)
-        };
-        let (inbound, outbound) = (least.nacl.inbound.len(), least.nacl.outbound.len());
-        let smaller = (0..inbound + outbound).find_map(|index| {
-            let mut nacl = (*least.nacl).clone();
-            if index < inbound {
-                nacl.inbound.remove(index)
-            } else {
-                nacl.outbound.remove(index - inbound)
-            };
-            let smaller = Interface { nacl: Arc::new(nacl), ..least.clone() };
-            disagrees(&smaller).then_some(smaller)
-        });
-        match smaller {
-            Some(smaller) => least = smaller,
-            None => return least,
-        }
+    while let Some(smaller) = sequence::smaller(&least).into_iter().find(|interface| {
+        let compiled = compile(interface, None).expect("a smaller policy compiles");
+        engine(&compiled, &Deciders::of(interface, &compiled), case) != oracle::judge(interface, case)
+    }) {
+        least = smaller;
     }
+    least
 }
 
 fn run(seed: u64, pairs: u64) -> Coverage {
@@ -78,7 +57,8 @@ fn run(seed: u64, pairs: u64) -> Coverage {
     let mut coverage = Coverage::default();
     while coverage.pairs() < pairs {
         let (inbound, outbound) = (generate::size(&mut random), generate::size(&mut random));
-        let interface = generate::interface(&mut random, inbound, outbound);
+        let nacl = generate::interface(&mut random, inbound, outbound);
+        let interface = generate::layered(&mut random, nacl);
         let compiled = compile(&interface, None).expect("a policy of at most 1000 rules compiles");
         compare(&mut random, &interface, &compiled, PACKETS_A_POLICY, &mut coverage);
     }
@@ -87,10 +67,11 @@ fn run(seed: u64, pairs: u64) -> Coverage {
 
 /// Judges `pairs` random packets against one policy.
 fn compare(random: &mut Random, interface: &Interface, compiled: &Compiled, pairs: u64, coverage: &mut Coverage) {
+    let deciders = Deciders::of(interface, compiled);
     for _ in 0..pairs {
         let case = generate::case(random, interface);
         let expected = oracle::judge(interface, &case);
-        let got = engine(interface, compiled, &case);
+        let got = engine(compiled, &deciders, &case);
         if got != expected {
             let least = shrink(interface, &case);
             panic!("the engine says {got:?}, the oracle {expected:?}\n{case:?}\n{least:#?}");
@@ -106,7 +87,8 @@ fn every_tier_and_form_agrees_with_the_oracle() {
     let mut coverage = Coverage::default();
     let mut met = Vec::new();
     for (inbound, outbound) in [(5, 5), (150, 150), (1000, 1000), (2500, 2500)] {
-        let interface = generate::interface(&mut random, inbound, outbound);
+        let nacl = generate::interface(&mut random, inbound, outbound);
+        let interface = generate::layered(&mut random, nacl);
         let compiled = compile(&interface, None).expect("compiles");
         let lists = match &compiled.generation {
             Generation::Small(image) => image.header,
@@ -136,5 +118,5 @@ fn the_engine_agrees_with_the_oracle() {
     println!("{coverage}");
     assert!(coverage.pairs() >= pairs);
     assert_eq!(coverage.rare(2_000), [], "too rare to prove anything");
-    assert_eq!(coverage.kinds(), 70, "every kind of rule, reason, family and edge is met");
+    assert_eq!(coverage.kinds(), 104, "every kind of rule, reason, family and edge is met");
 }

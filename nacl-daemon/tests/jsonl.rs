@@ -4,7 +4,14 @@ mod support;
 
 use std::convert::Infallible;
 
-use nacl_daemon::{analyze::answer, compile::compile};
+use nacl_common::flow::Met;
+use nacl_daemon::{
+    analyze::{Lines, answer},
+    compile::compile,
+    engine::Engine,
+    policy,
+    resolve::NoHost,
+};
 use serde_json::{Value, json};
 use support::generate::{self, Random};
 
@@ -13,10 +20,15 @@ fn ask(lines: &str) -> (u64, Vec<Value>) {
     interface.subnet_cidrs = vec!["10.0.1.0/24".parse().expect("a CIDR")];
     let compiled = compile(&interface, None).expect("compiles");
     let mut output = Vec::new();
-    let judge = |direction, packet: &_| Ok::<_, Infallible>(compiled.judge(direction, packet));
-    let refused = answer("web", &compiled, judge, lines.as_bytes(), &mut output).expect("no I/O fails");
+    let judge = |_, direction, packet: &_| Ok::<_, Infallible>((compiled.judge(direction, packet), Met::Nothing));
+    let refused = answer("web", &compiled, Lines::Apart, judge, lines.as_bytes(), &mut output).expect("no I/O fails");
     let output = String::from_utf8(output).expect("UTF-8");
     (refused, output.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect())
+}
+
+fn of_nacl(action: &str, rule: impl serde::Serialize, reason: &str, by: &str) -> Value {
+    json!({"action": action, "layer": "nacl", "nacl": "web", "rule": rule, "security_group": null, "position": null,
+        "reason": reason, "by": by, "also": null, "flow": "none"})
 }
 
 #[test]
@@ -34,10 +46,11 @@ fn every_line_has_its_answer() {
     assert_eq!(
         answers,
         [
-            json!({"action": "deny", "layer": "nacl", "nacl": "web", "rule": "*", "reason": "nacl-implicit-deny"}),
-            json!({"action": "allow", "layer": "nacl", "nacl": "web", "rule": null, "reason": "same-subnet"}),
-            json!({"action": "allow", "layer": "none", "nacl": null, "rule": null, "reason": "neighbour-discovery"}),
-            json!({"action": "deny", "layer": "nacl", "nacl": "web", "rule": "*", "reason": "nacl-implicit-deny"}),
+            of_nacl("deny", "*", "nacl-implicit-deny", "inbound *"),
+            of_nacl("allow", None::<&str>, "same-subnet", "same-subnet"),
+            json!({"action": "allow", "layer": "none", "nacl": null, "rule": null, "security_group": null, "position": null,
+                "reason": "neighbour-discovery", "by": "neighbour-discovery", "also": null, "flow": "none"}),
+            of_nacl("deny", "*", "nacl-implicit-deny", "outbound *"),
         ]
     );
 }
@@ -54,16 +67,24 @@ fn what_is_no_packet_is_refused_by_line_and_the_rest_is_answered() {
         r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443,"icmp_type":1}"#,
         r#"{"direction":"inbound","src":"2001:db8::2","dst":"2001:db8::1","protocol":43}"#,
         r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":256}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443,"time":1}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443,"tcp_flags":"SX"}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443,"tcp_flags":"SS"}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":17,"dport":443,"tcp_flags":"S"}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":17,"dport":443,"ident":4}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":17,"fragment":"last"}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":17,"fragment":"later","ident":65536}"#,
+        r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":1,"icmp_type":3,"icmp_id":4}"#,
         "not JSON",
         r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":47}"#,
     ];
     let (refused, answers) = ask(&lines.join("\n"));
-    assert_eq!(refused, 10);
-    for (number, answer) in (1..).zip(&answers[..10]) {
+    assert_eq!(refused, 18);
+    for (number, answer) in (1..).zip(&answers[..18]) {
         assert_eq!(answer["line"], number);
         assert!(answer["error"].as_str().is_some_and(|error| !error.is_empty()), "{answer}");
     }
-    assert_eq!(answers[10]["rule"], "*");
+    assert_eq!(answers[18]["rule"], "*");
 }
 
 /// Packets of these protocols have ports or a type, so a line may say them; no rule sees them (N27, N28, N34).
@@ -78,4 +99,72 @@ fn what_a_packet_has_and_no_rule_sees_is_accepted() {
     ));
     assert_eq!(refused, 0, "{answers:?}");
     assert!(answers.iter().all(|answer| answer["rule"] == "*"), "{answers:?}");
+}
+
+/// What is remembered of a line decides about later ones, until its time is over.
+#[test]
+fn the_lines_of_a_sequence_are_met_one_after_the_other() {
+    let text = r#"
+version = 1
+[security_group.web]
+inbound  = [{ protocol = "tcp", ports = 443, source = "198.51.100.0/24" }]
+outbound = [{ protocol = "udp", ports = 53, destination = "192.0.2.0/24" }]
+[interface.eth0]
+security_groups = ["web"]
+[tracking]
+tcp_established = 60
+"#;
+    let policy = policy::load("web.toml", text, &NoHost).resolved.expect("a policy");
+    let interface = &policy.interfaces["eth0"];
+    let compiled = compile(interface, None).expect("compiles");
+    let mut engine = Engine::new(interface, &compiled);
+    let judge = |time, direction, packet: &_| {
+        engine.set_time(time);
+        let judged = engine.judged(direction, packet);
+        Ok::<_, Infallible>((judged.verdict, judged.met))
+    };
+    let tcp = |way: &str, flags: &str, rest: &str| {
+        let (src, sport, dst, dport) = match way {
+            "inbound" => ("198.51.100.7", 50000, "10.0.1.10", 443),
+            _ => ("10.0.1.10", 443, "198.51.100.7", 50000),
+        };
+        format!(
+            r#"{{"direction":"{way}","src":"{src}","dst":"{dst}","protocol":6,"sport":{sport},"dport":{dport},"tcp_flags":"{flags}"{rest}}}"#
+        )
+    };
+    let part = |kind: &str, ident: u32, dport: &str| {
+        format!(
+            r#"{{"direction":"outbound","src":"10.0.1.10","dst":"192.0.2.1","protocol":17{dport},"fragment":{kind},"ident":{ident}}}"#
+        )
+    };
+    let lines = [
+        (tcp("inbound", "S", r#","time":0.5"#), "allow", "web inbound 1", "new"),
+        (tcp("outbound", "SA", ""), "allow", "outbound tracked", "reply"),
+        (tcp("inbound", "A", r#","time":0.75"#), "allow", "inbound tracked", "forward"),
+        (tcp("outbound", "A", r#","time":60.7"#), "allow", "outbound tracked", "reply"),
+        (tcp("outbound", "A", r#","time":120.75"#), "deny", "outbound sg *", "unknown"),
+        (part(r#""first""#, 7, r#","dport":53"#), "allow", "web outbound 1", "new"),
+        (part(r#""later""#, 7, ""), "allow", "web outbound 1", "none"),
+        (part("true", 8, ""), "deny", "outbound sg *", "none"),
+    ];
+    let back = tcp("inbound", "S", r#","time":3"#);
+    let bare = r#"{"direction":"inbound","src":"198.51.100.7","dst":"10.0.1.10","protocol":6,"dport":443}"#;
+    let input: Vec<_> = lines.iter().map(|(line, ..)| line.as_str()).chain([back.as_str(), bare]).collect();
+    let input = input.join("\n");
+    let mut output = Vec::new();
+    let refused =
+        answer("nacl", &compiled, Lines::Sequence, judge, input.as_bytes(), &mut output).expect("no I/O fails");
+    let answers: Vec<Value> = String::from_utf8(output)
+        .expect("UTF-8")
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    for ((line, action, by, flow), answer) in lines.iter().zip(&answers) {
+        // AWS's default network ACL stands before or behind the group; the group is what this is about.
+        let group = if answer["layer"] == "nacl" { &answer["also"] } else { &answer["by"] };
+        assert_eq!((&answer["action"], group, &answer["flow"]), (&json!(action), &json!(by), &json!(flow)), "{line}");
+    }
+    assert_eq!(refused, 2, "time that goes back, and TCP without flags: {answers:?}");
+    assert!(answers[8]["error"].as_str().is_some_and(|error| error.starts_with("time goes back")), "{}", answers[8]);
+    assert!(answers[9]["error"].as_str().is_some_and(|error| error.contains("tcp_flags")), "{}", answers[9]);
 }

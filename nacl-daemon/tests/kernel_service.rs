@@ -10,7 +10,12 @@ use std::{
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, ExitStatus, Output, Stdio},
-    thread::sleep,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::{self, JoinHandle, sleep},
     time::{Duration, Instant},
 };
 
@@ -20,6 +25,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use support::veth::{Cable, FAR, HERE, NEAR, THERE, ip, run};
 
 const CLOSED: u16 = 4001;
@@ -515,4 +521,297 @@ fn the_programs_log_with_trace_and_only_then() {
     let port = CLOSED.to_string();
     assert!(!daemon.err().contains(&port), "{}", daemon.err());
     daemon.ends_well(Signal::SIGTERM);
+}
+
+/// A download from a server `here` to a client `there`, in pieces that are asked for one by one.
+struct Download {
+    more: mpsc::Sender<()>,
+    received: Arc<AtomicUsize>,
+    sender: JoinHandle<String>,
+    receiver: JoinHandle<(usize, String)>,
+}
+
+/// Bytes of a piece.
+const PIECE: usize = 2_000_000;
+/// Pieces of a download: 200 MB.
+const PIECES: usize = 100;
+
+impl Download {
+    fn start(cable: &Cable, port: u16) -> Self {
+        let (mut client, mut server, _) = connect(cable, port);
+        for end in [&client, &server] {
+            // What is cut must not be waited for without end.
+            end.set_read_timeout(Some(4 * PATIENCE)).unwrap();
+            end.set_write_timeout(Some(4 * PATIENCE)).unwrap();
+        }
+        let (more, asked) = mpsc::channel();
+        let sender = thread::spawn(move || {
+            let mut sum = Sha256::new();
+            let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+            let mut piece = vec![0; PIECE];
+            for () in asked {
+                for bytes in piece.chunks_mut(8) {
+                    seed ^= seed << 13;
+                    seed ^= seed >> 7;
+                    seed ^= seed << 17;
+                    bytes.copy_from_slice(&seed.to_le_bytes()[..bytes.len()]);
+                }
+                sum.update(&piece);
+                server.write_all(&piece).expect("the client takes it");
+            }
+            format!("{:x}", sum.finalize())
+        });
+        let received = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&received);
+        let receiver = thread::spawn(move || {
+            let mut sum = Sha256::new();
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                match client.read(&mut buffer).expect("the server sends") {
+                    0 => return (counted.load(Ordering::Relaxed), format!("{:x}", sum.finalize())),
+                    read => {
+                        sum.update(&buffer[..read]);
+                        counted.fetch_add(read, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        Self { more, received, sender, receiver }
+    }
+
+    /// Has one more piece sent, and does not wait for it.
+    fn more(&self) {
+        self.more.send(()).expect("the server lives");
+    }
+
+    fn received(&self) -> usize {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    fn wait_for(&self, bytes: usize) {
+        let start = Instant::now();
+        while self.received() < bytes {
+            assert!(start.elapsed() < 4 * PATIENCE, "only {} of {bytes} bytes arrive", self.received());
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends, and all of it arrived as it was sent.
+    fn finish(self, bytes: usize) {
+        drop(self.more);
+        let sent = self.sender.join().expect("the server sends all");
+        assert_eq!(self.receiver.join().expect("the client reads all"), (bytes, sent));
+    }
+}
+
+/// A network ACL that lets TCP in by rule 100, and out by what is given; and what else stands on the interface.
+fn tcp_policy(cable: &Cable, outbound: &str, interface: &str) -> String {
+    format!(
+        r#"version = 1
+[nacl.lab]
+inbound = [{{ rule = 100, action = "allow", protocol = "tcp", source = "0.0.0.0/0" }}]
+outbound = [{outbound}]
+{}{interface}"#,
+        near(cable)
+    )
+}
+
+const RETURN: &str =
+    r#"{ rule = 100, action = "allow", protocol = "tcp", ports = "1024-65535", destination = "0.0.0.0/0" }"#;
+
+#[test]
+fn a_transfer_outlives_a_hundred_toggles_and_a_hundred_reloads() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let group = format!(
+        r#"security_groups = ["server"]
+[security_group.server]
+inbound = [{{ protocol = "tcp", ports = {OPEN}, source = "{THERE}/32" }}]
+outbound = []
+"#
+    );
+    // Both modes let it pass, and the group remembers it: nothing else lets the replies out.
+    let policies = [RETURN.to_owned(), RETURN.replace("rule = 100", "rule = 90")]
+        .map(|outbound| tcp_policy(&cable, &outbound, &group));
+    let place = Place::new(&policies[0]);
+    let daemon = place.start(&[]);
+    let download = Download::start(&cable, OPEN);
+    let epoch = || {
+        let status: Value = serde_json::from_str(&place.ask(&["status", "--json"])).unwrap();
+        status["interfaces"][0]["epoch"].as_u64().unwrap()
+    };
+    let before = epoch();
+    for piece in 0..PIECES {
+        // While this piece is on its way:
+        download.more();
+        let said = place.ask(&["mode", NEAR, "stateful"]);
+        assert!(said.contains("mode stateful (set live; the policy says stateless)"), "{said}");
+        place.write(&policies[(piece + 1) % 2]);
+        let said = place.ask(&["reload"]);
+        assert!(said.contains("mode stateless, layers both, as the policy says"), "{said}");
+    }
+    assert_eq!(epoch() - before, 2 * PIECES as u64, "every one of them was a switch");
+    let list = place.ask(&["conntrack", "list", NEAR, "--port", &OPEN.to_string()]);
+    assert!(list.contains("established") && list.contains("server inbound 1"), "{list}");
+    download.finish(PIECES * PIECE);
+    let stats = place.ask(&["conntrack", "stats"]);
+    assert!(stats.contains("conntrack_allowance_exceeded   0"), "{stats}");
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+#[test]
+fn without_a_return_rule_stateless_stops_a_transfer_and_stateful_lets_it_go_on() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&tcp_policy(&cable, "", "mode = \"stateful\"\n"));
+    let daemon = place.start(&[]);
+    let download = Download::start(&cable, OPEN);
+    download.more();
+    download.wait_for(PIECE);
+    place.ask(&["mode", NEAR, "stateless"]);
+    let denied = place.hits(1, &"*".into());
+    // What is asked for now never comes: not one byte more than had left before.
+    let received = download.received();
+    for _ in 1..PIECES {
+        download.more();
+    }
+    let start = Instant::now();
+    while place.hits(1, &"*".into()) == denied {
+        assert!(start.elapsed() < PATIENCE, "nothing is dropped");
+        sleep(Duration::from_millis(20));
+    }
+    sleep(SHORT);
+    assert_eq!((received, download.received()), (PIECE, PIECE));
+    // It is remembered still, so the next retransmission passes.
+    place.ask(&["mode", NEAR, "stateful"]);
+    download.finish(PIECES * PIECE);
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+#[test]
+fn a_client_that_hangs_gets_through_when_the_mode_changes() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&tcp_policy(&cable, "", ""));
+    let daemon = place.start(&[]);
+    let listener = netns::within(Some(&cable.here), || TcpListener::bind((HERE, OPEN)).unwrap()).unwrap();
+    let there = cable.there.clone();
+    let client = thread::spawn(move || {
+        let address = (std::net::IpAddr::V4(HERE), OPEN).into();
+        netns::within(Some(&there), || TcpStream::connect_timeout(&address, 2 * PATIENCE)).unwrap()
+    });
+    // The request comes in, the answer does not go out: L02.
+    let start = Instant::now();
+    while place.hits(1, &"*".into()) == 0 {
+        assert!(start.elapsed() < PATIENCE, "no answer is dropped");
+        sleep(Duration::from_millis(20));
+    }
+    assert!(!client.is_finished(), "it hangs");
+    assert!(place.hits(0, &100.into()) > 0);
+    assert_eq!(place.ask(&["mode"]).trim(), format!("near (netns {}): mode stateless, layers both", cable.here));
+    assert!(place.ask(&["conntrack", "list"]).contains("no connection is remembered"));
+    let said = place.ask(&["mode", NEAR, "stateful"]);
+    assert!(said.contains("this holds until the next reload"), "{said}");
+    let stream = client.join().unwrap().expect("its next SYN gets through");
+    let (server, client) = (listener.accept().unwrap().0, stream.local_addr().unwrap());
+    // What is remembered, as text and as JSON.
+    let list = place.ask(&["conntrack", "list", NEAR]);
+    assert!(list.contains(&client.to_string()) && list.contains("lab inbound 100"), "{list}");
+    let filter = ["--protocol", "tcp", "--state", "established", "--address", &THERE.to_string()];
+    let json: Value =
+        serde_json::from_str(&place.ask(&[&["conntrack", "list", "--json"], &filter[..]].concat())).unwrap();
+    let one = &json["connections"][0];
+    assert_eq!((&json["schema"], json["connections"].as_array().unwrap().len()), (&1.into(), 1));
+    assert_eq!((&one["began"], &one["nacl"], &one["group"]), (&"inbound".into(), &true.into(), &false.into()));
+    assert_eq!((&one["remote_port"], &one["nacl_rule"]["rule"]), (&client.port().into(), &100.into()));
+    let stats: Value = serde_json::from_str(&place.ask(&["conntrack", "stats", "--json"])).unwrap();
+    let stats = &stats["interfaces"][0];
+    assert_eq!((&stats["entries"], &stats["conntrack_allowance_exceeded"]), (&1.into(), &0.into()));
+    assert_eq!(stats["conntrack_allowance_available"].as_u64().unwrap() + 1, stats["capacity"].as_u64().unwrap());
+    let status = place.ask(&["status"]);
+    assert!(status.contains("mode         stateful (set live; the policy says stateless)"), "{status}");
+    assert!(status.contains("conntrack    1 of "), "{status}");
+    // Forgotten, its packets are judged one by one again; another filter forgets nothing.
+    assert!(place.ask(&["conntrack", "flush", "--port", "1"]).contains(": 0 connections forgotten"));
+    let ends = (stream, server, listener);
+    assert!(lives(&ends, LONG));
+    assert!(place.ask(&["conntrack", "flush", NEAR]).contains(": 1 connection forgotten"));
+    assert!(!lives(&ends, SHORT));
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+#[test]
+fn nobody_is_locked_out_by_a_verb() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&tcp_policy(&cable, "", "mode = \"stateful\"\n"));
+    let daemon = place.start(&[]);
+    let ssh = connect(&cable, 22);
+    assert!(lives(&ssh, LONG));
+    for (verb, expected) in [
+        (["mode", NEAR, "stateless"], "mode and layers stay as they are"),
+        (["conntrack", "flush", "--all"], "nothing was forgotten"),
+    ] {
+        let output = place.nacld(&verb);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains("would cut an SSH connection") && error.contains(expected), "{error}");
+        assert!(error.contains("its replies are denied; no outbound rule of network ACL"), "{error}");
+        assert!(lives(&ssh, LONG));
+    }
+    // What does not touch it may be done; by force, everything.
+    place.ask(&["conntrack", "flush", "--protocol", "udp"]);
+    place.ask(&["mode", NEAR, "stateless", "--force"]);
+    assert!(!lives(&ssh, SHORT));
+    place.ask(&["mode", NEAR, "stateful"]);
+    assert!(lives(&ssh, LONG), "the connection recovers");
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+#[test]
+fn one_device_name_in_two_namespaces() {
+    let (red, blue) = (Cable::new(), Cable::new());
+    red.acquaint();
+    blue.acquaint();
+    let interface = |name: &str, cable: &Cable| {
+        format!("[interface.{name}]\ndevice = \"{NEAR}\"\nnetns = \"{}\"\nnacl = \"lab\"\n", cable.here)
+    };
+    let written = policy(&(interface("red", &red) + &interface("blue", &blue)));
+    let place = Place::new(&written);
+    let daemon = place.start(&["--watch"]);
+    assert!(daemon.out().contains("enforcing on 2 interfaces"), "{}", daemon.out());
+    assert_eq!((red.inbound(CLOSED, 2), blue.inbound(CLOSED, 3), blue.inbound(OPEN, 1)), (0, 0, 1));
+    let denied = |name: &str| {
+        let rules: Value = serde_json::from_str(&place.ask(&["rules", name, "--json"])).unwrap();
+        assert_eq!(rules["interfaces"][0]["device"], NEAR);
+        rules["interfaces"][0]["lists"][0]["rules"][0]["hits"]["packets"].as_u64().unwrap()
+    };
+    assert_eq!((denied("red"), denied("blue")), (2, 3));
+    daemon.says(" blue inbound deny udp ");
+    let output = place.nacld(&["rules", NEAR]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(error.contains("near is the device of several interfaces: blue, red"), "{error}");
+    // One of them is changed, and one reload is for all.
+    place.ask(&["mode", "red", "stateful"]);
+    let modes = place.ask(&["mode"]);
+    assert!(modes.contains(&format!("blue (near in netns {}): mode stateless", blue.here)), "{modes}");
+    assert!(modes.contains(&format!("red (near in netns {}): mode stateful (set live", red.here)), "{modes}");
+    place.write(&written.replace(&CLOSED.to_string(), &OPEN.to_string()));
+    let said = place.ask(&["reload"]);
+    assert!(said.contains("reloaded: switched blue, red") && said.contains("red: mode stateless"), "{said}");
+    assert_eq!(
+        (red.inbound(CLOSED, 1), red.inbound(OPEN, 1), blue.inbound(CLOSED, 1), blue.inbound(OPEN, 1)),
+        (1, 0, 1, 0)
+    );
+    let said = place.ask(&["detach", "blue"]);
+    assert!(said.contains(&format!("blue (near in netns {})", blue.here)), "{said}");
+    assert_eq!((red.inbound(OPEN, 1), blue.inbound(OPEN, 1)), (0, 1));
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&red);
+    clean(&blue);
 }

@@ -4,6 +4,8 @@
 mod policy {
     mod command;
     mod examples;
+    mod groups;
+    mod interfaces;
     mod invalid;
     mod properties;
     mod resolved;

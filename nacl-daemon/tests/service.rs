@@ -13,15 +13,24 @@ use std::{
 
 use http_body_util::BodyExt;
 use hyper::{Method, body::Incoming};
-use nacl_common::{Counter, Direction, Event, Reason, border::implicit_slot};
+use nacl_common::{
+    Action, Control, Counter, Direction, Event, Reason,
+    border::{Entry, FlowKey, NO_SLOT, group_implicit_slot, implicit_slot, tracked_slot},
+    flow::{Met, State as Stands},
+};
 use nacl_daemon::{
     compile::{Compiled, SlotTable},
     dataplane::{Counters, Events, Options, Target},
-    observe::{Hits, Hooks, InterfaceRules, Number, Record},
+    observe::{Filter, Hits, Hooks, InterfaceRules, Number, Record},
+    report,
+    resolve::{Layers, Mode, NoHost},
     service::{
+        api::SetMode,
         client::{Client, ClientError},
-        plane::{Attached, Plane, PlaneError},
+        plane::{Attached, Plane, PlaneError, Which},
+        prepare,
         serve::{self, Config, Ended, Notice, RunError},
+        state::{Settings, State, StateError},
     },
 };
 use serde_json::Value;
@@ -47,6 +56,10 @@ const SECOND: &str = "[interface.fake1]\nnacl = \"web\"\nside = \"router\"\n";
 struct Device {
     epoch: u32,
     slots: SlotTable,
+    flags: u64,
+    /// Generations written since it was attached: a toggle writes none.
+    installed: u32,
+    flows: BTreeMap<FlowKey, Entry>,
     events: Option<Events>,
     counters: Counters,
     queue: VecDeque<Event>,
@@ -82,9 +95,21 @@ impl Fake {
 
     fn hit(&self, name: &str, slot: u16, packets: u64) {
         let mut inner = self.lock();
-        let counter = inner.attached.get_mut(name).unwrap().counters.slots.entry(slot).or_default();
+        let device = inner.attached.get_mut(name).unwrap();
+        // As the kernel does: a packet has one reason, and the slots of what judged it.
+        let counter = device.counters.slots.entry(slot).or_default();
         counter.packets += packets;
         counter.bytes += 60 * packets;
+        let reason = device.counters.reasons.entry((Reason::NaclRule, Direction::Inbound)).or_default();
+        reason.packets += packets;
+    }
+
+    fn flags(&self, name: &str) -> u64 {
+        self.lock().attached[name].flags
+    }
+
+    fn remember(&self, name: &str, key: FlowKey, entry: Entry) {
+        self.lock().attached.get_mut(name).unwrap().flows.insert(key, entry);
     }
 
     fn emit(&self, name: &str, event: Event) {
@@ -93,6 +118,16 @@ impl Fake {
         device.queue.push_back(Event { epoch: device.epoch, ..event });
         device.bell.as_mut().unwrap().write_all(b"!").unwrap();
     }
+}
+
+/// The made-up kernel's clock.
+const NOW: u64 = 1_000_000_000_000;
+/// Its connection tables have room for so many.
+const CAPACITY: u32 = 10;
+
+/// A device, and its namespace where it has one.
+fn key(target: &Target) -> String {
+    target.netns.as_ref().map_or_else(|| target.name.clone(), |netns| format!("{netns}/{}", target.name))
 }
 
 struct FakeAttachment {
@@ -115,12 +150,17 @@ impl Plane for Fake {
         let device = Device {
             epoch: 1,
             slots: compiled.slots.clone(),
+            flags: compiled.flags,
             events: Some(options.events),
             bell: Some(bell),
             ..Device::default()
         };
-        assert!(inner.attached.insert(target.name.clone(), device).is_none(), "attached twice");
-        Ok(Box::new(FakeAttachment { fake: self.clone(), name: target.name.clone(), ready }))
+        assert!(inner.attached.insert(key(target), device).is_none(), "attached twice");
+        Ok(Box::new(FakeAttachment { fake: self.clone(), name: key(target), ready }))
+    }
+
+    fn now(&self) -> u64 {
+        NOW
     }
 }
 
@@ -136,9 +176,41 @@ impl Attached for FakeAttachment {
         }
         let device = inner.attached.get_mut(&self.name).unwrap();
         device.epoch += 1;
+        device.installed += 1;
+        // As the dataplane does: a rule begins to count at zero.
+        for slot in compiled.slots.new_since(&device.slots) {
+            device.counters.slots.remove(&slot);
+        }
         device.slots = compiled.slots.clone();
+        device.flags = compiled.flags;
         device.events = Some(options.events);
         Ok(device.epoch)
+    }
+
+    fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, PlaneError> {
+        let mut inner = self.fake.lock();
+        let device = inner.attached.get_mut(&self.name).unwrap();
+        device.epoch += 1;
+        device.flags = flags;
+        device.events = Some(options.events);
+        Ok(device.epoch)
+    }
+
+    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
+        let flows = &self.fake.lock().attached[&self.name].flows;
+        Ok(flows.iter().map(|(key, entry)| (*key, *entry)).collect())
+    }
+
+    fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError> {
+        let mut inner = self.fake.lock();
+        let flows = &mut inner.attached.get_mut(&self.name).unwrap().flows;
+        let before = flows.len();
+        flows.retain(|key, entry| !which(key, entry));
+        Ok((before - flows.len()) as u64)
+    }
+
+    fn tracking_capacity(&self) -> u32 {
+        CAPACITY
     }
 
     fn epoch(&self) -> u32 {
@@ -273,6 +345,12 @@ async fn answers_with_a_schema_number_and_errors_in_json() {
         (Method::GET, "/v1/stop", 405),
         (Method::GET, "/v1/rules?interface=nope", 404),
         (Method::POST, "/v1/detach?interface=nope", 404),
+        (Method::GET, "/v1/interfaces/nope/mode", 404),
+        (Method::GET, "/v1/conntrack?interface=nope", 404),
+        (Method::GET, "/v1/conntrack?state=asleep", 400),
+        (Method::GET, "/v1/conntrack/flush?all=true", 405),
+        (Method::POST, "/v1/conntrack/flush", 400),
+        (Method::POST, "/v1/interfaces/fake0/mode", 400),
     ] {
         let (code, problem) = daemon.json(method, uri).await;
         assert_eq!((code, &problem["schema"]), (expected, &1.into()), "{uri}");
@@ -287,8 +365,8 @@ async fn rules_come_in_the_console_s_order_with_their_hits() {
     let daemon = Daemon::start(WEB).await;
     daemon.fake.hit("fake0", daemon.fake.slot("fake0", Direction::Inbound, 110), 3);
     daemon.fake.hit("fake0", implicit_slot(Direction::Outbound, true), 5);
-    daemon.fake.lock().attached.get_mut("fake0").unwrap().counters.reasons =
-        [((Reason::Arp, Direction::Inbound), Counter { packets: 2, bytes: 84 })].into();
+    let arp = ((Reason::Arp, Direction::Inbound), Counter { packets: 2, bytes: 84 });
+    daemon.fake.lock().attached.get_mut("fake0").unwrap().counters.reasons.extend([arp]);
     let rules = daemon.rules("fake0").await;
     let numbers: Vec<_> = rules.lists[0].rules.iter().map(|rule| rule.rule).collect();
     assert_eq!(numbers, [Number::Rule(100), Number::Rule(110), Number::Implied, Number::Implied]);
@@ -296,7 +374,7 @@ async fn rules_come_in_the_console_s_order_with_their_hits() {
     assert_eq!(rules.lists[0].rules[1].line, 5);
     assert_eq!(packets(&rules, 0, Number::Rule(100)), 0);
     assert_eq!(rules.lists[1].rules[2].hits.unwrap().packets, 5, "IPv6 has a * of its own");
-    assert_eq!(rules.reasons[0].reason, "arp");
+    assert!(rules.reasons.iter().any(|reason| reason.reason == "arp"));
     let status = daemon.client.status().await.unwrap();
     assert_eq!((status.interfaces[0].packets.allowed, status.interfaces[0].packets.denied), (2, 8));
 }
@@ -556,4 +634,340 @@ async fn a_slow_listener_is_told_what_it_missed() {
     assert_eq!(told + missed, count);
     assert!(missed > 0, "the queue is not bounded");
     assert!(daemon.socket().exists());
+}
+
+/// A connection to port 443, as it is remembered.
+fn flow(remote_port: u16, state: Stands, left: u64) -> (FlowKey, Entry) {
+    let key = FlowKey {
+        remote: [0, 0xc633_6407],
+        local: [0, 0x0a00_010a],
+        remote_port,
+        local_port: 443,
+        protocol: 6,
+        family: 4,
+        pad: 0,
+    };
+    let entry = Entry {
+        expires: NOW + left * 1_000_000_000,
+        started: NOW,
+        epoch: 1,
+        state: state as u8,
+        nacl_slot: NO_SLOT,
+        group_slot: NO_SLOT,
+        ..Entry::default()
+    };
+    (key, entry)
+}
+
+const MODE: &str = "/v1/interfaces/fake0/mode";
+
+#[tokio::test]
+async fn a_mode_set_live_holds_until_the_next_reload() {
+    let daemon = Daemon::start(WEB).await;
+    let stateful = || daemon.fake.flags("fake0") & Control::STATEFUL != 0;
+    let (code, modes) = daemon.json(Method::GET, MODE).await;
+    assert_eq!((code, &modes["mode"], &modes["layers"]), (200, &"stateless".into(), &"both".into()));
+    let set = SetMode { mode: Some(Mode::Stateful), ..SetMode::default() };
+    let answer = daemon.client.set_mode("fake0", &set).await.unwrap();
+    assert_eq!((answer.modes.in_force.mode, answer.modes.policy.mode), (Mode::Stateful, Mode::Stateless));
+    assert!(stateful());
+    // Somebody listens to all packets and goes again: settings switch, the mode stays.
+    drop(Lines::open(&daemon, "/v1/events?action=all").await);
+    assert!(stateful());
+    assert_eq!(daemon.fake.lock().attached["fake0"].installed, 0, "no generation was written");
+    let status = daemon.client.status().await.unwrap();
+    assert_eq!(status.interfaces[0].modes, answer.modes);
+    let (_, json) = daemon.json(Method::GET, "/v1/status").await;
+    let one = &json["interfaces"][0];
+    assert_eq!(
+        (&one["mode"], &one["policy"]["mode"], &one["conntrack"]["nacl"]),
+        (&"stateful".into(), &"stateless".into(), &true.into())
+    );
+    let text = report::status::text(&status);
+    let text = anstream::adapter::strip_str(&text).to_string();
+    assert!(text.contains("mode         stateful (set live; the policy says stateless)"), "{text}");
+    // A reload that fails leaves it, one that does not puts the file's word in force and says so.
+    daemon.write("nonsense");
+    daemon.client.reload(false).await.unwrap_err();
+    assert!(stateful());
+    daemon.write(WEB);
+    let change = daemon.client.reload(false).await.unwrap().change;
+    assert!(!stateful());
+    assert_eq!((change.modes.len(), change.modes[0].live), (1, true));
+    let text = report::status::changed(&change);
+    assert!(
+        text.contains("mode stateless, layers both, as the policy says (mode stateful, layers both had been set live)"),
+        "{text}"
+    );
+    // The file itself may change its word.
+    daemon.write(&WEB.replace("nacl = \"web\"", "nacl = \"web\"\nmode = \"stateful\""));
+    let change = daemon.client.reload(false).await.unwrap().change;
+    assert!(stateful() && !change.modes[0].live);
+    assert!(daemon.client.reload(false).await.unwrap().change.modes.is_empty());
+}
+
+#[tokio::test]
+async fn a_reload_taken_back_keeps_what_was_set_live() {
+    let daemon = Daemon::start(&format!("{WEB}{SECOND}")).await;
+    let set = SetMode { mode: Some(Mode::Stateful), ..SetMode::default() };
+    daemon.client.set_mode("fake0", &set).await.unwrap();
+    daemon.fake.lock().refuse_install.insert("fake1".into());
+    daemon.client.reload(false).await.unwrap_err();
+    assert!(daemon.fake.flags("fake0") & Control::STATEFUL != 0, "put back as it was");
+    assert_eq!(daemon.client.modes(Some("fake0")).await.unwrap().interfaces[0].modes.in_force.mode, Mode::Stateful);
+}
+
+#[tokio::test]
+async fn layers_need_somebody_who_judges() {
+    let daemon = Daemon::start(WEB).await;
+    let set = SetMode { layers: Some(Layers::Groups), ..SetMode::default() };
+    let Err(ClientError::Refused(problem)) = daemon.client.set_mode("fake0", &set).await else {
+        panic!("was accepted")
+    };
+    assert!(problem.error.contains("fake0 has no security groups"), "{}", problem.error);
+    assert!(problem.hint.unwrap().contains("security_groups ="));
+    assert!(daemon.fake.flags("fake0") & Control::NACL != 0, "nothing changed");
+    let set = SetMode { layers: Some(Layers::Nacl), ..SetMode::default() };
+    assert_eq!(daemon.client.set_mode("fake0", &set).await.unwrap().modes.in_force.layers, Layers::Nacl);
+    let (code, problem) = daemon.json(Method::POST, MODE).await;
+    assert_eq!(code, 400, "{problem}");
+}
+
+#[tokio::test]
+async fn connections_are_listed_counted_and_forgotten() {
+    let daemon = Daemon::start(WEB).await;
+    let rule = daemon.fake.slot("fake0", Direction::Inbound, 100);
+    let (key, entry) = flow(40001, Stands::Established, 300);
+    daemon.fake.remember("fake0", key, Entry { nacl: 1, nacl_slot: rule, ..entry });
+    for (port, state, left) in
+        [(40002, Stands::Opening, 20), (40003, Stands::Closed, 5), (40004, Stands::Established, 0)]
+    {
+        let (key, entry) = flow(port, state, left);
+        daemon.fake.remember("fake0", key, entry);
+    }
+    let ports = async |filter: &Filter| -> Vec<_> {
+        let answer = daemon.client.connections(None, filter).await.unwrap();
+        answer.connections.iter().map(|connection| connection.remote_port.unwrap()).collect()
+    };
+    let filter = |state: &str| Filter { state: state.parse().ok(), ..Filter::default() };
+    assert_eq!(
+        ports(&Filter::default()).await,
+        [40001, 40002, 40003],
+        "what is over is not shown, the freshest is first"
+    );
+    assert_eq!(ports(&filter("opening")).await, [40002]);
+    assert_eq!(ports(&Filter { port: Some(40003), ..Filter::default() }).await, [40003]);
+    assert_eq!(ports(&Filter { address: "192.0.2.1".parse().ok(), ..Filter::default() }).await, [0; 0]);
+    let all = daemon.client.connections(Some("fake0"), &Filter::default()).await.unwrap().connections;
+    let admitted = all[0].nacl_rule.clone().unwrap();
+    assert_eq!((admitted.rule, admitted.line, admitted.in_force, all[0].expires_in), (Some(100), 4, true, 300));
+    assert_eq!((all[0].began, all[1].nacl_rule.clone()), (Direction::Inbound, None));
+    let (_, stats) = daemon.json(Method::GET, "/v1/conntrack/stats?interface=fake0").await;
+    let one = &stats["interfaces"][0];
+    assert_eq!((&one["conntrack_allowance_available"], &one["conntrack_allowance_exceeded"]), (&7.into(), &0.into()));
+    assert_eq!((&one["entries"], &one["expired"], &one["capacity"]), (&3.into(), &1.into(), &10.into()));
+    assert_eq!(one["states"][0], serde_json::json!({ "protocol": 6, "state": "opening", "entries": 1 }));
+    // The rule goes, and the connection says so.
+    daemon.write(&WEB.replace(
+        "rule = 100, action = \"allow\", protocol = \"tcp\", ports = 443",
+        "rule = 90, action = \"allow\", protocol = \"tcp\", ports = 80",
+    ));
+    daemon.client.reload(false).await.unwrap();
+    let all = daemon.client.connections(None, &Filter::default()).await.unwrap().connections;
+    let text = anstream::adapter::strip_str(&report::conntrack::list(&all)).to_string();
+    assert!(text.contains("web inbound 100 (gone)") && text.contains("198.51.100.7:40001"), "{text}");
+    // One state, then what is left.
+    let forgotten = daemon.client.flush(None, &filter("opening"), false, false).await.unwrap();
+    assert_eq!(forgotten.interfaces[0].connections, 1);
+    assert_eq!(ports(&Filter::default()).await, [40001, 40003]);
+    let Err(ClientError::Refused(problem)) = daemon.client.flush(None, &Filter::default(), false, false).await else {
+        panic!("was done")
+    };
+    assert!(problem.hint.unwrap().contains("say all"), "{}", problem.error);
+    assert_eq!(daemon.client.flush(None, &Filter::default(), true, false).await.unwrap().interfaces[0].connections, 2);
+    assert!(daemon.fake.lock().attached["fake0"].flows.is_empty(), "what was over is gone too");
+}
+
+#[tokio::test]
+async fn a_table_that_is_full_is_told() {
+    let daemon = Daemon::start(&WEB.replace("nacl = \"web\"", "nacl = \"web\"\nmode = \"stateful\"")).await;
+    for port in 0..10 {
+        let (key, entry) = flow(port, Stands::Established, 300);
+        daemon.fake.remember("fake0", key, entry);
+    }
+    let note = async || daemon.client.status().await.unwrap().interfaces[0].notes.join("");
+    assert!(note().await.contains("nearly full (10 of 10)"));
+    daemon.fake.lock().attached.get_mut("fake0").unwrap().counters.reasons =
+        [((Reason::ConntrackFull, Direction::Inbound), Counter { packets: 4, bytes: 240 })].into();
+    assert!(note().await.contains("4 packets of new connections were dropped"));
+    let status = daemon.client.status().await.unwrap();
+    assert_eq!((status.interfaces[0].packets.allowed, status.interfaces[0].packets.denied), (0, 4));
+    let text = anstream::adapter::strip_str(&report::status::text(&status)).to_string();
+    assert!(text.contains("conntrack    10 of 10 entries, remembered by the network ACL; 4 packets dropped"), "{text}");
+}
+
+const GROUPS: &str = r#"version = 1
+[nacl.web]
+inbound = [{ rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" }]
+outbound = [{ rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" }]
+[security_group.sg-2]
+inbound = []
+outbound = []
+[security_group.sg-3]
+inbound = [
+  { protocol = "tcp", ports = 443, source = "0.0.0.0/0" },
+  { protocol = "tcp", ports = 22, source = "sg-2" },
+]
+outbound = []
+[eni.jump]
+addresses = ["10.0.1.20"]
+security_groups = ["sg-2"]
+[interface.fake0]
+nacl = "web"
+security_groups = ["sg-3"]
+failsafe = [{ protocol = "tcp", ports = 2222, source = "192.0.2.0/24" }]
+"#;
+
+#[tokio::test]
+async fn groups_and_exemptions_are_counted_and_told() {
+    let daemon = Daemon::start(GROUPS).await;
+    let group = |position| {
+        let inner = daemon.fake.lock();
+        let slots = &inner.attached["fake0"].slots.slots;
+        *slots.iter().find(|(_, slot)| slot.position == Some(position)).unwrap().0
+    };
+    let exempt = {
+        let inner = daemon.fake.lock();
+        let slots = &inner.attached["fake0"].slots.slots;
+        *slots.iter().find(|(_, slot)| slot.name == "failsafe").unwrap().0
+    };
+    daemon.fake.hit("fake0", group(2), 5);
+    daemon.fake.hit("fake0", exempt, 2);
+    daemon.fake.hit("fake0", group_implicit_slot(Direction::Inbound, false), 3);
+    daemon.fake.hit("fake0", tracked_slot(Direction::Outbound, false), 4);
+    let rules = daemon.rules("fake0").await;
+    let groups = rules.groups.as_ref().unwrap();
+    let hits: Vec<_> = groups[0].inbound.iter().map(|row| (row.position, row.hits.unwrap().packets)).collect();
+    assert_eq!((groups.len(), hits, groups[0].outbound.len()), (1, vec![(1, 0), (2, 5)], 0));
+    assert_eq!((groups[0].inbound[1].peer.as_str(), groups[0].inbound[1].line), ("sg:sg-2", 11));
+    let failsafe = rules.exemptions.iter().find(|row| row.failsafe).unwrap();
+    assert_eq!((failsafe.hits.unwrap().packets, failsafe.line, failsafe.service.as_str()), (2, 20, "local"));
+    let text = anstream::adapter::strip_str(&report::rules::text(&rules, None, None)).to_string();
+    for part in [
+        "security group sg-3",
+        "sg:sg-2 (10.0.1.20/32)",
+        "no inbound rule of any security group matched: 3 IPv4 packets",
+        "tracked: 4 outbound IPv4 packets",
+        "from 192.0.2.0/24",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in:\n{text}");
+    }
+    let status = daemon.client.status().await.unwrap();
+    assert_eq!(status.interfaces[0].groups.as_deref(), Some(&["sg-3".to_owned()][..]));
+    assert_eq!((status.interfaces[0].packets.allowed, status.interfaces[0].packets.denied), (11, 3));
+    assert!(report::status::text(&status).contains("remembered by the security groups"));
+    // Only the groups, then only the network ACL.
+    let set = SetMode { layers: Some(Layers::Groups), ..SetMode::default() };
+    daemon.client.set_mode("fake0", &set).await.unwrap();
+    assert_eq!(daemon.fake.flags("fake0") & (Control::NACL | Control::GROUPS), Control::GROUPS);
+    // What is dropped, and what passes by both.
+    let mut stream = Lines::open(&daemon, "/v1/events?action=all").await;
+    let number = daemon.fake.slot("fake0", Direction::Inbound, 100);
+    daemon.fake.emit(
+        "fake0",
+        Event {
+            slot: group_implicit_slot(Direction::Inbound, false),
+            also: number,
+            reason: Reason::GroupImplicit as u8,
+            layer: 2,
+            flow: Met::Unknown as u8,
+            ..syn(0, Action::Deny as u8)
+        },
+    );
+    let record: Record = serde_json::from_value(stream.next().await).unwrap();
+    let line = anstream::adapter::strip_str(&report::status::record(&record)).to_string();
+    assert!(line.contains(" inbound deny tcp 198.51.100.7:52345 → 10.0.1.10:22 SYN  dropped by security group sg-3: no inbound rule matches"), "{line}");
+    assert_eq!((record.also.unwrap().to_string().as_str(), record.flow.as_deref()), ("inbound 100", Some("unknown")));
+    daemon.fake.emit("fake0", Event { also: group(2), flow: Met::New as u8, ..syn(number, 1) });
+    let record: Record = serde_json::from_value(stream.next().await).unwrap();
+    assert_eq!(
+        (record.decided_by.to_string(), record.also.unwrap().to_string()),
+        ("inbound 100".into(), "sg-3 inbound 2".into())
+    );
+    let event = Event { slot: group(1), layer: 2, reason: Reason::GroupRule as u8, ..syn(0, 1) };
+    daemon.fake.emit("fake0", event);
+    let record: Record = serde_json::from_value(stream.next().await).unwrap();
+    let line = anstream::adapter::strip_str(&report::status::record(&record)).to_string();
+    assert!(line.contains("security group sg-3 inbound rule 1, line 10"), "{line}");
+}
+
+#[tokio::test]
+async fn what_is_gone_stays_counted() {
+    let daemon = Daemon::start(WEB).await;
+    daemon.fake.hit("fake0", daemon.fake.slot("fake0", Direction::Inbound, 110), 3);
+    daemon.fake.hit("fake0", daemon.fake.slot("fake0", Direction::Inbound, 100), 5);
+    let totals = async || {
+        let packets = daemon.client.status().await.unwrap().interfaces[0].packets;
+        (packets.allowed, packets.denied)
+    };
+    assert_eq!(totals().await, (5, 3));
+    for ports in ["ports = 23", "ports = 24", "ports = 22"] {
+        daemon.write(&WEB.replace("ports = 22", ports));
+        daemon.client.reload(false).await.unwrap();
+        assert_eq!(totals().await, (5, 3), "{ports}");
+    }
+}
+
+#[test]
+fn interfaces_are_named_without_doubt() {
+    let policy = format!(
+        "{}[interface.blue]\ndevice = \"eth0\"\nnetns = \"b\"\nnacl = \"web\"\n\
+         [interface.green]\ndevice = \"eth0\"\nnetns = \"g\"\nnacl = \"web\"\n\
+         [interface.red]\ndevice = \"eth1\"\nnetns = \"g\"\nnacl = \"web\"\n",
+        WEB.replace("[interface.fake0]\nnacl = \"web\"\n", "")
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.toml");
+    let fake = Fake::default();
+    let mut state = State::new(Box::new(fake.clone()), Settings::default());
+    let apply = |state: &mut State, policy: &str| {
+        fs::write(&file, policy).unwrap();
+        let reading = prepare::read(&file, &NoHost).unwrap();
+        state.apply(prepare::prepare(&reading, &state.slots()).unwrap())
+    };
+    apply(&mut state, &policy).unwrap();
+    assert_eq!(fake.names(), ["b/eth0", "g/eth0", "g/eth1"]);
+    assert_eq!(state.name("blue").unwrap(), "blue");
+    assert_eq!(state.name("eth1").unwrap(), "red", "a device that is unique");
+    let error = state.name("eth0").unwrap_err();
+    assert_eq!(error.to_string(), "eth0 is the device of several interfaces: blue, green");
+    assert!(error.hint().unwrap().contains("[interface.NAME]"));
+    let error = state.modes(Some("eth9")).unwrap_err();
+    assert!(error.hint().unwrap().contains("blue (eth0 in netns b), green (eth0 in netns g)"));
+    // One of the two, and the other stays as it is.
+    let setting = nacl_daemon::observe::Setting { mode: Mode::Stateful, layers: Layers::Both };
+    state.set("green", setting).unwrap();
+    let flags = |name| fake.flags(name) & Control::STATEFUL != 0;
+    assert_eq!((flags("b/eth0"), flags("g/eth0")), (false, true));
+    assert_eq!(state.rules(Some("blue")).unwrap()[0].netns.as_deref(), Some("b"));
+    // What needs a restart says so.
+    let size = "[tracking]\nentries = 1024\n";
+    let needs = |error| match error {
+        StateError::NeedsRestart { what, .. } => what,
+        other => panic!("{other}"),
+    };
+    assert_eq!(needs(apply(&mut state, &format!("{policy}{size}")).unwrap_err()), "[tracking] entries");
+    assert_eq!(needs(apply(&mut state, &policy.replace("\"eth1\"", "\"eth2\"")).unwrap_err()), "device");
+    assert_eq!(needs(apply(&mut state, &policy.replace("netns = \"b\"", "netns = \"c\"")).unwrap_err()), "netns");
+    assert_eq!(
+        needs(apply(&mut state, &policy.replace("interface.red", "interface.pink")).unwrap_err()),
+        "interface.NAME"
+    );
+    assert_eq!(apply(&mut state, &format!("{policy}[tracking]\nudp = 40\n")).unwrap().switched.len(), 3);
+    // By device and namespace, by name, and never by a device of two.
+    assert!(matches!(state.detach("eth0", None), Err(StateError::Ambiguous { .. })));
+    assert_eq!(state.detach("eth0", Some("b")).unwrap().interface, "blue");
+    assert_eq!(state.detach("eth0", None).unwrap().interface, "green", "the only one left");
+    assert_eq!(state.detach("red", None).unwrap().netns.as_deref(), Some("g"));
+    assert_eq!(state.attached(), 0);
 }

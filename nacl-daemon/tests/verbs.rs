@@ -40,7 +40,7 @@ fn rules_of_a_file_look_like_the_console() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     snapbox::assert_data_eq!(
         text(&output.stdout),
-        snapbox::str![[r"
+        snapbox::str![[r#"
 eth0 · network ACL web (acl-0a1)
 
 Inbound rules
@@ -62,8 +62,10 @@ Outbound rules
 │ *             All traffic   All        All            ::/0          Deny       │
 └────────────────────────────────────────────────────────────────────────────────┘
 
+AWS filters none of these (exemptions = "aws"): Amazon DNS, Amazon Time Sync, ECS task metadata, Windows licence activation, instance metadata
 
-"]]
+
+"#]]
     );
 }
 
@@ -106,4 +108,50 @@ fn help_version_manual_and_completions() {
     assert_eq!(text(&nacld(&["--version"]).stdout), concat!("nacld ", env!("CARGO_PKG_VERSION"), "\n"));
     assert!(text(&nacld(&["man"]).stdout).contains(".TH nacld 1"));
     assert!(text(&nacld(&["completions", "bash"]).stdout).contains("_nacld()"));
+}
+
+#[test]
+fn verbs_about_modes_and_connections_say_what_they_need() {
+    for verb in
+        [&["mode"][..], &["conntrack"], &["conntrack", "list"], &["conntrack", "flush"], &["conntrack", "stats"]]
+    {
+        let help = text(&nacld(&[verb, &["--help"]].concat()).stdout);
+        assert!(
+            help.contains("Needs a running daemon and the right to open its socket; no kernel of its own"),
+            "{help}"
+        );
+    }
+    // Without a daemon one clear error, as from every verb that asks one.
+    for verb in [
+        &["mode"][..],
+        &["mode", "eth0", "stateful"],
+        &["conntrack", "list", "eth0", "--port", "443"],
+        &["conntrack", "list", "--protocol", "tcp", "--state", "closed", "--address", "192.0.2.0/24", "--port", "1"],
+        &["conntrack", "flush", "--all"],
+        &["conntrack", "flush", "eth0", "--protocol", "tcp", "--state", "closed"],
+        &["conntrack", "stats", "--json"],
+    ] {
+        let output = nacld(verb);
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{verb:?}");
+        assert!(text(&output.stderr).starts_with("error: no nacld is running on "), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn nothing_is_forgotten_by_accident() {
+    for (verb, expected) in [
+        (&["conntrack", "flush"][..], "required"),
+        (&["conntrack", "flush", "--all", "--port", "443"], "cannot be used with"),
+        (&["conntrack", "flush", "--force"], "required"),
+        (&["conntrack", "flush", "--state", "asleep"], "there are opening, answered, established, closing, closed"),
+        (&["conntrack", "list", "--address", "nobody"], "neither an address nor a CIDR"),
+        (&["conntrack", "list", "--protocol", "nonsense"], "neither the name nor the number of a protocol"),
+        (&["mode", "eth0", "sideways"], "possible values: stateless, stateful"),
+        (&["mode", "--layers", "sg"], "required"),
+    ] {
+        let output = nacld(verb);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{verb:?}: {error}");
+        assert!(error.contains(expected), "{verb:?}: {error}");
+    }
 }

@@ -119,7 +119,7 @@ fn add(key: &FlowKey, kept: &Kept, other: &mut FlowKey, exhausted: &mut u64, now
         return place(key, other, now);
     }
     // Once in a tick of the clock: a flood must not make every packet search.
-    if *exhausted == now {
+    if *exhausted == now + 1 {
         return false;
     }
     let mut left = SEARCH;
@@ -132,7 +132,7 @@ fn add(key: &FlowKey, kept: &Kept, other: &mut FlowKey, exhausted: &mut u64, now
     if insert(key, kept) {
         return place(key, other, now);
     }
-    *exhausted = now;
+    *exhausted = now + 1;
     false
 }
 

@@ -90,7 +90,7 @@ pub struct Work {
     pub fragment: FragmentKey,
     /// What was found under that key, and what is to be put there.
     pub shared: Shared,
-    /// When a search for expired connections was last in vain.
+    /// One more than the time when a search for expired connections was last in vain.
     pub exhausted: u64,
     /// Values on their way through [`nacl_common::tables::Image::settle`].
     pub settle: u32,

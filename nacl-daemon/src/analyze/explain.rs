@@ -1,7 +1,7 @@
-//! Both legs of a flow, judged: which rule decided each, and what becomes of the flow.
+//! Both legs of a flow, judged one after the other: what each layer says of each, what is remembered in between, and what
+//! becomes of the flow.
 
-use nacl_common::{Action, Direction, Layer, Packet, Reason, Verdict};
-
+use nacl_common::{Action, Control, Direction, Layer, Packet, Reason, Verdict, border::Entry};
 use thiserror::Error;
 
 use super::{
@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     clients::Client,
-    compile::{CompileError, Compiled, compile},
-    resolve::{Interface, Rule},
+    compile::{CompileError, Compiled, Decider, Slot, compile},
+    engine::Engine,
+    resolve::Interface,
 };
 
 /// What becomes of a flow.
@@ -26,30 +27,62 @@ pub enum Outcome {
     ReplyDenied,
 }
 
-/// What stops a packet.
-#[derive(Clone, Debug)]
-pub struct Blocker {
-    /// The layer that denies.
+/// What one layer says of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Network ACL or security groups.
     pub layer: Layer,
+    /// Whether it lets the packet pass.
+    pub allow: bool,
+    /// Of the security groups: they let the packet pass by a rule whose flows are not tracked (S30).
+    pub untracked: bool,
     /// Why.
     pub reason: Reason,
-    /// The rule; `None` for the implied `*`.
-    pub rule: Option<Rule>,
+    /// What of the layer decided.
+    pub by: Decider,
 }
 
 /// One packet of the flow and its verdict.
 #[derive(Clone, Debug)]
 pub struct Leg {
-    /// Which list judged it.
+    /// Which lists judged it.
     pub direction: Direction,
     /// The packet.
     pub packet: Packet,
     /// The verdict.
     pub verdict: Verdict,
-    /// The numbered rule that decided, if one did.
-    pub rule: Option<Rule>,
-    /// Every layer that denies, first blocker first. (One layer so far, so at most one.)
-    pub blockers: Vec<Blocker>,
+    /// What decided.
+    pub by: Decider,
+    /// What is known of it: its layer's name, its line.
+    pub slot: Option<Slot>,
+    /// What each layer that is on says, in the order in which they are asked; also those behind one that denies. Empty where
+    /// none is asked.
+    pub said: Vec<Said>,
+}
+
+impl Leg {
+    /// Whether it passes.
+    pub fn passes(&self) -> bool {
+        self.verdict.action == Action::Allow
+    }
+
+    /// Every layer that denies, first blocker first (O6).
+    pub fn blockers(&self) -> impl Iterator<Item = &Said> {
+        self.said.iter().filter(|said| !said.allow)
+    }
+}
+
+/// What is remembered of a flow once its request has passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// By the network ACL, in stateful mode.
+    pub nacl: bool,
+    /// By the security groups.
+    pub groups: bool,
+    /// Not by the security groups, because its rule is open to everybody and so is the other direction (S30).
+    pub untracked: bool,
+    /// By nobody, because such a packet begins no connection: ICMP that is no echo request.
+    pub no_connection: bool,
 }
 
 /// A flow through an interface, explained.
@@ -61,6 +94,8 @@ pub struct Explanation {
     pub assumed: Option<&'static str>,
     /// The first packet.
     pub request: Leg,
+    /// What it leaves behind.
+    pub remembered: Remembered,
     /// The answer; `None` for an ICMP message that is not answered.
     pub reply: Option<Leg>,
     /// What becomes of the flow.
@@ -80,9 +115,9 @@ pub enum ExplainError<E: std::error::Error + 'static> {
     Judge(E),
 }
 
-/// Judges both legs by `judge`: the engine in this process ([`Compiled::judge`]) or the loaded program. `direction`: of
-/// the request; `None`: from the interface's addresses and subnet. `client`: who asks, where known, so that a fix opens
-/// that client's ports.
+/// Judges both legs by `judge`, which has just put the policy in force and remembers what it is to remember: an
+/// [`Engine`] or the loaded program. What each layer says comes from the engine. `direction`: of the request; `None`: from
+/// the interface's addresses and subnet. `client`: who asks, where known, so that a fix opens that client's ports.
 ///
 /// # Errors
 /// The ends are of different families, or the judge fails.
@@ -95,41 +130,65 @@ pub fn explain<E: std::error::Error + 'static>(
     client: Option<Client>,
 ) -> Result<Explanation, ExplainError<E>> {
     let (direction, assumed) = direction.map_or_else(|| flow.direction(interface), |direction| (direction, None));
+    let mut engine = Engine::new(interface, compiled);
     let mut leg = |direction, packet: Packet| {
+        let said = said(&engine, direction, &packet);
+        engine.judge(direction, &packet);
         let verdict = judge(direction, &packet).map_err(ExplainError::Judge)?;
-        let rule = rule_of(interface, compiled, verdict).cloned();
-        let blockers = if verdict.action == Action::Deny {
-            vec![Blocker { layer: verdict.layer, reason: verdict.reason, rule: rule.clone() }]
-        } else {
-            Vec::new()
-        };
-        Ok::<_, ExplainError<E>>(Leg { direction, packet, verdict, rule, blockers })
+        let slots = &compiled.slots;
+        let (by, slot) = (slots.decider(verdict.slot, verdict.reason), slots.slots.get(&verdict.slot).cloned());
+        let entry = engine.entry(direction, &packet).copied();
+        Ok::<_, ExplainError<E>>((Leg { direction, packet, verdict, by, slot, said }, entry))
     };
-    let request = leg(direction, flow.request()?)?;
-    let reply = flow.reply()?.map(|packet| leg(direction.reverse(), packet)).transpose()?;
-    let denied = |leg: &Leg| leg.verdict.action == Action::Deny;
-    let outcome = if denied(&request) {
+    let (request, entry) = leg(direction, flow.request()?)?;
+    let reply = flow.reply()?.map(|packet| leg(direction.reverse(), packet)).transpose()?.map(|(reply, _)| reply);
+    let remembered = remembered(Control(compiled.flags), &request, entry.as_ref());
+    let outcome = if !request.passes() {
         Outcome::RequestDenied
-    } else if reply.as_ref().is_some_and(denied) {
+    } else if reply.as_ref().is_some_and(|reply| !reply.passes()) {
         Outcome::ReplyDenied
     } else {
         Outcome::Works
     };
     let fix = if outcome == Outcome::Works { None } else { smallest_fix(interface, flow, direction, client) };
-    Ok(Explanation { flow, assumed, request, reply, outcome, fix })
+    Ok(Explanation { flow, assumed, request, remembered, reply, outcome, fix })
 }
 
-/// The numbered rule behind a verdict.
-pub(super) fn rule_of<'a>(interface: &'a Interface, compiled: &Compiled, verdict: Verdict) -> Option<&'a Rule> {
-    let slot = compiled.slots.slots.get(&verdict.slot)?;
-    let number = slot.rule?;
-    interface.nacl.rules(slot.direction).iter().find(|rule| rule.number == number)
+/// What each layer says of a packet.
+pub(super) fn said(engine: &Engine, direction: Direction, packet: &Packet) -> Vec<Said> {
+    let said = engine.says(direction, packet).into_iter().map(|(layer, says)| Said {
+        layer,
+        allow: says.allow,
+        untracked: says.untracked,
+        reason: says.reason,
+        by: engine.compiled().slots.decider(says.slot, says.reason),
+    });
+    said.collect()
+}
+
+fn remembered(control: Control, request: &Leg, entry: Option<&Entry>) -> Remembered {
+    if !request.passes() {
+        return Remembered::default();
+    }
+    // The network ACL's mark is set in either mode, and looked at in one.
+    let stateful = control.has(Control::STATEFUL | Control::NACL);
+    let rules = request.said.iter().any(|said| match said.reason {
+        Reason::NaclRule => stateful,
+        reason => reason == Reason::GroupRule,
+    });
+    let untracked = request.said.iter().any(|said| said.untracked);
+    Remembered {
+        nacl: stateful && entry.is_some_and(|entry| entry.nacl == 1),
+        groups: entry.is_some_and(|entry| entry.group == 1),
+        untracked,
+        no_connection: rules && !untracked && entry.is_none(),
+    }
 }
 
 /// Compiles an interface and judges both legs; for callers that have no compiled policy at hand.
 pub(super) fn passes(interface: &Interface, flow: Flow, direction: Direction) -> Result<bool, CompileError> {
-    let compiled = compile(interface, None)?;
-    let pass = |direction, packet: Packet| compiled.judge(direction, &packet).action == Action::Allow;
+    let mut engine = Engine::new(interface, &compile(interface, None)?);
+    let mut pass = |direction, packet: Packet| engine.judge(direction, &packet).action == Action::Allow;
     let request = flow.request().is_ok_and(|packet| pass(direction, packet));
     let reply = flow.reply().is_ok_and(|reply| reply.is_none_or(|packet| pass(direction.reverse(), packet)));
     Ok(request && reply)

@@ -4,16 +4,17 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use nacl_common::{Action, Direction, Packet};
+use nacl_common::{Action, Direction, Layer, Packet};
 
 use super::{
-    explain::{passes, rule_of},
+    explain::{Said, passes, said},
     flow::{Flow, address},
 };
 use crate::{
     clients::Client,
-    compile::{Compiled, compile},
-    resolve::{Icmp, Interface, Nacl, Protocol, Rule},
+    compile::{Decider, Written, compile},
+    engine::Engine,
+    resolve::{Group, GroupRule, Icmp, Interface, Nacl, Peer, Protocol, Rule},
 };
 
 /// AWS's implied `*` rule stands behind every number a user can give (N1, N2).
@@ -21,71 +22,175 @@ const IMPLIED: u16 = 32767;
 
 /// A rule to add.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewRule {
-    /// The network ACL.
-    pub nacl: String,
-    /// Its list.
-    pub direction: Direction,
-    /// The rule.
-    pub rule: Rule,
+pub enum NewRule {
+    /// To a network ACL.
+    Nacl {
+        /// The network ACL.
+        nacl: String,
+        /// Its list.
+        direction: Direction,
+        /// The rule.
+        rule: Rule,
+    },
+    /// To a security group, behind the rules it has.
+    Group {
+        /// The group.
+        group: String,
+        /// Its list.
+        direction: Direction,
+        /// The rule.
+        rule: GroupRule,
+    },
 }
 
-/// Rules that mend a flow: one for each leg that dies.
+impl NewRule {
+    /// The list it is added to.
+    pub const fn direction(&self) -> Direction {
+        match self {
+            Self::Nacl { direction, .. } | Self::Group { direction, .. } => *direction,
+        }
+    }
+
+    /// The interface with this rule.
+    #[must_use]
+    pub fn added_to(&self, interface: &Interface) -> Interface {
+        let mut interface = interface.clone();
+        match self {
+            Self::Nacl { direction, rule, .. } => {
+                let mut nacl = Nacl::clone(&interface.nacl);
+                let rules = match direction {
+                    Direction::Inbound => &mut nacl.inbound,
+                    Direction::Outbound => &mut nacl.outbound,
+                };
+                let at = rules.partition_point(|other| other.number < rule.number);
+                rules.insert(at, rule.clone());
+                interface.nacl = Arc::new(nacl);
+            }
+            Self::Group { group, direction, rule } => {
+                for one in interface.groups.iter_mut().flatten().filter(|one| one.name == *group) {
+                    let mut changed = Group::clone(one);
+                    match direction {
+                        Direction::Inbound => changed.inbound.push(rule.clone()),
+                        Direction::Outbound => changed.outbound.push(rule.clone()),
+                    }
+                    *one = Arc::new(changed);
+                }
+            }
+        }
+        interface
+    }
+}
+
+/// Rules that mend a flow: one for each layer and leg that dies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fix {
-    /// The rules, that of the request first.
+    /// The rules, those of the request first.
     pub rules: Vec<NewRule>,
 }
 
-/// The smallest fix, or `None` where no number is free below the rule that denies, or where no rule can help.
+/// A CIDR, and the reference it was written as.
+type Remote = (IpNet, Option<String>);
+
+/// The smallest fix, or `None` where no number is free below the rule that denies, where the interface has no group that a
+/// rule could be added to, or where no rule can help.
 pub fn smallest_fix(interface: &Interface, flow: Flow, direction: Direction, client: Option<Client>) -> Option<Fix> {
     let mut mended = interface.clone();
     let mut rules = Vec::new();
-    let legs = [(direction, flow.request().ok()), (direction.reverse(), flow.reply().ok().flatten())];
+    let request = flow.request().ok()?;
+    let legs = [(direction, Some(request)), (direction.reverse(), flow.reply().ok().flatten())];
     // The reply's rule is as wide as the rule that lets the request in, which may be one that was just added.
-    let mut admitted: Option<(IpNet, Option<String>)> = None;
-    for (leg, (direction, packet)) in legs.into_iter().enumerate() {
+    let mut admitted: Option<Remote> = None;
+    for (leg, (way, packet)) in legs.into_iter().enumerate() {
         let Some(packet) = packet else { continue };
-        let compiled = compile(&mended, None).ok()?;
-        let verdict = compiled.judge(direction, &packet);
-        if verdict.action == Action::Allow {
-            if leg == 0 {
-                admitted = rule_of(&mended, &compiled, verdict).map(|rule| (rule.cidr, rule.reference.clone()));
-            }
-            continue;
+        let mut engine = Engine::new(&mended, &compile(&mended, None).ok()?);
+        if leg == 1 {
+            // What is remembered of the request needs no rule for its reply.
+            engine.judge(direction, &request);
         }
-        let (cidr, reference) = admitted.clone().unwrap_or_else(|| (one_address(direction, &packet), None));
-        let rule = Rule {
-            number: free_number(&mended, &compiled, direction, &packet)?,
-            action: Action::Allow,
-            protocol: Protocol::Number(flow.protocol),
+        let said = said(&engine, way, &packet);
+        if leg == 0 {
+            admitted = said.iter().find_map(|said| admitting(&mended, said));
+        }
+        let wide = Wide {
             ports: flow
                 .has_ports()
                 .then(|| if leg == 0 { (packet.dport, packet.dport) } else { client_ports(packet.dport, client) }),
             icmp: flow.is_icmp().then_some(Icmp { kind: (packet.dport >> 8) as u8, code: Some(packet.dport as u8) }),
+            protocol: Protocol::Number(flow.protocol),
+            remote: admitted.clone().unwrap_or_else(|| (one_address(way, &packet), None)),
+        };
+        for blocker in said.iter().filter(|said| !said.allow) {
+            let new = match blocker.layer {
+                Layer::Nacl => wide.nacl_rule(&mended, way, blocker)?,
+                _ => wide.group_rule(&mended, way, &packet)?,
+            };
+            if let NewRule::Nacl { rule, .. } = &new {
+                admitted.get_or_insert((rule.cidr, rule.reference.clone()));
+            }
+            mended = new.added_to(&mended);
+            rules.push(new);
+        }
+    }
+    (!rules.is_empty() && passes(&mended, flow, direction).is_ok_and(|passes| passes)).then_some(Fix { rules })
+}
+
+/// The CIDR of the network ACL's rule that lets a packet pass.
+fn admitting(interface: &Interface, said: &Said) -> Option<Remote> {
+    match said.by.written(interface) {
+        Some(Written::Nacl(rule)) if said.allow => Some((rule.cidr, rule.reference.clone())),
+        _ => None,
+    }
+}
+
+/// What a new rule lets pass.
+struct Wide {
+    protocol: Protocol,
+    ports: Option<(u16, u16)>,
+    icmp: Option<Icmp>,
+    remote: Remote,
+}
+
+impl Wide {
+    fn nacl_rule(&self, interface: &Interface, direction: Direction, blocker: &Said) -> Option<NewRule> {
+        let (cidr, reference) = self.remote.clone();
+        let rule = Rule {
+            number: free_number(interface, direction, &blocker.by)?,
+            action: Action::Allow,
+            protocol: self.protocol,
+            ports: self.ports,
+            icmp: self.icmp,
             cidr,
             reference,
             description: None,
             line: 0,
             span: 0..0,
         };
-        admitted.get_or_insert((rule.cidr, rule.reference.clone()));
-        mended = with(&mended, direction, rule.clone());
-        rules.push(NewRule { nacl: interface.nacl.name.clone(), direction, rule });
+        Some(NewRule::Nacl { nacl: interface.nacl.name.clone(), direction, rule })
     }
-    (!rules.is_empty() && passes(&mended, flow, direction).is_ok_and(|passes| passes)).then_some(Fix { rules })
+
+    /// In the first group that stands in the policy: who writes a rule into AWS's own takes its rules away. A network ACL that
+    /// lets everybody pass says nothing of whom a group is to let in, so then it is the other end alone.
+    fn group_rule(&self, interface: &Interface, direction: Direction, packet: &Packet) -> Option<NewRule> {
+        let group = interface.groups.iter().flatten().find(|group| !is_aws_own(group))?.name.clone();
+        let (wide, _) = self.remote;
+        let cidr = if wide.prefix_len() == 0 { one_address(direction, packet) } else { wide };
+        let rule = GroupRule {
+            protocol: self.protocol,
+            ports: self.ports,
+            icmp: self.icmp,
+            peer: Peer::Cidr(cidr),
+            cidrs: vec![cidr],
+            description: None,
+            line: 0,
+            span: 0..0,
+        };
+        Some(NewRule::Group { group, direction, rule })
+    }
 }
 
-/// The interface with one more rule.
-fn with(interface: &Interface, direction: Direction, rule: Rule) -> Interface {
-    let mut nacl = Nacl::clone(&interface.nacl);
-    let rules = match direction {
-        Direction::Inbound => &mut nacl.inbound,
-        Direction::Outbound => &mut nacl.outbound,
-    };
-    let at = rules.partition_point(|other| other.number < rule.number);
-    rules.insert(at, rule);
-    Interface { nacl: Arc::new(nacl), ..interface.clone() }
+/// Whether it is the default group as AWS makes it (S5), which is not written in the policy.
+fn is_aws_own(group: &Group) -> bool {
+    group.name == "default" && group.inbound.iter().chain(&group.outbound).all(|rule| rule.line == 0)
 }
 
 fn one_address(direction: Direction, packet: &Packet) -> IpNet {
@@ -105,12 +210,11 @@ fn client_ports(port: u16, client: Option<Client>) -> (u16, u16) {
 
 /// A free number just below the rule that denies. Behind `*` everything is free: there the next round number after the
 /// last rule, as a person would take it.
-fn free_number(interface: &Interface, compiled: &Compiled, direction: Direction, packet: &Packet) -> Option<u16> {
+fn free_number(interface: &Interface, direction: Direction, denies: &Decider) -> Option<u16> {
     let rules = interface.nacl.rules(direction);
     let taken = |number: &u16| rules.iter().any(|rule| rule.number == *number);
-    let verdict = compiled.judge(direction, packet);
-    if let Some(denies) = rule_of(interface, compiled, verdict) {
-        return (1..denies.number).rev().find(|number| !taken(number));
+    if let Decider::Nacl { number, .. } = denies {
+        return (1..*number).rev().find(|number| !taken(number));
     }
     let last = rules.last().map_or(0, |rule| rule.number);
     let step = if last.is_multiple_of(100) { 100 } else { 10 };

@@ -8,10 +8,10 @@ mod jsonl;
 mod query;
 
 pub use self::{
-    explain::{Blocker, ExplainError, Explanation, Leg, Outcome, explain},
+    explain::{ExplainError, Explanation, Leg, Outcome, Remembered, Said, explain},
     fix::{Fix, NewRule, smallest_fix},
     flow::{Flow, FlowError, number},
-    jsonl::{StreamError, answer},
+    jsonl::{Lines, StreamError, answer},
     query::Query,
 };
 

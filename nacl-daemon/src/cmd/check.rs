@@ -72,12 +72,17 @@ fn summary(loaded: &Loaded, enforceable: bool) -> String {
     }
 }
 
-/// "1 interface, 2 network ACLs, 9 rules".
+/// "1 interface, 2 network ACLs, 9 rules"; security groups where there are any.
 fn holds(resolved: &Resolved) -> String {
     let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
-    let rules = resolved.nacls.values().map(|nacl| nacl.inbound.len() + nacl.outbound.len()).sum();
-    [plural(resolved.interfaces.len(), "interface"), plural(resolved.nacls.len(), "network ACL"), plural(rules, "rule")]
-        .join(", ")
+    let rules = resolved.nacls.values().map(|nacl| nacl.inbound.len() + nacl.outbound.len()).sum::<usize>()
+        + resolved.groups.values().map(|group| group.inbound.len() + group.outbound.len()).sum::<usize>();
+    let mut parts = vec![plural(resolved.interfaces.len(), "interface"), plural(resolved.nacls.len(), "network ACL")];
+    if !resolved.groups.is_empty() {
+        parts.push(plural(resolved.groups.len(), "security group"));
+    }
+    parts.push(plural(rules, "rule"));
+    parts.join(", ")
 }
 
 fn as_json(loaded: &Loaded, refused: &[CompileError]) -> Value {

@@ -6,12 +6,13 @@ use std::{
 };
 
 use anyhow::bail;
-use nacl_common::Direction;
+use nacl_common::{Direction, flow::Met};
 use nacl_daemon::{
-    analyze::{self, Flow, Outcome, StreamError},
+    analyze::{self, Flow, Lines, Outcome, StreamError},
     compile::{Compiled, compile},
-    dataplane::TestBed,
-    report,
+    dataplane::{DataplaneError, TestBed},
+    engine::Engine,
+    report::{self, explain::Asked},
     resolve::{Interface, NoHost, Resolved},
 };
 
@@ -20,28 +21,38 @@ use crate::{Exit, cli};
 
 pub fn run(args: &cli::Explain) -> anyhow::Result<Exit> {
     let policy = usable(&args.config, &NoHost)?;
-    let interface = policy.interface(args.interface.as_deref())?;
-    let compiled = compile(interface, None)?;
+    let (name, interface) = what_if(args, &policy)?;
+    let asked = Asked { policy: &policy, name: &name, interface: &interface };
+    let compiled = compile(&interface, None)?;
     match (&args.protocol, &args.source, &args.destination) {
         (Some(protocol), Some(source), Some(destination)) => {
             let flow = Flow::parse(protocol, source, destination, args.icmp.as_deref())?;
-            explain(args, &policy, interface, &compiled, flow)
+            explain(args, &asked, &compiled, flow)
         }
-        _ => stream(args, interface, &compiled),
+        _ => stream(args, &interface, &compiled),
     }
 }
 
-fn explain(
-    args: &cli::Explain,
-    policy: &Resolved,
-    interface: &Interface,
-    compiled: &Compiled,
-    flow: Flow,
-) -> anyhow::Result<Exit> {
-    let direction = args.direction.map(Direction::from);
+/// The interface that was asked about, with the mode and layers that were asked about, and its name in the policy.
+fn what_if(args: &cli::Explain, policy: &Resolved) -> anyhow::Result<(String, Interface)> {
+    let written = policy.interface(args.interface.as_deref())?;
+    let name = policy.interfaces.iter().find(|(_, other)| std::ptr::eq(*other, written));
+    let name = name.map_or_else(|| written.name.clone(), |(name, _)| name.clone());
+    let mut interface = written.clone();
+    interface.mode = args.mode.map_or(written.mode, Into::into);
+    interface.layers = args.layers.map_or(written.layers, Into::into);
+    if args.layers == Some(cli::LayersName::Sg) && interface.groups.is_none() {
+        bail!("interface {name} has no security groups that could judge: give it some, `security_groups = [\"NAME\"]`");
+    }
+    Ok((name, interface))
+}
+
+fn explain(args: &cli::Explain, asked: &Asked<'_>, compiled: &Compiled, flow: Flow) -> anyhow::Result<Exit> {
+    let (interface, direction) = (asked.interface, args.direction.map(Direction::from));
     let explanation = match args.level {
         cli::Level::Host => {
-            let judge = |direction, packet: &_| Ok::<_, Infallible>(compiled.judge(direction, packet));
+            let mut engine = Engine::new(interface, compiled);
+            let judge = |direction, packet: &_| Ok::<_, Infallible>(engine.judge(direction, packet));
             analyze::explain(interface, compiled, judge, flow, direction, args.client)?
         }
         cli::Level::Kernel => {
@@ -51,9 +62,9 @@ fn explain(
         }
     };
     print(if args.json {
-        format!("{:#}\n", report::explain::json(policy, interface, &explanation))
+        format!("{:#}\n", report::explain::json(asked, &explanation))
     } else {
-        report::explain::text(policy, interface, &explanation)
+        report::explain::text(asked, &explanation)
     })?;
     Ok(match explanation.outcome {
         Outcome::RequestDenied if args.exit_code => Exit::RequestDenied,
@@ -65,15 +76,30 @@ fn explain(
 fn stream(args: &cli::Explain, interface: &Interface, compiled: &Compiled) -> anyhow::Result<Exit> {
     let (input, output) = (io::stdin().lock(), BufWriter::new(io::stdout().lock()));
     let nacl = &interface.nacl.name;
-    let refused = match args.level {
-        cli::Level::Host => {
-            let judge = |direction, packet: &_| Ok::<_, Infallible>(compiled.judge(direction, packet));
-            analyze::answer(nacl, compiled, judge, input, output).map_err(plain)?
+    let lines = if args.sequence { Lines::Sequence } else { Lines::Apart };
+    let refused = match (args.level, lines) {
+        (cli::Level::Host, Lines::Apart) => {
+            let judge =
+                |_, direction, packet: &_| Ok::<_, Infallible>((compiled.judge(direction, packet), Met::Nothing));
+            analyze::answer(nacl, compiled, lines, judge, input, output).map_err(plain)?
         }
-        cli::Level::Kernel => {
+        (cli::Level::Host, Lines::Sequence) => {
+            let mut engine = Engine::new(interface, compiled);
+            let judge = |time, direction, packet: &_| {
+                engine.set_time(time);
+                let judged = engine.judged(direction, packet);
+                Ok::<_, Infallible>((judged.verdict, judged.met))
+            };
+            analyze::answer(nacl, compiled, lines, judge, input, output).map_err(plain)?
+        }
+        (cli::Level::Kernel, Lines::Sequence) => {
+            bail!("a sequence is judged by the engine in this process: leave out --level kernel");
+        }
+        (cli::Level::Kernel, Lines::Apart) => {
             let mut bed = TestBed::load(&interface.into(), compiled)?;
-            let judge = |direction, packet: &_| bed.judge(direction, packet);
-            analyze::answer(nacl, compiled, judge, input, output).map_err(plain)?
+            let judge =
+                |_, direction, packet: &_| Ok::<_, DataplaneError>((bed.judge(direction, packet)?, Met::Nothing));
+            analyze::answer(nacl, compiled, lines, judge, input, output).map_err(plain)?
         }
     };
     match refused {

@@ -75,7 +75,16 @@ fn list(json: bool) -> anyhow::Result<Exit> {
     if json {
         let labs: Vec<_> = labs
             .iter()
-            .map(|lab| serde_json::json!({ "name": lab.name, "title": lab.title, "levels": lab.levels() }))
+            .map(|lab| {
+                serde_json::json!({
+                    "name": lab.name,
+                    "title": lab.title,
+                    "levels": lab.levels(),
+                    "hooks": lab.hooks,
+                    "security_groups": lab.has_groups(),
+                    "memory_matters": lab.memory_matters(),
+                })
+            })
             .collect();
         print(format!("{}\n", serde_json::json!({ "schema": 1, "labs": labs })))?;
     } else {

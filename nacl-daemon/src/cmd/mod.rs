@@ -2,10 +2,12 @@
 
 mod check;
 mod completions;
+mod conntrack;
 mod detach;
 mod explain;
 mod lab;
 mod man;
+mod mode;
 pub mod policy;
 mod reload;
 mod rules;
@@ -36,6 +38,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),
+        Verb::Mode(args) => mode::run(args),
+        Verb::Conntrack(args) => conntrack::run(args),
         Verb::Reload(args) => reload::run(args),
         Verb::Detach(args) => detach::run(args),
         Verb::Lab(args) => lab::run(args),

@@ -2,11 +2,10 @@
 
 use std::{io::IsTerminal as _, thread::sleep, time::Duration};
 
-use anyhow::bail;
 use nacl_daemon::{
-    observe::{InterfaceRules, interface_rules},
+    observe::{InterfaceRules, Setting, interface_rules},
     report,
-    resolve::NoHost,
+    resolve::{Interface, NoHost},
     service::{
         api::Rules,
         client::Client,
@@ -49,19 +48,15 @@ fn offline(file: &std::path::Path, interface: Option<&str>) -> anyhow::Result<Ve
         ))?;
         return Err(PrepareError::Invalid { file: file.to_owned(), errors }.into());
     };
-    let wanted: Vec<_> = resolved
-        .interfaces
-        .values()
-        .filter(|held| interface.is_none_or(|interface| held.name == interface))
-        .map(|interface| interface_rules(interface, None, None))
-        .collect();
-    if wanted.is_empty() {
-        match interface {
-            Some(interface) => bail!("the policy {} names no interface {interface:?}", file.display()),
-            None => return Err(PrepareError::NoInterface { file: file.to_owned() }.into()),
-        }
+    if resolved.interfaces.is_empty() {
+        return Err(PrepareError::NoInterface { file: file.to_owned() }.into());
     }
-    Ok(wanted)
+    let rules = |name: &str, held: &Interface| interface_rules(name, held, Setting::of(held), None, None);
+    if interface.is_some() {
+        let (name, held) = resolved.named_interface(interface)?;
+        return Ok(vec![rules(name, held)]);
+    }
+    Ok(resolved.interfaces.iter().map(|(name, held)| rules(name, held)).collect())
 }
 
 fn show(args: &cli::Rules, interfaces: &[InterfaceRules], before: &[InterfaceRules]) -> anyhow::Result<()> {
@@ -75,8 +70,7 @@ fn show(args: &cli::Rules, interfaces: &[InterfaceRules], before: &[InterfaceRul
     // Asked of standard output alone: what goes into a pipe or a file is not made narrower.
     let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0);
     for rules in interfaces {
-        let before =
-            before.iter().find(|before| (&before.interface, &before.netns) == (&rules.interface, &rules.netns));
+        let before = before.iter().find(|before| before.interface == rules.interface);
         text.push_str(&report::rules::text(rules, before, width));
     }
     Ok(super::print(text)?)

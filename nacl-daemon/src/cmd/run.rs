@@ -31,6 +31,7 @@ fn tell(notice: Notice) {
         Notice::Diagnostics(diagnostics) => super::tell(&diagnostics.coloured),
         Notice::Ready { status, socket, lifetime } => super::print(status::ready(status, socket, lifetime)),
         Notice::Reloaded(change) => super::print(status::changed(change)),
+        Notice::Set(modes) => super::print(status::set(modes)),
         Notice::NotReloaded(error) => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
         Notice::Record(record) => super::print(status::record(record)),
         Notice::Missed(count) => super::tell(format!("{count} packets were not shown: too many at once\n")),

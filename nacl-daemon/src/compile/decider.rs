@@ -1,7 +1,7 @@
 //! What decided a packet, in one type for everybody who tells it: explain, rules, labs, events. Its text form is what labs
 //! expect and what is shown to people. Decides nothing.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, ops::Range, str::FromStr};
 
 use nacl_common::{
     Direction, Layer, Reason, Verdict,
@@ -10,7 +10,8 @@ use nacl_common::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
-use super::slots::SlotTable;
+use super::slots::{Slot, SlotTable};
+use crate::resolve::{GroupRule, Interface, Rule};
 
 /// What decided a packet.
 ///
@@ -55,6 +56,33 @@ pub enum Decider {
     Unlisted(Reason),
 }
 
+/// A rule as it stands in a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written<'a> {
+    /// Of a network ACL.
+    Nacl(&'a Rule),
+    /// Of a security group.
+    Group(&'a GroupRule),
+}
+
+impl Written<'_> {
+    /// Its line in the policy file, from 1; 0 for rules that AWS makes by itself.
+    pub const fn line(&self) -> usize {
+        match self {
+            Self::Nacl(rule) => rule.line,
+            Self::Group(rule) => rule.line,
+        }
+    }
+
+    /// Its bytes in the policy text; empty for rules that AWS makes by itself.
+    pub fn span(&self) -> Range<usize> {
+        match self {
+            Self::Nacl(rule) => rule.span.clone(),
+            Self::Group(rule) => rule.span.clone(),
+        }
+    }
+}
+
 /// A text that names nothing that can decide.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
@@ -71,29 +99,52 @@ impl Decider {
             Self::Tracked { .. } | Self::Unlisted(_) => Layer::None,
         }
     }
+
+    /// The rule it is, where it is one that is written.
+    pub fn written<'a>(&self, interface: &'a Interface) -> Option<Written<'a>> {
+        match self {
+            Self::Nacl { direction, number } => {
+                let mut rules = interface.nacl.rules(*direction).iter();
+                rules.find(|rule| rule.number == *number).map(Written::Nacl)
+            }
+            Self::Group { group, direction, position } => {
+                let group = interface.groups.iter().flatten().find(|one| one.name == *group)?;
+                group.rules(*direction).get(usize::from(*position).checked_sub(1)?).map(Written::Group)
+            }
+            _ => None,
+        }
+    }
 }
 
-impl SlotTable {
-    /// What a slot of a verdict or event stands for; `reason`: that of the verdict, for packets that no list decided.
-    pub fn decider(&self, slot: u16, reason: Reason) -> Decider {
+impl Decider {
+    /// What a slot of a verdict or event stands for. `meaning`: of the slot, where it is known; `reason`: that of the
+    /// verdict, for packets that no list decided.
+    pub fn of(slot: u16, meaning: Option<&Slot>, reason: Reason) -> Self {
         if slot < FIRST_RULE_SLOT {
             let direction = if slot & 2 == 0 { Direction::Inbound } else { Direction::Outbound };
             return match slot >> 2 {
-                0 => Decider::NaclImplied { direction },
-                1 => Decider::SameSubnet,
-                2 => Decider::GroupImplied { direction },
-                _ => Decider::Tracked { direction },
+                0 => Self::NaclImplied { direction },
+                1 => Self::SameSubnet,
+                2 => Self::GroupImplied { direction },
+                _ => Self::Tracked { direction },
             };
         }
-        let Some(meaning) = self.slots.get(&slot) else { return Decider::Unlisted(reason) };
+        let Some(meaning) = meaning else { return Self::Unlisted(reason) };
         let direction = meaning.direction;
         match (meaning.rule, meaning.position) {
-            (Some(number), _) => Decider::Nacl { direction, number },
-            (None, Some(position)) => Decider::Group { group: meaning.name.clone(), direction, position },
+            (Some(number), _) => Self::Nacl { direction, number },
+            (None, Some(position)) => Self::Group { group: meaning.name.clone(), direction, position },
             // An exemption, also where a first fragment shared it with the later ones.
-            (None, None) if meaning.line == 0 => Decider::Unlisted(Reason::AwsService),
-            (None, None) => Decider::Unlisted(Reason::Failsafe),
+            (None, None) if meaning.line == 0 => Self::Unlisted(Reason::AwsService),
+            (None, None) => Self::Unlisted(Reason::Failsafe),
         }
+    }
+}
+
+impl SlotTable {
+    /// As [`Decider::of`], by what the slot means here.
+    pub fn decider(&self, slot: u16, reason: Reason) -> Decider {
+        Decider::of(slot, self.slots.get(&slot), reason)
     }
 
     /// All that had a say in a verdict: what decided, then the other layer where it was asked before and let the packet pass.

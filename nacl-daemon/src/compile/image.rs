@@ -5,7 +5,7 @@ use std::{collections::HashMap, ops::Range};
 
 use nacl_common::{
     border::{self, Header, LINK, LISTS, NODE_WORDS, PAGE},
-    flow::{TIMEOUTS, Timeout},
+    flow::{SECOND, TIMEOUTS, Timeout},
     tables::{Image, MAX_ROW_WORDS},
 };
 
@@ -14,9 +14,6 @@ use super::{
     classes::{self, Classes, List, Set, join},
 };
 use crate::resolve::{Interface, Tracking};
-
-/// Nanoseconds of a second.
-const SECOND: u64 = 1_000_000_000;
 
 /// Entries, classes and pages that fit the fifteen bits beside [`LINK`].
 const LIMIT: usize = LINK as usize;

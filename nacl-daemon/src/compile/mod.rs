@@ -9,15 +9,16 @@ mod slots;
 use std::{fmt, sync::Arc};
 
 use nacl_common::{
-    Control, Direction, Packet, Verdict,
-    border::{Large, Medium, Small, Tier},
-    evaluate::{self, At, Judged, Memory},
+    Control, Direction, Family, Layer, Packet, Verdict,
+    border::{ALLOW, Entry, Large, Medium, NO_SLOT, Small, Tier},
+    evaluate::{self, At, Judged, Memory, Says},
+    tables::Image,
 };
 use thiserror::Error;
 
 pub(crate) use self::slots::names as serde_names;
 pub use self::{
-    decider::{Decider, NoDecider},
+    decider::{Decider, NoDecider, Written},
     slots::{Slot, SlotTable},
 };
 use crate::resolve::{Group, Interface, Layers, Mode, Resolved};
@@ -70,6 +71,40 @@ impl Compiled {
             Generation::Large(image) => evaluate::judge(&**image, at, direction, packet, memory),
         }
     }
+
+    /// What each layer that is on says of a packet, also one that is not asked because the one before it denies; in the order
+    /// in which they are asked (O1). None says anything of what passes unjudged. `found`: what is remembered of its
+    /// connection.
+    pub fn says(&self, at: &At, direction: Direction, packet: &Packet, found: Option<&Entry>) -> Vec<(Layer, Says)> {
+        match &self.generation {
+            Generation::Small(image) => says(&**image, at, direction, packet, found),
+            Generation::Medium(image) => says(&**image, at, direction, packet, found),
+            Generation::Large(image) => says(&**image, at, direction, packet, found),
+        }
+    }
+}
+
+fn says<I: Image>(
+    image: &I,
+    at: &At,
+    direction: Direction,
+    packet: &Packet,
+    found: Option<&Entry>,
+) -> Vec<(Layer, Says)> {
+    let known = evaluate::know(at, direction, packet, Memory { trackable: true, found, shared: None });
+    let answers = evaluate::ask(image, at.control, &evaluate::question(direction, packet, known));
+    if known & evaluate::known::EXEMPT != 0 || answers.exempt & u32::from(ALLOW) != 0 {
+        return Vec::new();
+    }
+    let mut both = vec![
+        (Layer::Nacl, answers.nacl(direction, packet.family == Family::V6)),
+        (Layer::SecurityGroup, answers.groups(image.header(), direction, packet)),
+    ];
+    if direction == Direction::Outbound {
+        both.reverse();
+    }
+    both.retain(|(_, says)| says.slot != NO_SLOT);
+    both
 }
 
 /// The bits of the control word that follow from the policy alone: mode, layers, exemptions.

@@ -15,7 +15,7 @@ use nacl_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{CompileError, Whose};
-use crate::resolve::{Icmp, Interface, Peer, Protocol};
+use crate::resolve::{Exemption, Icmp, Interface, Peer, Protocol};
 
 /// What the slots of an interface's counters mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,9 +53,37 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Whether two slots are of one rule. Its line, and its place in a group, may change without it.
+    pub fn same_rule(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+
+    /// Of an exemption.
+    fn exempt(exemption: &Exemption) -> Self {
+        Self {
+            // The way its requests go.
+            direction: match exemption.service {
+                Service::Remote => Direction::Outbound,
+                Service::Local => Direction::Inbound,
+            },
+            family: family(is_v6(&exemption.cidr)),
+            layer: Layer::None,
+            name: exemption.name.clone(),
+            rule: None,
+            position: None,
+            action: Action::Allow,
+            line: exemption.line,
+            matches: describe(exemption.protocol, exemption.ports, None, exemption.cidr),
+        }
+    }
+
+    /// Whether it counts this exemption.
+    pub fn counts(&self, exemption: &Exemption) -> bool {
+        self.same_rule(&Self::exempt(exemption))
+    }
+
     fn identity(&self) -> Identity<'_> {
-        // Destructured, so that a new field makes one think about identity. The line, and the place in a group, may change
-        // without the rule.
+        // Destructured, so that a new field makes one think about identity.
         let Self { direction, family, layer, name, rule, position: _, action, line: _, matches } = self;
         (*direction, *family, *layer, name, *rule, *action, matches)
     }
@@ -185,24 +213,7 @@ fn wanted(interface: &Interface) -> Vec<(Owner, Slot)> {
             }
         }
     }
-    wanted.extend(interface.exemptions.iter().map(|exemption| {
-        let slot = Slot {
-            // The way its requests go.
-            direction: match exemption.service {
-                Service::Remote => Direction::Outbound,
-                Service::Local => Direction::Inbound,
-            },
-            family: family(is_v6(&exemption.cidr)),
-            layer: Layer::None,
-            name: exemption.name.clone(),
-            rule: None,
-            position: None,
-            action: Action::Allow,
-            line: exemption.line,
-            matches: describe(exemption.protocol, exemption.ports, None, exemption.cidr),
-        };
-        (Owner::Exemption, slot)
-    }));
+    wanted.extend(interface.exemptions.iter().map(|exemption| (Owner::Exemption, Slot::exempt(exemption))));
     wanted
 }
 
@@ -251,8 +262,7 @@ impl SlotTable {
 
     /// The slots that mean something else than in `previous`, or meant nothing there: their counters start at zero.
     pub fn new_since(&self, previous: &Self) -> Vec<u16> {
-        let same =
-            |slot: u16, new: &Slot| previous.slots.get(&slot).is_some_and(|old| old.identity() == new.identity());
+        let same = |slot: u16, new: &Slot| previous.slots.get(&slot).is_some_and(|old| old.same_rule(new));
         self.slots.iter().filter(|(slot, new)| !same(**slot, new)).map(|(slot, _)| *slot).collect()
     }
 

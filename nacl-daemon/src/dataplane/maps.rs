@@ -163,11 +163,10 @@ impl Maps {
 
     /// Puts a control word in force.
     fn switch(&mut self, options: &Options, new: Control, same_rules: bool) {
-        const SECOND: u64 = 1_000_000_000;
         // Before the first policy no generation is in force, and nothing was tracked.
         let old = self.control();
         let old = (old.epoch() != 0).then(|| (old, self.control.word(1).load(Ordering::Acquire)));
-        let window = u64::from(options.tracking.pickup) * SECOND;
+        let window = u64::from(options.tracking.pickup) * flow::SECOND;
         let until = flow::pickup_until(old, new, same_rules, self.now(), window);
         // First, so that no packet is judged by the new word and the old time.
         self.control.word(1).store(until, Ordering::Release);

@@ -20,12 +20,12 @@ use nacl_common::{
     border::{Entry, FlowKey},
 };
 
-pub use self::maps::now;
 pub use self::{
     attach::{Egress, Hooks, Ingress, Tc},
     error::DataplaneError,
     events::EventReader,
     leftovers::{detach_leftovers, holders},
+    maps::now,
     object::{may_look_around, missing},
     testbed::{Program, TestBed, Wire},
 };

@@ -20,7 +20,7 @@ use super::{
     wire::{Bench, Happening, WireError},
 };
 use crate::{
-    analyze::{self, Flow},
+    analyze::{self, Flow, NewRule},
     dataplane::{self, Counters, Events},
     report::rule::{endpoint, rule_toml},
     resolve::{Mode, Rule},
@@ -348,22 +348,20 @@ impl<'a> Story<'a, '_> {
         let flow = self.flow(probe, PAPER_PORT);
         let fix = analyze::smallest_fix(&self.policy.at(&self.lab.hooks[0]).interface, flow, Direction::Inbound, None);
         let solution = self.lab.compile(&self.lab.solution, STATELESS, None)?;
-        let Some(new) = fix.as_ref().and_then(|fix| fix.rules.first()) else {
+        let Some(NewRule::Nacl { direction, rule: new, .. }) = fix.as_ref().and_then(|fix| fix.rules.first()) else {
             self.surprises.push("the engine found no fix".into());
             return Ok(String::new());
         };
         // What is shown is what is installed, or the story would be one.
         let installed =
-            solution.at(&self.lab.hooks[0]).interface.nacl.outbound.iter().find(|rule| rule.number == new.rule.number);
-        if !installed.is_some_and(|rule| {
-            (rule.ports, rule.cidr, rule.action) == (new.rule.ports, new.rule.cidr, new.rule.action)
-        }) {
+            solution.at(&self.lab.hooks[0]).interface.nacl.outbound.iter().find(|rule| rule.number == new.number);
+        if installed.is_none_or(|rule| (rule.ports, rule.cidr, rule.action) != (new.ports, new.cidr, new.action)) {
             self.surprises.push("the smallest fix is not the lab's solution".into());
         }
-        let rule = rule_toml(&new.rule, new.direction);
+        let rule = rule_toml(new, *direction);
         self.audience.show(&wrap("The answer goes to a port the client picked. Which one, nobody knows beforehand: clients pick from 1024-65535, each system from its own part. So, as one more outbound rule:", "   ", Style::new()))?;
         self.audience.show(&format!("\n   {GOOD}+ {rule}{GOOD:#}\n\n"))?;
-        Ok(format!("{} {}", new.direction.name(), new.rule.number))
+        Ok(format!("{} {}", direction.name(), new.number))
     }
 
     fn closing(&mut self, guess: Option<&str>) -> Result<(), DemoError> {
@@ -382,7 +380,7 @@ impl<'a> Story<'a, '_> {
         }
         let _ = writeln!(out, "\n {NOTE}{BOLD}Your turn{BOLD:#}{NOTE:#}\n");
         for (command, about) in [
-            ("nacld lab list", "eighteen of these, each with a question"),
+            ("nacld lab list", "two dozen of these, each with a question"),
             ("nacld lab up L08", "one to sit in: hosts, shells, a policy to mend"),
             ("nacld explain --help", "what becomes of any flow, and why"),
         ] {

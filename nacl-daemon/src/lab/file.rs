@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::Path, path::PathBuf, str::FromStr};
 
 use ipnet::IpNet;
-use nacl_common::Family;
+use nacl_common::{Family, Layer};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use thiserror::Error;
 use toml::Spanned;
@@ -822,6 +822,21 @@ impl Lab {
     /// Every probe: those of the steps, then those of the goal.
     pub fn probes(&self) -> impl Iterator<Item = &Probe> {
         self.steps.iter().flat_map(|step| &step.probes).chain(&self.goal.probes)
+    }
+
+    /// Whether a probe ends otherwise where network ACLs remember.
+    pub fn memory_matters(&self) -> bool {
+        let differs = |probe: &Probe| {
+            let [one, other] = [Mode::Stateless, Mode::Stateful].map(|mode| probe.expected(mode));
+            (one.outcome, one.percent) != (other.outcome, other.percent)
+        };
+        self.probes().any(differs)
+    }
+
+    /// Whether security groups have a say.
+    pub fn has_groups(&self) -> bool {
+        let crossings = self.probes().flat_map(|probe| &probe.expected(Mode::Stateless).path);
+        crossings.flat_map(|crossing| &crossing.by.0).any(|decider| decider.layer() == Layer::SecurityGroup)
     }
 
     /// The host of this name; names are checked when a lab is loaded.

@@ -1,6 +1,7 @@
-//! Labs: networks with a question, each provable at three levels. `file` reads them (`check`, `expect`, `legs`); `paper` runs
-//! them in the engine or the loaded program; `wire` with real sockets in namespaces (`net`, `serve`, `relay`, `ask`, `tap`),
-//! explained by `account`; `hold` keeps one up to sit in; `show` prints; `demo` tells the story of one. What a policy means is
+//! Labs: networks with a question, each provable at three levels and with or without a memory. `file` reads them (`check`,
+//! `expect`, `legs`); `paper` runs them in the engine or the loaded program; `wire` with real sockets in namespaces (`net`,
+//! `serve`, `relay`, `ask`, `tap`), explained by `account`; `hold` keeps one up to sit in; `show` prints; `demo` tells the
+//! story of one. What a policy means is
 //! decided elsewhere.
 
 mod account;

@@ -1,10 +1,16 @@
 //! Labs and their results as text for a terminal. Styled with ANSI escapes; whoever prints takes them away where colour is
 //! not wanted (`anstream`). Never asks anything.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use anstyle::{AnsiColor, Style};
-use nacl_common::{Action, Direction, Family, border::implicit_slot};
+use nacl_common::{
+    Action, Direction, Family, Layer,
+    border::{group_implicit_slot, implicit_slot, tracked_slot},
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -18,7 +24,7 @@ use crate::{
     dataplane::Counters,
     policy::Diagnostic,
     report::{self, console},
-    resolve::Rule,
+    resolve::{Group, GroupRule, Layers, Peer, Rule},
 };
 
 pub(super) const GOOD: Style = Style::new().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
@@ -35,37 +41,57 @@ pub(super) const WIDTH: usize = 88;
 pub fn list(labs: &[Lab]) -> String {
     let mut out = String::new();
     for lab in labs {
-        let levels: Vec<String> = lab.levels().iter().map(Level::to_string).collect();
-        let levels = if lab.without_wire.is_some() { format!("  ({} only)", levels.join(", ")) } else { String::new() };
-        let _ = writeln!(out, "{BOLD}{:<5}{BOLD:#} {}{DIM}{levels}{DIM:#}", lab.name, lab.title);
+        let mark = if lab.memory_matters() { "≠" } else { " " };
+        let mut notes = Vec::new();
+        if lab.has_groups() {
+            notes.push("security groups".to_string());
+        }
+        if lab.hooks.len() > 1 {
+            notes.push(format!("{} hooks", lab.hooks.len()));
+        }
+        if lab.without_wire.is_some() {
+            let levels: Vec<String> = lab.levels().iter().map(Level::to_string).collect();
+            notes.push(format!("{} only", levels.join(" and ")));
+        }
+        let notes = if notes.is_empty() { String::new() } else { format!("  ({})", notes.join(", ")) };
+        let _ = writeln!(out, "{BOLD}{:<5}{BOLD:#} {NOTE}{mark}{NOTE:#} {}{DIM}{notes}{DIM:#}", lab.name, lab.title);
     }
-    let _ =
-        writeln!(out, "\n{DIM}nacld lab run NAME shows one; nacld lab up NAME builds its network to sit in.{DIM:#}");
+    let _ = writeln!(
+        out,
+        "\n{NOTE}≠{NOTE:#} {DIM}ends otherwise where the network ACL has a memory: --mode stateful{DIM:#}"
+    );
+    let _ = writeln!(out, "{DIM}nacld lab run NAME shows one; nacld lab up NAME builds its network to sit in.{DIM:#}");
     out
 }
 
 /// One lab that was run.
 pub fn lab_report(lab: &Lab, report: &LabReport) -> String {
     let mut out = String::new();
-    let _ =
-        writeln!(out, "{BOLD}{}{BOLD:#}  {BOLD}{}{BOLD:#}  {DIM}{} level{DIM:#}", lab.name, lab.title, report.level);
+    let _ = writeln!(
+        out,
+        "{BOLD}{}{BOLD:#}  {BOLD}{}{BOLD:#}  {DIM}{}, {} level{DIM:#}",
+        lab.name,
+        lab.title,
+        report.mode.name(),
+        report.level
+    );
     if let Some(why) = &report.not_run {
         let _ = writeln!(out, "  {WARN}not run at this level{WARN:#}: {why}\n");
         return out;
     }
     for step in &report.steps {
-        out.push_str(&step_text(step));
+        out.push_str(&step_text(lab, step));
     }
     out.push('\n');
     out
 }
 
-fn step_text(step: &StepReport) -> String {
+fn step_text(lab: &Lab, step: &StepReport) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "  {}", step.name);
     let width = step.probes.iter().map(|probe| probe.name.chars().count()).max().unwrap_or(0).clamp(24, 48);
     for probe in &step.probes {
-        out.push_str(&probe_text(probe, width));
+        out.push_str(&probe_text(lab, probe, width));
     }
     for problem in &step.problems {
         let _ = writeln!(out, "    {BAD}✗{BAD:#} {problem}");
@@ -76,7 +102,8 @@ fn step_text(step: &StepReport) -> String {
             .iter()
             .map(|count| {
                 let family = if count.family == 6 { " (IPv6)" } else { "" };
-                format!("{}{family} {}", short_one(&count.rule), count.packets)
+                let hook = if lab.hooks.len() > 1 { format!("{} ", count.hook) } else { String::new() };
+                format!("{hook}{}{family} {}", short_one(&count.rule), count.packets)
             })
             .collect();
         out.push_str(&wrap(&format!("counters: {}", counts.join(" · ")), "      ", DIM));
@@ -84,7 +111,7 @@ fn step_text(step: &StepReport) -> String {
     out
 }
 
-fn probe_text(probe: &ProbeReport, width: usize) -> String {
+fn probe_text(lab: &Lab, probe: &ProbeReport, width: usize) -> String {
     let mut out = String::new();
     let (mark, style) = if probe.problems.is_empty() { ("✓", GOOD) } else { ("✗", BAD) };
     if let Some(share) = probe.share {
@@ -110,13 +137,20 @@ fn probe_text(probe: &ProbeReport, width: usize) -> String {
         let mut name = probe.name.as_str();
         for (seen, ports) in groups {
             let fate = if seen.outcome == Outcome::Answered { GOOD } else { BAD };
+            let ports = if probe.any_port && ports.len() > 1 { "  from any port".into() } else { ports_text(&ports) };
+            let path = path(lab, seen);
+            let line = path.join(ARROW);
+            let fits = width + line.chars().count() + ports.chars().count() <= BESIDE;
             let _ = writeln!(
                 out,
                 "    {style}{mark}{style:#} {name:<width$}  {fate}{:<15}{fate:#}  {}{DIM}{}{DIM:#}",
                 seen.outcome,
-                path(seen),
-                if probe.any_port && ports.len() > 1 { "  from any port".into() } else { ports_text(&ports) },
+                if fits { line.as_str() } else { "" },
+                if fits { ports.as_str() } else { ports.trim_start() },
             );
+            if !fits {
+                out.push_str(&fold(&path, "        "));
+            }
             name = "";
         }
     }
@@ -126,23 +160,44 @@ fn probe_text(probe: &ProbeReport, width: usize) -> String {
     out
 }
 
-/// What a probe met, in order: `in 100 ▸ out *`; with the hooks where it crossed several.
-fn path(seen: &Observation) -> String {
-    let crossings = || seen.path.iter().chain(&seen.icmp_error).chain(&seen.after);
-    let several = crossings().any(|crossing| crossing.hook != seen.path[0].hook);
-    let words = |crossings: &[Crossing]| {
-        let each = crossings.iter().map(|crossing| match several {
-            true => format!("{} {}", crossing.hook, short(&crossing.by)),
-            false => short(&crossing.by),
-        });
-        each.collect::<Vec<_>>().join(" ▸ ")
+/// What a probe met, in order: `in 100`, `out *`; with the hooks where the lab has several.
+fn path(lab: &Lab, seen: &Observation) -> Vec<String> {
+    let word = |crossing: &Crossing| match lab.hooks.len() {
+        1 => short(&crossing.by),
+        _ => format!("{} {}", crossing.hook, short(&crossing.by)),
     };
-    let mut parts = vec![words(&seen.path)];
-    parts.extend(seen.icmp_error.iter().map(|error| words(std::slice::from_ref(error))));
-    if !seen.after.is_empty() {
-        parts.push(format!("then {}", words(&seen.after)));
+    let mut path: Vec<String> = seen.path.iter().chain(&seen.icmp_error).map(word).collect();
+    path.extend(seen.after.iter().enumerate().map(|(index, crossing)| {
+        let then = if index == 0 { "then " } else { "" };
+        format!("{then}{}", word(crossing))
+    }));
+    path
+}
+
+/// Between two crossings.
+const ARROW: &str = " ▸ ";
+
+/// Columns a path and what stands before and behind it may take together to share one line.
+const BESIDE: usize = 80;
+
+/// A path over as many lines as it needs, broken between crossings.
+fn fold(path: &[String], indent: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for word in path {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + ARROW.len() + word.chars().count() <= WIDTH => {
+                line.push_str(ARROW);
+                line.push_str(word);
+            }
+            _ => lines.push(word.clone()),
+        }
     }
-    parts.join(" ▸ ")
+    let last = lines.len().saturating_sub(1);
+    let lines = lines
+        .iter()
+        .enumerate()
+        .map(|(index, line)| format!("{indent}{line}{}\n", if index < last { ARROW.trim_end() } else { "" }));
+    lines.collect()
 }
 
 /// What decided at one hook, in few letters: `in 100`, `out *`, `in 100 + sg-2 in 1`.
@@ -178,30 +233,46 @@ fn ports_text(ports: &[u16]) -> String {
     }
 }
 
+/// What a level came to.
+#[derive(Default)]
+struct Tally<'a> {
+    ran: BTreeSet<&'a str>,
+    left_out: BTreeSet<&'a str>,
+    modes: BTreeSet<&'static str>,
+    failed: usize,
+    seconds: f64,
+}
+
 /// What a run came to.
 pub fn summary(run: &super::run::Run) -> String {
     let mut out = String::new();
     for what in &run.disagreements {
         let _ = writeln!(out, "{BAD}✗{BAD:#} {what}");
     }
-    let mut levels: BTreeMap<Level, (usize, usize, usize, f64)> = BTreeMap::new();
+    let mut levels: BTreeMap<Level, Tally<'_>> = BTreeMap::new();
     for report in &run.reports {
-        let (ran, failed, left_out, seconds) = levels.entry(report.level).or_default();
-        match report.not_run {
-            Some(_) => *left_out += 1,
-            None => *ran += 1,
-        }
-        *failed += usize::from(!report.ok);
-        *seconds += report.seconds;
+        let tally = levels.entry(report.level).or_default();
+        let labs = if report.not_run.is_some() { &mut tally.left_out } else { &mut tally.ran };
+        labs.insert(&report.lab);
+        tally.modes.insert(report.mode.name());
+        tally.failed += usize::from(!report.ok);
+        tally.seconds += report.seconds;
     }
-    for (level, (ran, failed, left_out, seconds)) in &levels {
-        let (mark, style) = if *failed == 0 { ("✓", GOOD) } else { ("✗", BAD) };
-        let rest = if *left_out > 0 { format!(", {left_out} without a form at this level") } else { String::new() };
-        let verdict = if *failed == 0 { "every expectation held".into() } else { format!("{failed} failed") };
-        let labs = if *ran == 1 { "lab" } else { "labs" };
+    for (level, tally) in &levels {
+        let (mark, style) = if tally.failed == 0 { ("✓", GOOD) } else { ("✗", BAD) };
+        let left_out = tally.left_out.len();
+        let rest = if left_out > 0 { format!(", {left_out} without a form at this level") } else { String::new() };
+        let verdict =
+            if tally.failed == 0 { "every expectation held".into() } else { format!("{} failed", tally.failed) };
+        let ran = tally.ran.len();
+        let labs = if ran == 1 { "lab" } else { "labs" };
+        // In the order in which they are run.
+        let modes: Vec<&str> = tally.modes.iter().rev().copied().collect();
         let _ = writeln!(
             out,
-            "{style}{mark}{style:#} {level:<6} {ran} {labs}, {verdict}{rest}  {DIM}{seconds:.1} s{DIM:#}"
+            "{style}{mark}{style:#} {level:<6} {ran} {labs} {}, {verdict}{rest}  {DIM}{:.1} s{DIM:#}",
+            modes.join(" and "),
+            tally.seconds
         );
     }
     let others: Vec<String> = levels.keys().filter(|level| **level != Level::Host).map(Level::to_string).collect();
@@ -294,7 +365,8 @@ fn lines<'a>(enforced: &'a Enforced, counters: &Counters, direction: Direction) 
 /// The rule tables with their hits, as the console of AWS orders its columns.
 pub fn rules(enforced: &Enforced, counters: &Counters) -> String {
     let mut out = String::new();
-    for direction in Direction::ALL {
+    let judges = !matches!(enforced.interface.layers, Layers::Groups);
+    for direction in Direction::ALL.into_iter().filter(|_| judges) {
         let remote = match direction {
             Direction::Inbound => "source",
             Direction::Outbound => "destination",
@@ -332,11 +404,112 @@ pub fn rules(enforced: &Enforced, counters: &Counters) -> String {
             );
         }
     }
+    out.push_str(&group_rules(enforced, counters));
     out
+}
+
+/// The rules of the groups with their hits, as a console has them: by group, without numbers, since they have no order.
+fn group_rules(enforced: &Enforced, counters: &Counters) -> String {
+    let mut out = String::new();
+    let Some(groups) = &enforced.interface.groups else { return out };
+    for direction in Direction::ALL {
+        let remote = match direction {
+            Direction::Inbound => "source",
+            Direction::Outbound => "destination",
+        };
+        let _ = writeln!(
+            out,
+            "  {BOLD}{:<10}{BOLD:#}{DIM}{:>15}  {:<9} {:<14} {:<20} {:>15}{DIM:#}",
+            direction.name(),
+            "security group",
+            "protocol",
+            "ports",
+            remote,
+            "packets"
+        );
+        for (group, rule, hits) in group_hits(enforced, counters, direction) {
+            let family = rule.cidrs.first().map_or(Family::V4, |cidr| address_family(*cidr));
+            let _ = writeln!(
+                out,
+                "  {:<10}{:>15}  {:<9} {:<14} {:<20} {}{hits:>15}{:#}",
+                "",
+                group.name,
+                console::protocol(rule.protocol),
+                console::ports(family, rule.ports, rule.icmp),
+                peer(&rule.peer),
+                if hits > 0 { GOOD.bold() } else { DIM },
+                Style::new(),
+            );
+        }
+        let sum = |slot: fn(Direction, bool) -> u16| both(counters, slot, direction);
+        for (what, hits, style) in
+            [("no rule of any group", sum(group_implicit_slot), BAD), ("remembered", sum(tracked_slot), GOOD)]
+        {
+            let style = if hits > 0 { style.bold() } else { DIM };
+            let _ = writeln!(out, "  {:<10}{:>15}  {what:<45} {style}{hits:>15}{style:#}", "", "");
+        }
+    }
+    if groups.is_empty() {
+        let _ = writeln!(out, "  {DIM}no security group, which lets nothing pass{DIM:#}");
+    }
+    out
+}
+
+const fn address_family(cidr: ipnet::IpNet) -> Family {
+    match cidr {
+        ipnet::IpNet::V4(_) => Family::V4,
+        ipnet::IpNet::V6(_) => Family::V6,
+    }
+}
+
+/// The other end of a group's rule, as it is written in a policy.
+fn peer(peer: &Peer) -> String {
+    match peer {
+        Peer::Cidr(cidr) => cidr.to_string(),
+        Peer::PrefixList(name) => format!("pl:{name}"),
+        Peer::Group(name) => format!("sg:{name}"),
+    }
+}
+
+fn both(counters: &Counters, slot: fn(Direction, bool) -> u16, direction: Direction) -> u64 {
+    let packets = |v6| counters.slots.get(&slot(direction, v6)).map_or(0, |counter| counter.packets);
+    packets(false) + packets(true)
+}
+
+/// Every rule of an interface's groups in one direction, and what it counted, over both families.
+fn group_hits<'a>(
+    enforced: &'a Enforced,
+    counters: &Counters,
+    direction: Direction,
+) -> Vec<(&'a Group, &'a GroupRule, u64)> {
+    let hits = |name: &str, position: usize| {
+        let of = enforced.compiled.slots.slots.iter().filter(|(_, slot)| {
+            slot.direction == direction
+                && slot.layer == Layer::SecurityGroup
+                && slot.name == name
+                && slot.position.map(usize::from) == Some(position)
+        });
+        of.map(|(slot, _)| counters.slots.get(slot).map_or(0, |counter| counter.packets)).sum()
+    };
+    let groups = enforced.interface.groups.iter().flatten();
+    let rules = groups.flat_map(|group| {
+        let numbered = group.rules(direction).iter().enumerate();
+        numbered.map(move |(index, rule)| (&**group, rule, index + 1))
+    });
+    rules.map(|(group, rule, position)| (group, rule, hits(&group.name, position))).collect()
 }
 
 /// The same for a machine.
 pub(super) fn rule_hits(enforced: &Enforced, counters: &Counters) -> Value {
+    let groups = Direction::ALL.iter().flat_map(|direction| {
+        let mut places: BTreeMap<&str, u64> = BTreeMap::new();
+        let hits = group_hits(enforced, counters, *direction).into_iter();
+        hits.map(|(group, _, packets)| {
+            let position = places.entry(&group.name).and_modify(|place| *place += 1).or_insert(1);
+            json!({ "direction": direction.name(), "group": group.name, "position": *position, "packets": packets })
+        })
+        .collect::<Vec<_>>()
+    });
     Direction::ALL
         .iter()
         .flat_map(|direction| lines(enforced, counters, *direction).into_iter().map(move |line| (*direction, line)))
@@ -350,12 +523,13 @@ pub(super) fn rule_hits(enforced: &Enforced, counters: &Counters) -> Value {
                 "packets": line.hits,
             })
         })
+        .chain(groups)
         .collect()
 }
 
 /// Whether the goal is reached.
 pub(super) fn verified(lab: &Lab, report: &StepReport) -> String {
-    let mut out = step_text(report);
+    let mut out = step_text(lab, report);
     if report.ok() {
         let _ = writeln!(out, "\n{GOOD}✓ The goal is reached.{GOOD:#}\n");
         out.push_str(&wrap(&lab.lesson, "  ", Style::new()));
@@ -378,7 +552,7 @@ pub fn welcome(held: &super::hold::Held) -> String {
         let (first, last) = host.os.ports();
         let services: Vec<String> = host.services.iter().map(|service| service.port.to_string()).collect();
         let serves = if services.is_empty() { String::new() } else { format!(", serves {}", services.join(" ")) };
-        let hook = if lab.hooked(name) { "  ◀ the network ACL is in front of it" } else { "" };
+        let hook = if lab.hooked(name) { "  ◀ the rules are in front of it" } else { "" };
         let _ = writeln!(out, "  {BOLD}{name:<10}{BOLD:#} {:<34} {}", addresses.join("  "), host.about);
         let _ = writeln!(out, "  {:<10} {DIM}its ports {first}-{last}{serves}{DIM:#}{WARN}{hook}{WARN:#}", "");
     }

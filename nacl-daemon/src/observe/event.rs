@@ -5,12 +5,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use nacl_common::{Event, Family, Fragment, Reason};
+use nacl_common::{Event, Family, Fragment, Layer, Reason, border::NO_SLOT, flow::Met};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::Number;
-use crate::{analyze::address, compile::SlotTable};
+use super::{History, Number, Place};
+use crate::{analyze::address, compile::Decider};
 
 /// Turns the kernel's clock (since boot) into the time of day.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +28,11 @@ impl Clock {
     fn time(self, nanoseconds: u64) -> SystemTime {
         self.boot + Duration::from_nanos(nanoseconds)
     }
+
+    /// A time of the kernel's clock as people write it, to the second.
+    pub fn rfc3339(self, nanoseconds: u64) -> String {
+        humantime::format_rfc3339_seconds(self.time(nanoseconds)).to_string()
+    }
 }
 
 /// One verdict, told in full. Records are samples: the counters are the truth.
@@ -35,8 +40,10 @@ impl Clock {
 pub struct Record {
     /// When, RFC 3339.
     pub time: String,
-    /// Interface.
+    /// Name of the interface in the policy.
     pub interface: String,
+    /// Its device.
+    pub device: String,
     /// Its network namespace; null for the daemon's own.
     pub netns: Option<String>,
     /// `inbound` or `outbound`.
@@ -51,12 +58,29 @@ pub struct Record {
     pub meaning: String,
     /// Who decided.
     pub layer: String,
+    /// What decided: `inbound 100`, `outbound *`, `sg-3 inbound 1`, `inbound sg *`, `inbound tracked`, `same-subnet`, or the
+    /// name of the reason.
+    pub decided_by: Decider,
     /// Name of the network ACL, where one decided.
     pub nacl: Option<String>,
     /// Number of the rule, or `"*"`, where one decided.
     pub rule: Option<Number>,
-    /// Line of the rule in the policy file, 0 for `*`.
+    /// The security group, where a rule of one decided.
+    pub group: Option<String>,
+    /// The rule's place among that group's rules of that direction, from 1.
+    pub position: Option<u16>,
+    /// The interface's security groups, where no rule of any of them matched.
+    pub groups: Vec<String>,
+    /// What exempted it, where something did.
+    pub exemption: Option<String>,
+    /// Line of the rule in the policy file, 0 for `*` and what else has none.
     pub line: Option<usize>,
+    /// It passed because its connection is remembered, and no rule was asked.
+    pub tracked: bool,
+    /// By what the other layer had let it pass, where that was asked before.
+    pub also: Option<Decider>,
+    /// What it is to its connection: `new`, `forward`, `reply` or `unknown`; null where connections were not asked about.
+    pub flow: Option<String>,
     /// Sender; null where the frame is not IP.
     pub src: Option<IpAddr>,
     /// Receiver, likewise.
@@ -82,13 +106,22 @@ pub struct Record {
 }
 
 impl Record {
-    /// Names everything in an event. `slots`: the table of the event's epoch, if it is still known.
-    pub fn new(event: &Event, interface: &str, netns: Option<&str>, slots: Option<&SlotTable>, clock: Clock) -> Self {
+    /// Names everything in an event. `groups`: the interface's security groups.
+    pub fn new(event: &Event, place: &Place, groups: &[String], history: &History, clock: Clock) -> Self {
         let reason = Reason::from_number(event.reason);
-        let slot = slots.and_then(|table| table.slots.get(&event.slot));
-        let rule = match (reason, slot) {
-            (Some(Reason::NaclImplicit), _) => Some(Number::Implied),
-            (_, Some(slot)) => slot.rule.map(Number::Rule),
+        let layers = [Layer::None, Layer::Nacl, Layer::SecurityGroup];
+        let layer = layers.into_iter().find(|layer| *layer as u8 == event.layer).unwrap_or(Layer::None);
+        let slot = history.at(event.slot, event.epoch);
+        // A reason this nacld does not know is none of a list.
+        let decider = |number| Decider::of(number, history.at(number, event.epoch), reason.unwrap_or(Reason::LayerOff));
+        let decided_by = decider(event.slot);
+        let named =
+            |layer| slot.filter(|slot| slot.layer == layer && !slot.name.is_empty()).map(|slot| slot.name.clone());
+        let flow = match event.flow {
+            flow if flow == Met::Unknown as u8 => Some("unknown"),
+            flow if flow == Met::New as u8 => Some("new"),
+            flow if flow == Met::Forward as u8 => Some("forward"),
+            flow if flow == Met::Reply as u8 => Some("reply"),
             _ => None,
         };
         let later = event.fragment == Fragment::Later as u8;
@@ -97,17 +130,33 @@ impl Record {
         let ip = |address| address_of(event.family, address);
         Self {
             time: humantime::format_rfc3339_micros(clock.time(event.time)).to_string(),
-            interface: interface.to_owned(),
-            netns: netns.map(str::to_owned),
+            interface: place.interface.clone(),
+            device: place.device.clone(),
+            netns: place.netns.clone(),
             direction: if event.direction == 0 { "inbound" } else { "outbound" }.to_owned(),
             action: if event.action == 0 { "deny" } else { "allow" }.to_owned(),
             enforced: event.enforced != 0,
             reason: reason.map_or_else(|| format!("reason-{}", event.reason), |reason| reason.name().to_owned()),
             meaning: reason.map_or("", Reason::sentence).to_owned(),
-            layer: if event.layer == 1 { "nacl" } else { "none" }.to_owned(),
-            nacl: slot.map(|slot| slot.name.clone()),
-            rule,
+            layer: layer.name().to_owned(),
+            nacl: named(Layer::Nacl),
+            rule: match decided_by {
+                Decider::Nacl { number, .. } => Some(Number::Rule(number)),
+                Decider::NaclImplied { .. } => Some(Number::Implied),
+                _ => None,
+            },
+            group: named(Layer::SecurityGroup),
+            position: slot.and_then(|slot| slot.position),
+            groups: match decided_by {
+                Decider::GroupImplied { .. } => groups.to_vec(),
+                _ => Vec::new(),
+            },
+            exemption: named(Layer::None),
             line: slot.map(|slot| slot.line),
+            tracked: matches!(decided_by, Decider::Tracked { .. }),
+            decided_by,
+            also: (event.also != NO_SLOT).then(|| decider(event.also)),
+            flow: flow.map(str::to_owned),
             src: ip(event.src),
             dst: ip(event.dst),
             protocol: (event.family != 0).then_some(event.protocol),
@@ -154,61 +203,123 @@ fn flags(byte: u8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use nacl_common::{Action, Direction, Family, Layer};
+    use nacl_common::{
+        Action, Direction,
+        border::{group_implicit_slot, implicit_slot, same_subnet_slot, tracked_slot},
+    };
 
     use super::*;
-    use crate::compile::Slot;
+    use crate::compile::{Slot, SlotTable};
+
+    fn slot(layer: Layer, name: &str, rule: Option<u16>, position: Option<u16>) -> Slot {
+        Slot {
+            direction: Direction::Inbound,
+            family: Family::V4,
+            layer,
+            name: name.into(),
+            position,
+            rule,
+            action: Action::Deny,
+            line: 7,
+            matches: "6 443-443 0.0.0.0/0".into(),
+        }
+    }
+
+    fn record(event: &Event) -> Record {
+        let mut history = History::default();
+        let fixed = |layer| slot(layer, "", None, None);
+        let slots = [
+            (implicit_slot(Direction::Inbound, false), slot(Layer::Nacl, "web", None, None)),
+            (same_subnet_slot(Direction::Inbound, false), slot(Layer::Nacl, "web", None, None)),
+            (group_implicit_slot(Direction::Inbound, false), fixed(Layer::SecurityGroup)),
+            (tracked_slot(Direction::Inbound, false), fixed(Layer::None)),
+            (16, slot(Layer::Nacl, "web", Some(100), None)),
+            (17, slot(Layer::SecurityGroup, "sg-3", None, Some(2))),
+            (18, slot(Layer::None, "Amazon DNS", None, None)),
+        ];
+        history.begin(0, &SlotTable { slots: slots.into() });
+        let place = Place { interface: "web".into(), device: "eth0".into(), netns: Some("blue".into()) };
+        Record::new(event, &place, &["sg-3".to_owned()], &history, Clock::now())
+    }
+
+    const SYN_ACK: Event = Event {
+        time: 0,
+        src: [0, 0xc633_6407],
+        dst: [0, 0x0a00_010a],
+        epoch: 0,
+        length: 60,
+        sport: 52345,
+        dport: 443,
+        slot: 16,
+        reason: Reason::NaclRule as u8,
+        action: 0,
+        layer: 1,
+        direction: 0,
+        family: 4,
+        protocol: 6,
+        tcp_flags: 0x12,
+        fragment: 0,
+        enforced: 1,
+        flow: 0,
+        also: NO_SLOT,
+        pad: [0; 6],
+    };
 
     #[test]
     fn names_the_rule_and_its_line() {
-        let slots = SlotTable {
-            slots: [(
-                16,
-                Slot {
-                    direction: Direction::Inbound,
-                    family: Family::V4,
-                    layer: Layer::Nacl,
-                    name: "web".into(),
-                    position: None,
-                    rule: Some(100),
-                    action: Action::Deny,
-                    line: 7,
-                    matches: "6 443-443 0.0.0.0/0".into(),
-                },
-            )]
-            .into(),
-        };
-        let event = Event {
-            src: [0, 0xc633_6407],
-            dst: [0, 0x0a00_010a],
-            sport: 52345,
-            dport: 443,
-            slot: 16,
-            reason: Reason::NaclRule as u8,
-            layer: 1,
-            family: 4,
-            protocol: 6,
-            tcp_flags: 0x12,
-            enforced: 1,
-            ..Event::default()
-        };
-        let record = Record::new(&event, "eth0", Some("web"), Some(&slots), Clock::now());
+        let record = record(&SYN_ACK);
         assert_eq!(record.rule, Some(Number::Rule(100)));
         assert_eq!((record.line, record.nacl.as_deref()), (Some(7), Some("web")));
+        assert_eq!((record.interface.as_str(), record.device.as_str()), ("web", "eth0"));
         assert_eq!(record.source(), "198.51.100.7:52345");
         assert_eq!(record.destination(), "10.0.1.10:443");
         assert_eq!(record.tcp_flags.as_deref(), Some("SYN,ACK"));
+        assert_eq!((record.group, record.also, record.flow.clone(), record.tracked), (None, None, None, false));
+        let record = self::record(&SYN_ACK);
         let json = serde_json::to_value(&record).unwrap();
         assert_eq!(json["rule"], 100);
         assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record);
     }
 
     #[test]
+    fn names_the_group_and_what_the_network_acl_said_before() {
+        let sg = Event { reason: Reason::GroupImplicit as u8, layer: 2, slot: 8, also: 16, ..SYN_ACK };
+        let dropped = record(&sg);
+        assert_eq!((dropped.layer.as_str(), &dropped.groups[..]), ("security-group", &["sg-3".to_owned()][..]));
+        assert_eq!((dropped.group, dropped.nacl, dropped.rule, dropped.position), (None, None, None, None));
+        assert_eq!(
+            (dropped.decided_by.to_string(), dropped.also.unwrap().to_string()),
+            ("inbound sg *".into(), "inbound 100".into())
+        );
+        let rule = Event { reason: Reason::NaclRule as u8, action: 1, also: 17, flow: Met::New as u8, ..SYN_ACK };
+        let passed = record(&rule);
+        assert_eq!(passed.also.map(|also| also.to_string()).as_deref(), Some("sg-3 inbound 2"));
+        assert_eq!(passed.flow.as_deref(), Some("new"));
+        let only = record(&Event { reason: Reason::GroupRule as u8, action: 1, layer: 2, slot: 17, ..SYN_ACK });
+        assert_eq!((only.group.as_deref(), only.position, only.rule, only.nacl), (Some("sg-3"), Some(2), None, None));
+    }
+
+    #[test]
+    fn tells_what_is_remembered_and_what_is_exempt() {
+        let tracked = Event { reason: Reason::Tracked as u8, action: 1, layer: 2, slot: 12, flow: 4, ..SYN_ACK };
+        let reply = record(&tracked);
+        assert_eq!((reply.tracked, reply.flow.as_deref(), reply.group, reply.rule), (true, Some("reply"), None, None));
+        let both = record(&Event { also: 12, action: 1, ..SYN_ACK });
+        assert_eq!((both.also.unwrap().to_string().as_str(), both.tracked), ("inbound tracked", false));
+        let dns = record(&Event { reason: Reason::AwsService as u8, action: 1, layer: 0, slot: 18, ..SYN_ACK });
+        assert_eq!((dns.exemption.as_deref(), dns.nacl), (Some("Amazon DNS"), None));
+        let star = record(&Event { reason: Reason::SharedFragment as u8, slot: 0, ..SYN_ACK });
+        assert_eq!(star.rule, Some(Number::Implied), "also where a fragment shares the verdict");
+        let inside = record(&Event { reason: Reason::SameSubnet as u8, action: 1, slot: 4, ..SYN_ACK });
+        assert_eq!((inside.rule, inside.nacl.as_deref()), (None, Some("web")));
+    }
+
+    #[test]
     fn a_later_fragment_has_no_ports_and_a_stranger_no_addresses() {
         let event = Event { family: 4, protocol: 6, fragment: Fragment::Later as u8, ..Event::default() };
-        assert_eq!(Record::new(&event, "eth0", None, None, Clock::now()).dport, None);
-        let event = Event { reason: Reason::Arp as u8, ..Event::default() };
-        let record = Record::new(&event, "eth0", None, None, Clock::now());
+        assert_eq!(record(&event).dport, None);
+        let event = Event { reason: Reason::Arp as u8, slot: NO_SLOT, also: NO_SLOT, ..Event::default() };
+        let record = record(&event);
         assert_eq!((record.src, record.protocol, record.reason.as_str()), (None, None, "arp"));
     }
 

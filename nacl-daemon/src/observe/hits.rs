@@ -2,16 +2,16 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nacl_common::{
-    Action, Counter, Direction, Family, Reason,
-    border::{implicit_slot, same_subnet_slot},
+    Action, Counter, Direction, Family, Layer, Reason,
+    border::{Service, group_implicit_slot, implicit_slot, same_subnet_slot, tracked_slot},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::names;
+use super::{Modes, Setting, names};
 use crate::{
-    compile::{SlotTable, serde_names},
+    compile::{Slot, SlotTable, serde_names},
     dataplane::Counters,
-    resolve::{Icmp, Interface, Protocol, Side},
+    resolve::{Exemption, Group, GroupRule, Icmp, Interface, Peer, Protocol, Side},
 };
 
 /// Packets and bytes (of whole Ethernet frames; a GSO packet counts its segments).
@@ -125,6 +125,79 @@ pub struct SubnetHits {
     pub hits: Option<Hits>,
 }
 
+/// One rule of a security group and what it met.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// Its place among its group's rules of its direction, from 1.
+    pub position: u16,
+    /// Protocol number, -1 for all.
+    #[serde(with = "names::protocol")]
+    pub protocol: Protocol,
+    /// First and last destination port; null for all.
+    pub ports: Option<(u16, u16)>,
+    /// ICMP type and code; null for all.
+    #[serde(with = "names::icmp")]
+    pub icmp: Option<Icmp>,
+    /// The other end as it was written: a CIDR, `pl:NAME` or `sg:NAME`.
+    pub peer: String,
+    /// The addresses that means; empty where a prefix list has no entries or a group no members, and then nothing matches.
+    pub cidrs: Vec<IpNet>,
+    /// Free text.
+    pub description: Option<String>,
+    /// Line in the policy file; 0 for what AWS adds by itself.
+    pub line: usize,
+    /// What it met; null where nobody counts.
+    pub hits: Option<Hits>,
+}
+
+/// The rules of one security group, in the order of the file: they only allow, so their order decides nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRules {
+    /// Its name in the policy.
+    pub name: String,
+    /// AWS's id of it.
+    pub id: Option<String>,
+    /// Inbound rules.
+    pub inbound: Vec<GroupRow>,
+    /// Outbound rules.
+    pub outbound: Vec<GroupRow>,
+}
+
+/// Packets of one direction and family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WayHits {
+    /// Direction.
+    #[serde(with = "serde_names::direction")]
+    pub direction: Direction,
+    /// IP version.
+    #[serde(with = "serde_names::family")]
+    pub family: Family,
+    /// How much; null where nobody counts.
+    pub hits: Option<Hits>,
+}
+
+/// Something that passes unjudged, and what of it did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExemptionRow {
+    /// What it is.
+    pub name: String,
+    /// An entry of the policy; false: AWS exempts it (N43).
+    pub failsafe: bool,
+    /// Which end the service is at: `remote` or `local`.
+    pub service: String,
+    /// Protocol number, -1 for all.
+    #[serde(with = "names::protocol")]
+    pub protocol: Protocol,
+    /// First and last port of the service; null for all.
+    pub ports: Option<(u16, u16)>,
+    /// Addresses of the other end.
+    pub cidr: IpNet,
+    /// Line in the policy file; 0 for what AWS exempts.
+    pub line: usize,
+    /// What it met; null where nobody counts.
+    pub hits: Option<Hits>,
+}
+
 /// Packets by reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonHits {
@@ -142,8 +215,10 @@ pub struct ReasonHits {
 /// The tables of one interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceRules {
-    /// Interface.
+    /// Name of the interface in the policy.
     pub interface: String,
+    /// Its device.
+    pub device: String,
     /// Its network namespace; null for the daemon's own.
     pub netns: Option<String>,
     /// Name of its subnet.
@@ -159,17 +234,31 @@ pub struct InterfaceRules {
     pub enforce: bool,
     /// Number of the policy in force, counted up by every switch; null without a daemon.
     pub epoch: Option<u32>,
-    /// Inbound, then outbound.
+    /// Mode and layers.
+    #[serde(flatten)]
+    pub modes: Modes,
+    /// The network ACL: inbound, then outbound.
     pub lists: Vec<RuleList>,
+    /// The security groups; null where the interface has none, and that layer is off.
+    pub groups: Option<Vec<GroupRules>>,
+    /// Packets that no rule of any security group matched.
+    pub unmatched: Vec<WayHits>,
+    /// Packets that passed because their connection is remembered.
+    pub tracked: Vec<WayHits>,
+    /// What passes unjudged.
+    pub exemptions: Vec<ExemptionRow>,
     /// Packets by reason, those that are not zero.
     pub reasons: Vec<ReasonHits>,
     /// Events the kernel did not report for lack of budget; the counters are complete all the same.
     pub events_suppressed: u64,
 }
 
-/// The tables of an interface, with hits where there are counters. `slots`: the table the counters were made with.
+/// The tables of an interface, with hits where there are counters. `name`: its name in the policy. `policy`: mode and
+/// layers as the policy has them. `counted`: the table the counters were made with.
 pub fn interface_rules(
+    name: &str,
     interface: &Interface,
+    policy: Setting,
     counted: Option<(&SlotTable, &Counters)>,
     epoch: Option<u32>,
 ) -> InterfaceRules {
@@ -211,8 +300,19 @@ pub fn interface_rules(
             .collect();
         RuleList { direction, rules: numbered.chain(implied).collect(), same_subnet }
     });
+    let ways = |slot: fn(Direction, bool) -> u16| -> Vec<WayHits> {
+        let mut ways = Vec::new();
+        for direction in Direction::ALL {
+            for family in [Family::V4, Family::V6] {
+                ways.push(WayHits { direction, family, hits: at(slot(direction, family == Family::V6)) });
+            }
+        }
+        ways
+    };
+    let groups = |groups: &Vec<std::sync::Arc<Group>>| groups.iter().map(|group| group_rules(group, counted)).collect();
     InterfaceRules {
-        interface: interface.name.clone(),
+        interface: name.to_owned(),
+        device: interface.name.clone(),
         netns: interface.netns.clone(),
         subnet: interface.subnet.clone(),
         nacl: interface.nacl.name.clone(),
@@ -220,9 +320,73 @@ pub fn interface_rules(
         side: interface.side,
         enforce: interface.enforce,
         epoch,
+        modes: Modes { in_force: Setting::of(interface), policy },
         lists: lists.into(),
+        groups: interface.groups.as_ref().map(groups),
+        unmatched: interface.groups.iter().flat_map(|_| ways(group_implicit_slot)).collect(),
+        tracked: ways(tracked_slot),
+        exemptions: interface.exemptions.iter().map(|exemption| exemption_row(exemption, counted)).collect(),
         reasons: counted.map_or_else(Vec::new, |(_, counters)| reasons(counters)),
         events_suppressed: counted.map_or(0, |(_, counters)| counters.events_suppressed),
+    }
+}
+
+/// The counters of the slots that answer a description, added up; nothing where nobody counts.
+fn sum(counted: Option<(&SlotTable, &Counters)>, of: impl Fn(&Slot) -> bool) -> Option<Hits> {
+    let (slots, counters) = counted?;
+    let slots = slots.slots.iter().filter(|(_, slot)| of(slot));
+    let hits = slots.filter_map(|(slot, _)| counters.slots.get(slot));
+    Some(hits.fold(Hits::default(), |sum, counter| Hits {
+        packets: sum.packets + counter.packets,
+        bytes: sum.bytes + counter.bytes,
+    }))
+}
+
+fn group_rules(group: &Group, counted: Option<(&SlotTable, &Counters)>) -> GroupRules {
+    let rows = |direction: Direction| {
+        let row = |(rule, position): (&GroupRule, u16)| GroupRow {
+            position,
+            protocol: rule.protocol,
+            ports: rule.ports,
+            icmp: rule.icmp,
+            peer: match &rule.peer {
+                Peer::Cidr(cidr) => cidr.to_string(),
+                Peer::PrefixList(name) => format!("pl:{name}"),
+                Peer::Group(name) => format!("sg:{name}"),
+            },
+            cidrs: rule.cidrs.clone(),
+            description: rule.description.clone(),
+            line: rule.line,
+            // A rule has a slot for each family.
+            hits: sum(counted, |slot| {
+                (slot.layer, slot.direction, slot.position) == (Layer::SecurityGroup, direction, Some(position))
+                    && slot.name == group.name
+            }),
+        };
+        group.rules(direction).iter().zip(1..).map(row).collect()
+    };
+    GroupRules {
+        name: group.name.clone(),
+        id: group.id.clone(),
+        inbound: rows(Direction::Inbound),
+        outbound: rows(Direction::Outbound),
+    }
+}
+
+fn exemption_row(exemption: &Exemption, counted: Option<(&SlotTable, &Counters)>) -> ExemptionRow {
+    ExemptionRow {
+        name: exemption.name.clone(),
+        failsafe: exemption.failsafe,
+        service: match exemption.service {
+            Service::Remote => "remote",
+            Service::Local => "local",
+        }
+        .to_owned(),
+        protocol: exemption.protocol,
+        ports: exemption.ports,
+        cidr: exemption.cidr,
+        line: exemption.line,
+        hits: sum(counted, |slot| slot.counts(exemption)),
     }
 }
 

@@ -2,10 +2,20 @@
 //! JSON of the API: fields are added, never renamed. No kernel, no text for people.
 
 mod event;
+pub mod flows;
+mod history;
 mod hits;
-mod names;
+pub(crate) mod names;
 mod status;
 
 pub use event::{Clock, Record};
-pub use hits::{Hits, InterfaceRules, Number, ReasonHits, RuleList, RuleRow, SubnetHits, interface_rules, minus};
-pub use status::{Change, Hooks, InterfaceStatus, PolicyStatus, ReloadStatus, Status, Totals};
+pub use flows::{Admitted, Filter, Naming, Remembered, StateCount, Tracking, TrackingStats};
+pub use history::History;
+pub use hits::{
+    ExemptionRow, GroupRow, GroupRules, Hits, InterfaceRules, Number, ReasonHits, RuleList, RuleRow, SubnetHits,
+    WayHits, interface_rules, minus,
+};
+pub use status::{
+    Change, Hooks, InterfaceModes, InterfaceStatus, ModeChange, Modes, Place, PolicyStatus, ReloadStatus, Setting,
+    Status, Totals,
+};

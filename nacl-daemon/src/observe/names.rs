@@ -1,9 +1,9 @@
-//! How sides, protocols and ICMP matches stand in JSON.
+//! How sides, modes, layers, protocols and ICMP matches stand in JSON.
 #![expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "serde calls these functions so")]
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::resolve::{Icmp, Protocol, Side};
+use crate::resolve::{Icmp, Layers, Mode, Protocol, Side};
 
 /// `host` or `router`.
 pub mod side {
@@ -22,6 +22,36 @@ pub mod side {
             "router" => Ok(Side::Router),
             other => Err(serde::de::Error::unknown_variant(other, &["host", "router"])),
         }
+    }
+}
+
+/// As a policy has it: `stateless` or `stateful`.
+pub mod mode {
+    use super::{Deserialize, Deserializer, Mode, Serializer};
+
+    pub fn serialize<S: Serializer>(mode: &Mode, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(mode.name())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Mode, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = [Mode::Stateless, Mode::Stateful].into_iter().find(|mode| mode.name() == name);
+        known.ok_or_else(|| serde::de::Error::unknown_variant(&name, &["stateless", "stateful"]))
+    }
+}
+
+/// As a policy has it: `both`, `nacl` or `sg`.
+pub mod layers {
+    use super::{Deserialize, Deserializer, Layers, Serializer};
+
+    pub fn serialize<S: Serializer>(layers: &Layers, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(layers.name())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Layers, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let known = [Layers::Both, Layers::Nacl, Layers::Groups].into_iter().find(|layers| layers.name() == name);
+        known.ok_or_else(|| serde::de::Error::unknown_variant(&name, &["both", "nacl", "sg"]))
     }
 }
 
@@ -65,3 +95,25 @@ pub mod icmp {
         Ok(Option::<Wire>::deserialize(deserializer)?.map(|icmp| Icmp { kind: icmp.kind, code: icmp.code }))
     }
 }
+
+macro_rules! optional {
+    ($name:ident, $type:ident, $of:literal, $doc:literal) => {
+        #[doc = $doc]
+        pub mod $name {
+            use super::{Deserialize, Deserializer, Serialize, Serializer, $type};
+
+            #[derive(Serialize, Deserialize)]
+            struct Wire(#[serde(with = $of)] $type);
+
+            pub fn serialize<S: Serializer>(value: &Option<$type>, serializer: S) -> Result<S::Ok, S::Error> {
+                value.map(Wire).serialize(serializer)
+            }
+
+            pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<$type>, D::Error> {
+                Ok(Option::<Wire>::deserialize(deserializer)?.map(|Wire(value)| value))
+            }
+        }
+    };
+}
+optional!(some_mode, Mode, "super::mode", "A mode that may be absent.");
+optional!(some_layers, Layers, "super::layers", "Layers that may be absent.");

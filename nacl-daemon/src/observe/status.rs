@@ -4,8 +4,65 @@ use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::names;
-use crate::resolve::Side;
+use super::{Tracking, names};
+use crate::resolve::{Layers, Mode, Side};
+
+/// An interface by all its names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Name in the policy.
+    pub interface: String,
+    /// Device.
+    pub device: String,
+    /// Network namespace; `None`: the daemon's own.
+    pub netns: Option<String>,
+}
+
+/// A mode, and which layers judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Whether the network ACL remembers connections.
+    #[serde(with = "names::mode")]
+    pub mode: Mode,
+    /// Which layers judge.
+    #[serde(with = "names::layers")]
+    pub layers: Layers,
+}
+
+impl Setting {
+    /// As an interface has it.
+    pub const fn of(interface: &crate::resolve::Interface) -> Self {
+        Self { mode: interface.mode, layers: interface.layers }
+    }
+}
+
+/// The mode and layers in force, and what the policy says of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Modes {
+    /// In force. Another one than the policy's was set live, and holds until the next reload.
+    #[serde(flatten)]
+    pub in_force: Setting,
+    /// As the policy has it.
+    pub policy: Setting,
+}
+
+/// The mode of one interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceModes {
+    /// Name of the interface in the policy.
+    pub interface: String,
+    /// Its device.
+    pub device: String,
+    /// Its network namespace; null for the daemon's own.
+    pub netns: Option<String>,
+    /// What is in force.
+    #[serde(flatten)]
+    pub modes: Modes,
+    /// Names of its security groups; null where it has none, and that layer is off.
+    pub groups: Option<Vec<String>>,
+    /// Number of the policy and settings in force, counted up by every switch.
+    pub epoch: u32,
+}
 
 /// How the programs are attached to an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +82,10 @@ pub struct Hooks {
 /// One interface a policy is enforced on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
-    /// Interface.
+    /// Name of the interface in the policy.
     pub interface: String,
+    /// Its device.
+    pub device: String,
     /// Its network namespace; null for the daemon's own.
     pub netns: Option<String>,
     /// Its addresses, as far as they are known.
@@ -37,8 +96,13 @@ pub struct InterfaceStatus {
     pub nacl: String,
     /// AWS's id of it.
     pub nacl_id: Option<String>,
-    /// `stateless`.
-    pub mode: String,
+    /// Mode and layers.
+    #[serde(flatten)]
+    pub modes: Modes,
+    /// Names of its security groups; null where it has none, and that layer is off.
+    pub groups: Option<Vec<String>>,
+    /// What is remembered of connections.
+    pub conntrack: Tracking,
     /// Which way the interface looks.
     #[serde(with = "names::side")]
     pub side: Side,
@@ -113,6 +177,21 @@ pub struct Change {
     pub switched: Vec<String>,
     /// Interfaces the policy no longer names, detached.
     pub detached: Vec<String>,
+    /// Interfaces whose mode or layers were changed by it.
+    pub modes: Vec<ModeChange>,
     /// What went wrong after the switch: programs that could not be taken off.
     pub problems: Vec<String>,
+}
+
+/// Mode and layers that a reload changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModeChange {
+    /// Name of the interface in the policy.
+    pub interface: String,
+    /// What was in force.
+    pub before: Setting,
+    /// What is in force now.
+    pub now: Setting,
+    /// What was in force had been set live.
+    pub live: bool,
 }

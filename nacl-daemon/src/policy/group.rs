@@ -112,7 +112,7 @@ fn hint(unknown: &Unknown<'_, '_>, direction: Direction) -> Option<Hint> {
             Some(rule::instead(unknown, WHAT, right, false, format!("it is written `{right} = \"pl:NAME\"`")))
         }
         "self" => Some(rule::instead(unknown, WHAT, right, false, format!("it is written `{right} = \"self\"`"))),
-        _ => rule::habit(unknown, direction, WHAT, "the interface", "S15"),
+        _ => rule::habit(unknown, direction, WHAT, "is the interface itself", "S15"),
     }
 }
 

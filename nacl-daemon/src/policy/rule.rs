@@ -196,7 +196,7 @@ fn hint(unknown: &Unknown<'_, '_>, direction: Direction) -> Option<Hint> {
         "rule_action" | "target" | "policy" => {
             Some(instead(unknown, "a network ACL rule", "action", true, "it is written `action`".to_owned()))
         }
-        _ => habit(unknown, direction, "a network ACL rule", "the subnet", "N22"),
+        _ => habit(unknown, direction, "a network ACL rule", "lies inside the subnet", "N22"),
     }
 }
 
@@ -211,12 +211,12 @@ pub(super) fn instead(unknown: &Unknown<'_, '_>, what: &str, meant: &'static str
     Hint { diagnostic, meant: Some(meant) }
 }
 
-/// Habits that rules of both layers meet alike. `what` has a rule so named, `inside` is where its near end lies.
+/// Habits that rules of both layers meet alike. `what` is such a rule, `near` what is true of its near end.
 pub(super) fn habit(
     unknown: &Unknown<'_, '_>,
     direction: Direction,
     what: &str,
-    inside: &str,
+    near: &str,
     fact: &str,
 ) -> Option<Hint> {
     let (right, wrong) = address_keys(direction);
@@ -226,8 +226,8 @@ pub(super) fn habit(
     match unknown.plain.as_str() {
         plain if plain == wrong => {
             let (list, matched, end) = match direction {
-                Direction::Inbound => ("inbound", "source", format!("the destination lies inside {inside}")),
-                Direction::Outbound => ("outbound", "destination", format!("the source lies inside {inside}")),
+                Direction::Inbound => ("inbound", "source", format!("the destination {near}")),
+                Direction::Outbound => ("outbound", "destination", format!("the source {near}")),
             };
             let diagnostic = Diagnostic::new(
                 &codes::WRONG_SIDE,
@@ -594,7 +594,7 @@ pub(super) fn remote(reader: &mut Reader<'_>, value: Value<'_>, key: &str, place
     let refused = if text == "self" || is(&["sg:", "sg-"]) {
         Some(("security group", place.groups, "write the CIDR its members stand in, or `subnet:NAME`"))
     } else if is(&["pl:", "pl-"]) {
-        Some(("prefix list", place.lists, "write one rule for each CIDR of the list"))
+        Some(("prefix list", place.lists, "write each CIDR of the list by itself"))
     } else {
         None
     };

@@ -1,5 +1,6 @@
 //! Values → text and JSON for people and machines. Never queries.
 
+pub mod conntrack;
 pub mod console;
 pub mod diagnostics;
 pub mod explain;
@@ -11,4 +12,13 @@ pub mod status;
 /// An interface and its namespace as a person reads them.
 pub fn place(interface: &str, netns: Option<&str>) -> String {
     netns.map_or_else(|| interface.to_owned(), |netns| format!("{interface} (netns {netns})"))
+}
+
+/// An interface by all its names, as a person reads them: `eth0`, `web (eth0 in netns blue)`.
+pub fn named(interface: &str, device: &str, netns: Option<&str>) -> String {
+    if interface == device {
+        return place(device, netns);
+    }
+    let within = netns.map(|netns| format!(" in netns {netns}")).unwrap_or_default();
+    format!("{interface} ({device}{within})")
 }

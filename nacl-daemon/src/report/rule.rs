@@ -6,7 +6,7 @@ use nacl_common::{Direction, Family, Packet};
 
 use crate::{
     analyze, policy,
-    resolve::{Protocol, Rule},
+    resolve::{GroupRule, Icmp, Peer, Protocol, Rule},
 };
 
 /// The usual name of a protocol, or its number.
@@ -16,34 +16,58 @@ pub fn protocol_name(number: u8) -> String {
 
 /// The rule as one would write it in a policy.
 pub fn rule_toml(rule: &Rule, direction: Direction) -> String {
-    let protocol = match rule.protocol {
+    let matches = matches_toml(rule.protocol, rule.ports, rule.icmp);
+    let remote = rule.reference.clone().unwrap_or_else(|| rule.cidr.to_string());
+    format!(
+        "{{ rule = {}, action = \"{}\", {matches}, {} = {} }}",
+        rule.number,
+        rule.action.name(),
+        remote_key(direction),
+        policy::quoted(&remote)
+    )
+}
+
+/// A rule of a security group, likewise.
+pub fn group_rule_toml(rule: &GroupRule, direction: Direction) -> String {
+    let matches = matches_toml(rule.protocol, rule.ports, rule.icmp);
+    let referred = |kind: &str, name: &str| {
+        if name.starts_with(&format!("{kind}-")) { name.to_owned() } else { format!("{kind}:{name}") }
+    };
+    let remote = match &rule.peer {
+        Peer::Cidr(cidr) => cidr.to_string(),
+        Peer::PrefixList(name) => referred("pl", name),
+        Peer::Group(name) => referred("sg", name),
+    };
+    format!("{{ {matches}, {} = {} }}", remote_key(direction), policy::quoted(&remote))
+}
+
+fn matches_toml(protocol: Protocol, ports: Option<(u16, u16)>, icmp: Option<Icmp>) -> String {
+    let protocol = match protocol {
         Protocol::All => "\"all\"".to_owned(),
         Protocol::Number(number) => {
             policy::protocol_name(number).map_or_else(|| number.to_string(), |name| format!("{name:?}"))
         }
     };
-    let ports = match rule.ports {
+    let ports = match ports {
         None => String::new(),
         Some((first, last)) if first == last => format!(", ports = {first}"),
         Some((first, last)) => format!(", ports = \"{first}-{last}\""),
     };
-    let icmp = match rule.icmp {
+    let icmp = match icmp {
         None => String::new(),
         Some(icmp) => match icmp.code {
             None => format!(", icmp = {{ type = {} }}", icmp.kind),
             Some(code) => format!(", icmp = {{ type = {}, code = {code} }}", icmp.kind),
         },
     };
-    let remote = match direction {
+    format!("protocol = {protocol}{ports}{icmp}")
+}
+
+const fn remote_key(direction: Direction) -> &'static str {
+    match direction {
         Direction::Inbound => "source",
         Direction::Outbound => "destination",
-    };
-    let cidr = policy::quoted(&rule.reference.clone().unwrap_or_else(|| rule.cidr.to_string()));
-    let action = rule.action.name();
-    format!(
-        "{{ rule = {}, action = \"{action}\", protocol = {protocol}{ports}{icmp}, {remote} = {cidr} }}",
-        rule.number
-    )
+    }
 }
 
 /// A name as a key of a policy, in quotes where it needs them: `[nacl."front door"]`.

@@ -8,8 +8,8 @@ use nacl_common::{Action, Direction, Family};
 
 use super::console;
 use crate::{
-    observe::{Hits, InterfaceRules, Number, RuleList, RuleRow, minus},
-    resolve::Side,
+    observe::{ExemptionRow, GroupRow, Hits, InterfaceRules, Number, RuleList, RuleRow, WayHits, minus},
+    resolve::{Layers, Mode, Protocol, Side},
 };
 
 const BOLD: Style = Style::new().bold();
@@ -38,8 +38,11 @@ pub fn text(rules: &InterfaceRules, before: Option<&InterfaceRules>, width: Opti
     for (at, list) in rules.lists.iter().enumerate() {
         let before =
             before.and_then(|before| before.lists.get(at)).filter(|before| before.rules.len() == list.rules.len());
-        table(&mut out, list, before, width);
+        nacl_table(&mut out, list, before, width);
     }
+    groups(&mut out, rules, before, width);
+    exemptions(&mut out, rules, before, width);
+    tracked(&mut out, &rules.tracked);
     if !rules.reasons.is_empty() {
         reasons(&mut out, rules, width);
     }
@@ -55,6 +58,9 @@ pub fn text(rules: &InterfaceRules, before: Option<&InterfaceRules>, width: Opti
 
 fn heading(out: &mut String, rules: &InterfaceRules) {
     let _ = write!(out, "{BOLD}{}{BOLD:#}", rules.interface);
+    if rules.interface != rules.device {
+        let _ = write!(out, " on {}", rules.device);
+    }
     if let Some(netns) = &rules.netns {
         let _ = write!(out, " in netns {netns}");
     }
@@ -64,6 +70,14 @@ fn heading(out: &mut String, rules: &InterfaceRules) {
     }
     if let Some(subnet) = &rules.subnet {
         let _ = write!(out, " · subnet {subnet}");
+    }
+    let setting = rules.modes.in_force;
+    let live = if setting == rules.modes.policy { "" } else { " (set live)" };
+    if setting.mode == Mode::Stateful || !live.is_empty() {
+        let _ = write!(out, " · {}{live}", setting.mode.name());
+    }
+    if setting.layers != Layers::Both {
+        let _ = write!(out, " · {LOUD}layers = {}{LOUD:#}", setting.layers.name());
     }
     if rules.side == Side::Router {
         out.push_str(" · router side");
@@ -77,79 +91,268 @@ fn heading(out: &mut String, rules: &InterfaceRules) {
     out.push_str("\n\n");
 }
 
-fn table(out: &mut String, list: &RuleList, before: Option<&RuleList>, width: Option<u16>) {
-    let title = match list.direction {
-        Direction::Inbound => "Inbound rules",
-        Direction::Outbound => "Outbound rules",
-    };
-    let fits = |table: &Table| {
-        width.is_none_or(|width| table.lines().next().is_none_or(|line| line.chars().count() <= usize::from(width)))
-    };
-    let framed =
-        [Leave::Nothing, Leave::Type, Leave::Numbers].map(|leave| columns(list, before, leave)).into_iter().find(fits);
-    let _ = writeln!(out, "{BOLD}{title}{BOLD:#}");
-    // Cells are plain, so that widths are right; a row's colour is put around its line.
-    let rows = list.rules.iter().map(style);
-    let (table, above): (_, &[Style]) = match framed {
-        Some(table) => (table, &[Style::new(), BOLD, Style::new()]),
-        None => (columns(list, before, Leave::Bytes), &[BOLD]),
-    };
-    for (line, style) in table.lines().zip(above.iter().copied().chain(rows).chain([Style::new()])) {
-        let _ = writeln!(out, "{style}{}{style:#}", line.trim_end());
+/// A table before it is laid out: what stands in every row, and how it looks.
+struct Sheet<'s> {
+    header: Vec<&'s str>,
+    rows: Vec<Row>,
+    /// Whether there is a column of what has come since the last look.
+    since: bool,
+}
+
+struct Row {
+    cells: Vec<String>,
+    hits: Option<Hits>,
+    before: Option<Hits>,
+    style: Style,
+}
+
+impl Sheet<'_> {
+    /// As wide as it may be. `sheet`: the same table with less and less in it.
+    fn write(out: &mut String, title: &str, sheet: impl Fn(Leave) -> Self, width: Option<u16>) {
+        let fits = |table: &Table| {
+            width.is_none_or(|width| table.lines().next().is_none_or(|line| line.chars().count() <= usize::from(width)))
+        };
+        let _ = writeln!(out, "{BOLD}{title}{BOLD:#}");
+        let laid = |leave| {
+            let sheet = sheet(leave);
+            (sheet.lay(leave), sheet.rows.iter().map(|row| row.style).collect::<Vec<_>>())
+        };
+        let framed = [Leave::Nothing, Leave::Type, Leave::Numbers].map(laid).into_iter().find(|(table, _)| fits(table));
+        // Cells are plain, so that widths are right; a row's colour is put around its line.
+        let ((table, rows), above): (_, &[Style]) = match framed {
+            Some(framed) => (framed, &[Style::new(), BOLD, Style::new()]),
+            None => (laid(Leave::Bytes), &[BOLD]),
+        };
+        for (line, style) in table.lines().zip(above.iter().copied().chain(rows).chain([Style::new()])) {
+            let _ = writeln!(out, "{style}{}{style:#}", line.trim_end());
+        }
     }
+
+    fn lay(&self, leave: Leave) -> Table {
+        let mut header = self.header.clone();
+        let own = header.len();
+        if self.rows.iter().any(|row| row.hits.is_some()) {
+            header.extend(["Packets", "Bytes"]);
+        }
+        if self.since {
+            header.push("Since");
+        }
+        let mut table = Table::new();
+        let preset = if leave < Leave::Bytes { presets::UTF8_BORDERS_ONLY } else { presets::NOTHING };
+        table.load_preset(preset).set_content_arrangement(ContentArrangement::Disabled);
+        table.set_header(&header);
+        for row in &self.rows {
+            let mut cells = row.cells.clone();
+            if let Some(hits) = row.hits {
+                cells.extend([console::count(hits.packets), console::bytes(hits.bytes)]);
+            }
+            if self.since {
+                cells.push(since(row.hits, row.before));
+            }
+            table.add_row(cells);
+        }
+        for (at, column) in table.column_iter_mut().enumerate() {
+            if at >= own {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+            if (at == 1 && leave >= Leave::Type) || (at == own + 1 && leave >= Leave::Bytes) {
+                column.set_constraint(ColumnConstraint::Hidden);
+            }
+        }
+        table
+    }
+}
+
+fn nacl_table(out: &mut String, list: &RuleList, before: Option<&RuleList>, width: Option<u16>) {
+    let (title, remote) = match list.direction {
+        Direction::Inbound => ("Inbound rules", "Source"),
+        Direction::Outbound => ("Outbound rules", "Destination"),
+    };
+    let rows = |leave| {
+        list.rules.iter().enumerate().map(move |(at, rule)| Row {
+            cells: cells(rule, leave),
+            hits: rule.hits,
+            before: before.and_then(|before| before.rules.get(at)).and_then(|rule| rule.hits),
+            style: style(rule),
+        })
+    };
+    let sheet = |leave| Sheet {
+        header: if leave < Leave::Numbers {
+            vec!["Rule number", "Type", "Protocol", "Port range", remote, "Allow/Deny"]
+        } else {
+            vec!["Rule", "Type", "Protocol", "Port range", remote, "Action"]
+        },
+        rows: rows(leave).collect(),
+        since: before.is_some(),
+    };
+    Sheet::write(out, title, sheet, width);
     for subnet in list.same_subnet.iter().filter(|subnet| subnet.hits.is_some_and(|hits| hits.packets > 0)) {
         let hits = subnet.hits.unwrap_or_default();
-        let family = if subnet.family == Family::V4 { "IPv4" } else { "IPv6" };
         let _ = writeln!(
             out,
-            "{DIM}inside the subnet, where no rule is asked: {} {family} packets, {}{DIM:#}",
+            "{DIM}inside the subnet, where no rule is asked: {} {} packets, {}{DIM:#}",
             console::count(hits.packets),
+            family(subnet.family),
             console::bytes(hits.bytes)
         );
     }
     out.push('\n');
 }
 
-fn columns(list: &RuleList, before: Option<&RuleList>, leave: Leave) -> Table {
-    let remote = match list.direction {
-        Direction::Inbound => "Source",
-        Direction::Outbound => "Destination",
+const fn family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
+}
+
+fn groups(out: &mut String, rules: &InterfaceRules, before: Option<&InterfaceRules>, width: Option<u16>) {
+    let Some(groups) = &rules.groups else { return };
+    if groups.is_empty() {
+        let _ = writeln!(out, "{LOUD}no security group{LOUD:#}: an empty list, which lets nothing pass\n");
+    }
+    for group in groups {
+        let id = group.id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
+        let _ = writeln!(out, "security group {BOLD}{}{BOLD:#}{id}\n", group.name);
+        let before = before.and_then(|before| before.groups.as_ref()?.iter().find(|old| old.name == group.name));
+        for (title, remote, rows, before) in [
+            ("Inbound rules", "Source", &group.inbound, before.map(|before| &before.inbound)),
+            ("Outbound rules", "Destination", &group.outbound, before.map(|before| &before.outbound)),
+        ] {
+            if rows.is_empty() {
+                let _ = writeln!(out, "{BOLD}{title}{BOLD:#}\n{DIM}none{DIM:#}\n");
+                continue;
+            }
+            let before = before.filter(|before| before.len() == rows.len());
+            let sheet = |leave| Sheet {
+                header: vec!["Rule", "Type", "Protocol", "Port range", remote],
+                rows: rows
+                    .iter()
+                    .enumerate()
+                    .map(|(at, row)| group_row(row, before.and_then(|all| all.get(at)), leave))
+                    .collect(),
+                since: before.is_some(),
+            };
+            Sheet::write(out, title, sheet, width);
+            out.push('\n');
+        }
+    }
+    for way in rules.unmatched.iter().filter(|way| met(way)) {
+        let hits = way.hits.unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "{RED}no {} rule of any security group matched: {} {} packets, {}{RED:#}",
+            way.direction.name(),
+            console::count(hits.packets),
+            family(way.family),
+            console::bytes(hits.bytes)
+        );
+    }
+    if rules.unmatched.iter().any(met) {
+        out.push('\n');
+    }
+}
+
+fn met(way: &WayHits) -> bool {
+    way.hits.is_some_and(|hits| hits.packets > 0)
+}
+
+fn group_row(row: &GroupRow, before: Option<&GroupRow>, leave: Leave) -> Row {
+    let family = if row.cidrs.iter().all(|cidr| cidr.addr().is_ipv6()) { Family::V6 } else { Family::V4 };
+    Row {
+        cells: vec![
+            row.position.to_string(),
+            console::kind(row.protocol, row.ports, row.icmp),
+            protocol(row.protocol, leave),
+            console::ports(family, row.ports, row.icmp),
+            peer(row),
+        ],
+        hits: row.hits,
+        before: before.and_then(|before| before.hits),
+        style: if row.hits.is_some_and(|hits| hits.packets > 0) { GREEN } else { Style::new() },
+    }
+}
+
+/// The other end as it is written, and what that means here.
+fn peer(row: &GroupRow) -> String {
+    const SHOWN: usize = 2;
+    if row.cidrs.len() == 1 && row.cidrs[0].to_string() == row.peer {
+        return row.peer.clone();
+    }
+    let shown: Vec<_> = row.cidrs.iter().take(SHOWN).map(ToString::to_string).collect();
+    match row.cidrs.len() {
+        0 => format!("{} (no address: matches nothing)", row.peer),
+        count if count > SHOWN => format!("{} ({}, {} more)", row.peer, shown.join(", "), count - SHOWN),
+        _ => format!("{} ({})", row.peer, shown.join(", ")),
+    }
+}
+
+fn exemptions(out: &mut String, rules: &InterfaceRules, before: Option<&InterfaceRules>, width: Option<u16>) {
+    let before = before.map(|before| &before.exemptions).filter(|before| before.len() == rules.exemptions.len());
+    // AWS's own are many and the same everywhere: those that were met stand in the table, the others in a line.
+    let met = |row: &ExemptionRow| row.failsafe || row.hits.is_some_and(|hits| hits.packets > 0);
+    let mut silent: Vec<&str> = rules.exemptions.iter().filter(|row| !met(row)).map(|row| row.name.as_str()).collect();
+    silent.sort_unstable();
+    silent.dedup();
+    if !silent.is_empty() {
+        let _ = writeln!(out, "{DIM}AWS filters none of these (exemptions = \"aws\"): {}{DIM:#}\n", silent.join(", "));
+    }
+    if !rules.exemptions.iter().any(met) {
+        return;
+    }
+    let row = |(at, row): (usize, &ExemptionRow), leave| Row {
+        cells: vec![
+            row.name.clone(),
+            console::kind(row.protocol, row.ports, None),
+            protocol(row.protocol, leave),
+            console::ports(Family::V4, row.ports, None),
+            if row.service == "local" { format!("from {}", row.cidr) } else { format!("at {}", row.cidr) },
+        ],
+        hits: row.hits,
+        before: before.and_then(|before| before.get(at)).and_then(|row| row.hits),
+        style: if row.hits.is_some_and(|hits| hits.packets > 0) { GREEN } else { DIM },
     };
-    let counted = list.rules.iter().any(|rule| rule.hits.is_some());
-    let mut header = if leave < Leave::Numbers {
-        vec!["Rule number", "Type", "Protocol", "Port range", remote, "Allow/Deny"]
-    } else {
-        vec!["Rule", "Type", "Protocol", "Port range", remote, "Action"]
+    let sheet = |leave| Sheet {
+        header: vec!["Service", "Type", "Protocol", "Port range", "Other end"],
+        rows: rules
+            .exemptions
+            .iter()
+            .enumerate()
+            .filter(|(_, exemption)| met(exemption))
+            .map(|exemption| row(exemption, leave))
+            .collect(),
+        since: before.is_some(),
     };
-    if counted {
-        header.extend(["Packets", "Bytes"]);
+    Sheet::write(out, "Passes unjudged, replies too", sheet, width);
+    out.push('\n');
+}
+
+/// What passed because it is remembered, and so met no rule.
+fn tracked(out: &mut String, ways: &[WayHits]) {
+    for way in ways.iter().filter(|way| met(way)) {
+        let hits = way.hits.unwrap_or_default();
+        let _ = writeln!(
+            out,
+            "{DIM}tracked: {} {} {} packets of remembered connections, {}{DIM:#}",
+            console::count(hits.packets),
+            way.direction.name(),
+            family(way.family),
+            console::bytes(hits.bytes)
+        );
     }
-    if before.is_some() {
-        header.push("Since");
+    if ways.iter().any(met) {
+        out.push('\n');
     }
-    let mut table = Table::new();
-    let preset = if leave < Leave::Bytes { presets::UTF8_BORDERS_ONLY } else { presets::NOTHING };
-    table.load_preset(preset).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(&header);
-    for (at, rule) in list.rules.iter().enumerate() {
-        let mut cells = cells(rule, leave);
-        if let Some(hits) = rule.hits {
-            cells.extend([console::count(hits.packets), console::bytes(hits.bytes)]);
-        }
-        if let Some(before) = before {
-            cells.push(since(rule.hits, before.rules.get(at).and_then(|rule| rule.hits)));
-        }
-        table.add_row(cells);
+}
+
+fn protocol(number: Protocol, leave: Leave) -> String {
+    let mut protocol = console::protocol(number);
+    if leave >= Leave::Numbers
+        && let Some((name, _)) = protocol.split_once(" (")
+    {
+        protocol.truncate(name.len());
     }
-    for (at, column) in table.column_iter_mut().enumerate() {
-        if at >= 6 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        if (at == 1 && leave >= Leave::Type) || (at == 7 && leave >= Leave::Bytes) {
-            column.set_constraint(ColumnConstraint::Hidden);
-        }
-    }
-    table
+    protocol
 }
 
 fn cells(rule: &RuleRow, leave: Leave) -> Vec<String> {
@@ -161,16 +364,10 @@ fn cells(rule: &RuleRow, leave: Leave) -> Vec<String> {
         Action::Allow => "Allow",
         Action::Deny => "Deny",
     };
-    let mut protocol = console::protocol(rule.protocol);
-    if leave >= Leave::Numbers
-        && let Some((name, _)) = protocol.split_once(" (")
-    {
-        protocol.truncate(name.len());
-    }
     vec![
         rule.rule.to_string(),
         console::kind(rule.protocol, rule.ports, rule.icmp),
-        protocol,
+        protocol(rule.protocol, leave),
         console::ports(rule.family, rule.ports, rule.icmp),
         remote,
         action.to_owned(),
@@ -223,19 +420,25 @@ fn reasons(out: &mut String, rules: &InterfaceRules, width: Option<u16>) {
 
 /// A sentence without the numbers of the facts it stands on, which are for those who read the source.
 fn plain(sentence: &str) -> &str {
-    sentence.rsplit_once(" (N").map_or(sentence, |(text, _)| text)
+    let cut = |mark| sentence.rsplit_once(mark).map(|(text, _)| text);
+    cut(" (N").or_else(|| cut(" (S")).unwrap_or(sentence)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{observe::interface_rules, policy, resolve::NoHost};
+    use crate::{
+        observe::{Setting, interface_rules},
+        policy,
+        resolve::NoHost,
+    };
 
     #[test]
     fn tables_fit_the_terminal() {
         let file = include_str!("../../../config/nacld.toml");
         let resolved = policy::load("nacld.toml", file, &NoHost).resolved.expect("a valid policy");
-        let mut rules = interface_rules(resolved.interfaces.values().next().expect("an interface"), None, None);
+        let (name, interface) = resolved.interfaces.iter().next().expect("an interface");
+        let mut rules = interface_rules(name, interface, Setting::of(interface), None, None);
         for rule in rules.lists.iter_mut().flat_map(|list| &mut list.rules) {
             rule.hits = Some(Hits { packets: 12_345, bytes: 67_890_123 });
         }

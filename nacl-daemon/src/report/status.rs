@@ -4,10 +4,10 @@ use std::{fmt::Write as _, path::Path, time::Duration};
 
 use anstyle::{AnsiColor, Color, Style};
 
-use super::{console, rule::protocol_name};
+use super::{conntrack, console, named, rule::protocol_name};
 use crate::{
-    observe::{Change, InterfaceStatus, Record, Status},
-    resolve::Side,
+    observe::{Change, InterfaceModes, InterfaceStatus, Modes, Record, Setting, Status},
+    resolve::{Layers, Mode, Side},
 };
 
 const BOLD: Style = Style::new().bold();
@@ -52,9 +52,26 @@ pub fn interfaces_text(interfaces: &[InterfaceStatus]) -> String {
 
 fn one(out: &mut String, status: &InterfaceStatus) {
     let InterfaceStatus {
-        interface, netns, addresses, subnet, nacl, nacl_id, mode, side, enforce, hooks, packets, ..
+        interface,
+        device,
+        netns,
+        addresses,
+        subnet,
+        nacl,
+        nacl_id,
+        modes,
+        groups,
+        conntrack,
+        side,
+        enforce,
+        hooks,
+        packets,
+        ..
     } = status;
     let _ = write!(out, "{BOLD}{interface}{BOLD:#}");
+    if interface != device {
+        let _ = write!(out, " on {device}");
+    }
     if let Some(netns) = netns {
         let _ = write!(out, " in netns {netns}");
     }
@@ -67,7 +84,24 @@ fn one(out: &mut String, status: &InterfaceStatus) {
     let subnet = subnet
         .as_ref()
         .map_or_else(|| "no subnet: everything is judged".to_owned(), |subnet| format!("subnet {subnet}"));
-    let _ = writeln!(out, "  network ACL  {BOLD}{nacl}{BOLD:#}{id}, {mode}; {subnet}");
+    let _ = writeln!(out, "  network ACL  {BOLD}{nacl}{BOLD:#}{id}, {}; {subnet}", modes.in_force.mode.name());
+    let groups = match groups.as_deref() {
+        None => format!("{DIM}none: that layer is off{DIM:#}"),
+        Some([]) => format!("{LOUD}an empty list: nothing passes{LOUD:#}"),
+        Some(groups) => format!("{BOLD}{}{BOLD:#}", groups.join(", ")),
+    };
+    let _ = writeln!(out, "  groups       {groups}");
+    let _ = writeln!(out, "  mode         {}", mode(modes));
+    let _ = writeln!(out, "  layers       {}", layers(modes));
+    if conntrack.on() || conntrack.entries > 0 {
+        let exceeded = match conntrack.conntrack_allowance_exceeded {
+            0 => String::new(),
+            exceeded => format!("; {LOUD}{} packets dropped: it was full{LOUD:#}", console::count(exceeded)),
+        };
+        let (entries, capacity) = (console::count(conntrack.entries), console::count(conntrack.capacity));
+        let who = conntrack::who(conntrack.nacl, conntrack.groups);
+        let _ = writeln!(out, "  conntrack    {entries} of {capacity} entries, remembered by {who}{exceeded}");
+    }
     let looks = match side {
         Side::Host => "host: frames received are inbound",
         Side::Router => "router: frames received are outbound",
@@ -97,6 +131,51 @@ fn one(out: &mut String, status: &InterfaceStatus) {
     out.push('\n');
 }
 
+/// Mode in force; where it was set live, what the policy says.
+fn mode(Modes { in_force, policy }: &Modes) -> String {
+    let mode = in_force.mode.name();
+    if in_force.mode == policy.mode {
+        return mode.to_owned();
+    }
+    format!("{LOUD}{mode}{LOUD:#} (set live; the policy says {})", policy.mode.name())
+}
+
+/// Layers in force, likewise.
+fn layers(Modes { in_force, policy }: &Modes) -> String {
+    let layers = in_force.layers.name();
+    if in_force.layers == policy.layers {
+        return layers.to_owned();
+    }
+    format!("{LOUD}{layers}{LOUD:#} (set live; the policy says {})", policy.layers.name())
+}
+
+/// The answer of `nacld mode`.
+pub fn modes(interfaces: &[InterfaceModes]) -> String {
+    let mut out = String::new();
+    for InterfaceModes { interface, device, netns, modes, .. } in interfaces {
+        let place = named(interface, device, netns.as_deref());
+        let _ = writeln!(out, "{BOLD}{place}{BOLD:#}: mode {}, layers {}", mode(modes), layers(modes));
+    }
+    out
+}
+
+/// What `nacld mode` prints when it has changed something.
+pub fn set(interface: &InterfaceModes) -> String {
+    let mut out = modes(std::slice::from_ref(interface));
+    let InterfaceModes { modes: Modes { in_force, policy }, groups, .. } = interface;
+    if in_force != policy {
+        let _ =
+            writeln!(out, "{DIM}this holds until the next reload, which puts the policy's word in force again{DIM:#}");
+    }
+    if in_force.mode == Mode::Stateful && in_force.layers == Layers::Groups {
+        let _ = writeln!(out, "{DIM}the network ACL does not judge, so its mode changes nothing{DIM:#}");
+    }
+    if in_force.layers == Layers::Both && groups.is_none() {
+        let _ = writeln!(out, "{DIM}there are no security groups: the network ACL judges alone{DIM:#}");
+    }
+    out
+}
+
 /// What `nacld run` prints once everything is attached.
 pub fn ready(status: &Status, socket: &Path, lifetime: Option<Duration>) -> String {
     let mut out = interfaces_text(&status.interfaces);
@@ -117,7 +196,7 @@ pub fn ended(why: &str, interfaces: &[InterfaceStatus]) -> String {
     let mut out = format!("{why}: detached");
     for (at, status) in interfaces.iter().enumerate() {
         let separator = if at == 0 { " from " } else { ", " };
-        let place = super::place(&status.interface, status.netns.as_deref());
+        let place = named(&status.interface, &status.device, status.netns.as_deref());
         let _ = write!(
             out,
             "{separator}{BOLD}{place}{BOLD:#} ({} allowed, {} denied)",
@@ -152,15 +231,36 @@ pub fn record(record: &Record) -> String {
     if record.fragment {
         out.push_str(" later fragment");
     }
-    match (&record.nacl, &record.rule) {
-        (Some(nacl), Some(rule)) => {
-            let line = record.line.filter(|line| *line > 0).map(|line| format!(", line {line}")).unwrap_or_default();
-            let _ = write!(out, "  {DIM}{nacl} rule{DIM:#} {BOLD}{rule}{BOLD:#}{DIM}{line}{DIM:#}");
-        }
-        _ => drop(write!(out, "  {DIM}{}{DIM:#}", record.reason)),
-    }
-    out.push('\n');
+    let _ = writeln!(out, "  {}", why(record));
     out
+}
+
+/// Who decided, and by which rule.
+fn why(record: &Record) -> String {
+    let line = record.line.filter(|line| *line > 0).map(|line| format!(", line {line}")).unwrap_or_default();
+    let direction = &record.direction;
+    if let (Some(nacl), Some(rule)) = (&record.nacl, &record.rule) {
+        return format!("{DIM}{nacl} rule{DIM:#} {BOLD}{rule}{BOLD:#}{DIM}{line}{DIM:#}");
+    }
+    if let (Some(group), Some(position)) = (&record.group, record.position) {
+        return format!(
+            "{DIM}security group {group} {direction} rule{DIM:#} {BOLD}{position}{BOLD:#}{DIM}{line}{DIM:#}"
+        );
+    }
+    match &record.groups[..] {
+        [] => {}
+        [group] => {
+            return format!("dropped by security group {BOLD}{group}{BOLD:#}: no {direction} rule matches");
+        }
+        groups => {
+            let groups = groups.join(", ");
+            return format!("dropped by security groups {BOLD}{groups}{BOLD:#}: no {direction} rule of any matches");
+        }
+    }
+    match &record.exemption {
+        Some(exemption) => format!("{DIM}{}: {exemption}{line}{DIM:#}", record.reason),
+        None => format!("{DIM}{}{DIM:#}", record.reason),
+    }
 }
 
 /// What a reload did.
@@ -172,6 +272,11 @@ pub fn changed(change: &Change) -> String {
         .map(|(verb, interfaces)| format!("{verb} {}", interfaces.join(", ")))
         .collect();
     let mut out = format!("{GREEN}reloaded{GREEN:#}: {}\n", parts.join("; "));
+    for change in &change.modes {
+        let (before, now) = (setting(&change.before), setting(&change.now));
+        let was = if change.live { format!("{before} had been set live") } else { format!("was {before}") };
+        let _ = writeln!(out, "{BOLD}{}{BOLD:#}: {now}, as the policy says ({was})", change.interface);
+    }
     for problem in &change.problems {
         let _ = writeln!(out, "{RED}problem{RED:#}: {problem}");
     }
@@ -185,4 +290,9 @@ pub fn not_reloaded(error: &str, hint: Option<&str>) -> String {
         let _ = writeln!(out, "{BOLD}hint{BOLD:#}: {hint}");
     }
     out
+}
+
+/// `mode stateless, layers both`.
+fn setting(Setting { mode, layers }: &Setting) -> String {
+    format!("mode {}, layers {}", mode.name(), layers.name())
 }

@@ -616,7 +616,11 @@ impl<'p> Resolver<'p> {
             )
             .at("ignored")
             .and(protocol.span.clone(), "AWS matches ports of tcp and udp only")
-            .note(format!("AWS accepts such a rule, and ignores its ports ({})", subject.fact("N27, N34", "S11"))),
+            .note(match subject {
+                Subject::Nacl(_) => "AWS accepts such a rule, and ignores its ports (N27, N34)",
+                Subject::Group => "AWS accepts such a rule, and ignores its ports (S11)",
+                Subject::Failsafe => "as AWS ignores them in a rule (S11)",
+            }),
         );
     }
 

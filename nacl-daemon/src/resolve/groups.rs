@@ -181,7 +181,7 @@ impl<'p> Resolver<'p> {
                 Diagnostic::new(
                     &codes::SIZE_UNWRITTEN,
                     list.name.clone(),
-                    format!("prefix list {name:?} has room for the {count} entries it has"),
+                    format!("prefix list {name:?} has room for what is in it, and no more"),
                 )
                 .at("no `max_entries`")
                 .note("AWS wants it written: it is what the list weighs in a security group's quota (S26)"),
@@ -357,12 +357,7 @@ impl<'p> Resolver<'p> {
             let without = name.strip_prefix("pl-").filter(|name| lists.contains_key(*name));
             let meant = by_id.map(|list| list.name.as_str()).or(without);
             let names = lists.keys().map(String::as_str);
-            let diagnostic = match meant {
-                Some(meant) => diagnostic
-                    .help(format!("did you mean `pl:{}`?", meant.escape_debug()))
-                    .fix(place.span.clone(), quoted(&format!("pl:{meant}"))),
-                None => diagnostic.did_you_mean(name, place.span.clone(), names, |name| quoted(&format!("pl:{name}"))),
-            };
+            let diagnostic = suggest(diagnostic, "pl", name, place.span, meant, names);
             self.push(if diagnostic.help.is_none() {
                 let name = key_or_placeholder(name);
                 diagnostic.help(format!("define it: `[prefix_list.{name}]` with `max_entries` and `entries = [ … ]`"))
@@ -432,16 +427,8 @@ impl<'p> Resolver<'p> {
         let by_id = policy.groups.iter().find(|(_, group)| group.id.as_deref() == Some(name));
         let without = name.strip_prefix("sg-").filter(|name| policy.groups.contains_key(*name));
         let meant = by_id.map(|(name, _)| name.as_str()).or(without);
-        let edit = |name: &str| quoted(&format!("sg:{name}"));
-        match meant {
-            Some(meant) => diagnostic
-                .help(format!("did you mean `sg:{}`?", meant.escape_debug()))
-                .fix(place.span.clone(), edit(meant)),
-            None => {
-                let names = policy.groups.keys().map(String::as_str).chain(carried());
-                diagnostic.did_you_mean(name, place.span.clone(), names, edit)
-            }
-        }
+        let names = policy.groups.keys().map(String::as_str).chain(carried());
+        suggest(diagnostic, "sg", name, place.span, meant, names)
     }
 
     /// The groups on an interface; `None` where that layer is off.
@@ -513,7 +500,7 @@ impl<'p> Resolver<'p> {
                 Diagnostic::new(&codes::OVER_GROUP_QUOTA, list.key.clone(), message)
                     .at(format!("{weight} {} rules", family_name(of)))
                     .note("each direction and family counts by itself; a prefix list counts its `max_entries`, a group in both families (S25, S26)")
-                    .help("one prefix list for many CIDRs is easier to keep, and weighs the same"),
+                    .help("neighbouring CIDRs and port ranges can often be one rule"),
             );
         }
     }
@@ -561,6 +548,23 @@ impl<'p> Resolver<'p> {
             );
         }
     }
+}
+
+/// Adds which reference was probably meant: the one that is known, or one that is spelt much like it.
+fn suggest<'n>(
+    diagnostic: Diagnostic,
+    kind: &str,
+    written: &str,
+    span: &Range<usize>,
+    meant: Option<&str>,
+    names: impl Iterator<Item = &'n str>,
+) -> Diagnostic {
+    let reference = |name: &str| format!("{kind}:{name}");
+    if let Some(meant) = meant {
+        let help = format!("did you mean `{}`?", reference(meant).escape_debug());
+        return diagnostic.help(help).fix(span.clone(), quoted(&reference(meant)));
+    }
+    diagnostic.did_you_mean(written, span.clone(), names, |name| quoted(&reference(name)))
 }
 
 /// What rules count in a quota (S26).

@@ -73,23 +73,33 @@ pub enum InterfaceError {
 }
 
 impl Resolved {
-    /// The interface of this name; `None`: the only one there is.
+    /// The interface of this name, or of this device where that is unique; `None`: the only one there is.
     ///
     /// # Errors
     /// See [`InterfaceError`].
     pub fn interface(&self, name: Option<&str>) -> Result<&Interface, InterfaceError> {
+        Ok(self.named_interface(name)?.1)
+    }
+
+    /// As [`Self::interface`], with its name in the policy.
+    ///
+    /// # Errors
+    /// See [`InterfaceError`].
+    pub fn named_interface(&self, name: Option<&str>) -> Result<(&str, &Interface), InterfaceError> {
         let file = self.file.clone();
         let known = match self.interfaces.len() {
             0 => "none".to_owned(),
             _ => self.interfaces.keys().cloned().collect::<Vec<_>>().join(", "),
         };
-        let mut all = self.interfaces.values();
-        match (name, all.next(), all.next()) {
-            (Some(name), ..) => {
-                let unknown = || InterfaceError::Unknown { file, name: name.to_owned(), known };
-                self.interfaces.get(name).ok_or_else(unknown)
-            }
-            (None, Some(only), None) => Ok(only),
+        if let Some(name) = name
+            && let Some((name, interface)) = self.interfaces.get_key_value(name)
+        {
+            return Ok((name, interface));
+        }
+        let mut meant = self.interfaces.iter().filter(|(_, interface)| name.is_none_or(|name| interface.name == name));
+        match (name, meant.next(), meant.next()) {
+            (_, Some((name, interface)), None) => Ok((name, interface)),
+            (Some(name), None, _) => Err(InterfaceError::Unknown { file, name: name.to_owned(), known }),
             _ => Err(InterfaceError::Which { file, known }),
         }
     }

@@ -6,13 +6,16 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{
     Json, Router,
     body::Body,
-    extract::{Query, State},
+    extract::{
+        Path, Query, State,
+        rejection::{JsonRejection, QueryRejection},
+    },
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use futures_util::stream;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
@@ -21,8 +24,12 @@ use super::{
     state::{self, StateError},
 };
 use crate::{
-    observe::{Change, InterfaceRules, InterfaceStatus, Record, Status},
+    observe::{
+        Change, Filter as Flows, InterfaceModes, InterfaceRules, InterfaceStatus, Place as Named, Record, Remembered,
+        Status, TrackingStats, names,
+    },
     report,
+    resolve::{Layers, Mode},
 };
 
 /// Version of the shapes below. Fields are added under the same number; anything else makes a new one.
@@ -69,6 +76,62 @@ pub struct Reloaded {
     pub diagnostics: String,
 }
 
+/// What `POST /v1/interfaces/NAME/mode` is told, as JSON. What is absent stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetMode {
+    /// Whether the network ACL remembers connections.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "names::some_mode")]
+    pub mode: Option<Mode>,
+    /// Which layers judge.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "names::some_layers")]
+    pub layers: Option<Layers>,
+    /// Also where it would cut an SSH connection.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Answer of `/v1/modes`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AllModes {
+    /// Mode and layers by interface.
+    pub interfaces: Vec<InterfaceModes>,
+}
+
+/// Answer of `/v1/conntrack`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Connections {
+    /// What is remembered, by interface; those that expire last first.
+    pub connections: Vec<Remembered>,
+}
+
+/// Answer of `/v1/conntrack/stats`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ConnectionStats {
+    /// Tables in numbers, by interface.
+    pub interfaces: Vec<TrackingStats>,
+}
+
+/// Connections of one interface that were forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Name of the interface in the policy.
+    pub interface: String,
+    /// Its device.
+    pub device: String,
+    /// Its network namespace; null for the daemon's own.
+    pub netns: Option<String>,
+    /// How many.
+    pub connections: u64,
+}
+
+/// Answer of `/v1/conntrack/flush`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Flushed {
+    /// What was forgotten, by interface.
+    pub interfaces: Vec<Forgotten>,
+}
+
 /// Answer of `/v1/detach` and `/v1/stop`.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Detached {
@@ -101,11 +164,32 @@ impl From<StateError> for Failure {
     fn from(error: StateError) -> Self {
         let status = match error {
             StateError::NotAttached { .. } => StatusCode::NOT_FOUND,
+            StateError::Ambiguous { .. } | StateError::NoGroups { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             StateError::NeedsRestart { .. } => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self(status, Problem { error: state::chain(&error), ..Problem::default() })
+        Self(status, Problem { error: state::chain(&error), hint: error.hint(), ..Problem::default() })
     }
+}
+
+impl From<ReloadError> for Failure {
+    fn from(error: ReloadError) -> Self {
+        let error = match error {
+            ReloadError::State(error) | ReloadError::Load(LoadError::State(error)) => return error.into(),
+            ReloadError::Load(error) => error,
+        };
+        let status = match error {
+            LoadError::Prepare(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            LoadError::Guard(_) => StatusCode::CONFLICT,
+            LoadError::Host(_) | LoadError::State(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self(status, Problem { error: state::chain(&error), hint: error.hint(), ..Problem::default() })
+    }
+}
+
+/// What was asked makes no sense.
+fn senseless(error: impl ToString) -> Failure {
+    Failure(StatusCode::BAD_REQUEST, Problem { error: error.to_string(), ..Problem::default() })
 }
 
 type Outcome<T> = Result<Json<Answer<T>>, Failure>;
@@ -115,7 +199,12 @@ pub fn router(service: Arc<Service>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/interfaces", get(interfaces))
+        .route("/v1/modes", get(modes))
+        .route("/v1/interfaces/{name}/mode", get(mode).post(set_mode))
         .route("/v1/rules", get(rules))
+        .route("/v1/conntrack", get(connections))
+        .route("/v1/conntrack/stats", get(connection_stats))
+        .route("/v1/conntrack/flush", post(flush))
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
         .route("/v1/detach", post(detach))
@@ -166,23 +255,91 @@ struct Force {
     force: bool,
 }
 
+async fn modes(State(service): State<Arc<Service>>) -> Outcome<AllModes> {
+    blocking(service, |service| Ok(AllModes { interfaces: service.state().modes(None)? })).await
+}
+
+async fn mode(State(service): State<Arc<Service>>, Path(name): Path<String>) -> Outcome<InterfaceModes> {
+    blocking(service, move |service| {
+        let modes = service.state().modes(Some(&name))?;
+        modes.into_iter().next().ok_or_else(|| senseless("no such interface"))
+    })
+    .await
+}
+
+async fn set_mode(
+    State(service): State<Arc<Service>>,
+    Path(name): Path<String>,
+    body: Result<Json<SetMode>, JsonRejection>,
+) -> Outcome<InterfaceModes> {
+    let Json(SetMode { mode, layers, force }) = body.map_err(|error| senseless(error.body_text()))?;
+    blocking(service, move |service| Ok(service.set(&name, mode, layers, force)?)).await
+}
+
+#[derive(Deserialize)]
+struct WhichFlows {
+    interface: Option<String>,
+    #[serde(flatten)]
+    filter: Flows,
+}
+
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+async fn connections(State(service): State<Arc<Service>>, asked: Asked<WhichFlows>) -> Outcome<Connections> {
+    let Query(WhichFlows { interface, filter }) = asked.map_err(|error| senseless(error.body_text()))?;
+    blocking(service, move |service| {
+        Ok(Connections { connections: service.state().connections(interface.as_deref(), &filter)? })
+    })
+    .await
+}
+
+async fn connection_stats(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<ConnectionStats> {
+    blocking(service, move |service| {
+        Ok(ConnectionStats { interfaces: service.state().tracking(which.interface.as_deref())? })
+    })
+    .await
+}
+
+#[derive(Deserialize)]
+struct Forget {
+    interface: Option<String>,
+    #[serde(flatten)]
+    filter: Flows,
+    #[serde(default, deserialize_with = "yes")]
+    all: bool,
+    #[serde(default, deserialize_with = "yes")]
+    force: bool,
+}
+
+/// A flattened query has only text.
+fn yes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+async fn flush(State(service): State<Arc<Service>>, asked: Asked<Forget>) -> Outcome<Flushed> {
+    let Query(Forget { interface, filter, all, force }) = asked.map_err(|error| senseless(error.body_text()))?;
+    if interface.is_none() && filter.is_empty() && !all {
+        let Failure(status, problem) = senseless("nothing says which connections are to be forgotten");
+        let hint = Some("name an interface, filter by address, port, protocol or state, or say all".to_owned());
+        return Err(Failure(status, Problem { hint, ..problem }));
+    }
+    blocking(service, move |service| {
+        let done = service.forget(interface.as_deref(), &filter, force)?;
+        let forgotten =
+            |(Named { interface, device, netns }, connections)| Forgotten { interface, device, netns, connections };
+        Ok(Flushed { interfaces: done.into_iter().map(forgotten).collect() })
+    })
+    .await
+}
+
 async fn reload(State(service): State<Arc<Service>>, Query(Force { force }): Query<Force>) -> Outcome<Reloaded> {
     blocking(service, move |service| {
         let (result, diagnostics) = service.reload(force);
-        match result {
-            Ok(change) => Ok(Reloaded { change, diagnostics: diagnostics.plain }),
-            Err(ReloadError::State(error)) => Err(error.into()),
-            Err(ReloadError::Load(error)) => {
-                let status = match error {
-                    LoadError::Prepare(_) => StatusCode::UNPROCESSABLE_ENTITY,
-                    LoadError::Guard(_) => StatusCode::CONFLICT,
-                    LoadError::Host(_) => StatusCode::INTERNAL_SERVER_ERROR,
-                };
-                let problem =
-                    Problem { error: state::chain(&error), hint: error.hint(), diagnostics: diagnostics.plain };
-                Err(Failure(status, problem))
-            }
-        }
+        let failed = |error: ReloadError| {
+            let Failure(status, problem) = error.into();
+            Failure(status, Problem { diagnostics: diagnostics.plain.clone(), ..problem })
+        };
+        Ok(Reloaded { change: result.map_err(failed)?, diagnostics: diagnostics.plain })
     })
     .await
 }
@@ -196,14 +353,14 @@ struct Place {
 async fn detach(State(service): State<Arc<Service>>, Query(place): Query<Place>) -> Outcome<Detached> {
     blocking(service, move |service| {
         let mut state = service.state();
-        state.detach(&place.interface, place.netns.as_deref())?;
+        let Named { interface, device, netns } = state.detach(&place.interface, place.netns.as_deref())?;
         let stopping = state.attached() == 0;
         drop(state);
         service.attachments_changed.notify_one();
         if stopping {
             service.stop();
         }
-        Ok(Detached { detached: vec![report::place(&place.interface, place.netns.as_deref())], stopping })
+        Ok(Detached { detached: vec![report::named(&interface, &device, netns.as_deref())], stopping })
     })
     .await
 }
@@ -294,7 +451,15 @@ fn line<T: Serialize>(body: &T) -> Option<String> {
     Some(line)
 }
 
-async fn events(State(service): State<Arc<Service>>, Query(filter): Query<Filter>) -> Result<Response, Failure> {
+async fn events(State(service): State<Arc<Service>>, Query(mut filter): Query<Filter>) -> Result<Response, Failure> {
+    if let Some(asked) = &filter.interface {
+        match service.state().name(asked) {
+            Ok(name) => filter.interface = Some(name),
+            // It may be attached later.
+            Err(StateError::NotAttached { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let records = service.listen();
     let curious = if filter.action == Wanted::Deny {
         None

@@ -5,20 +5,22 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response,
     body::{Bytes, Incoming},
     client::conn::http1,
-    header::HOST,
+    header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
 
-use super::api::{Answer, Detached, Problem, Reloaded, Rules, SCHEMA};
-use crate::observe::Status;
+use super::api::{
+    AllModes, Answer, ConnectionStats, Connections, Detached, Flushed, Problem, Reloaded, Rules, SCHEMA, SetMode,
+};
+use crate::observe::{Filter, InterfaceModes, Status};
 
 /// A daemon that did not do what it was asked.
 #[derive(Debug, Error)]
@@ -96,6 +98,57 @@ impl Client {
         self.ask(Method::GET, &query("/v1/rules", [("interface", interface)])).await
     }
 
+    /// Mode and layers of one interface or of all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn modes(&self, interface: Option<&str>) -> Result<AllModes, ClientError> {
+        match interface {
+            Some(interface) => Ok(AllModes { interfaces: vec![self.ask(Method::GET, &mode_of(interface)).await?] }),
+            None => self.ask(Method::GET, "/v1/modes").await,
+        }
+    }
+
+    /// Has mode or layers of an interface changed.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_mode(&self, interface: &str, set: &SetMode) -> Result<InterfaceModes, ClientError> {
+        let body = serde_json::to_vec(set).map_err(|error| self.strange(error.to_string()))?;
+        self.ask_with(Method::POST, &mode_of(interface), body).await
+    }
+
+    /// What is remembered of connections, on one interface or on all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn connections(&self, interface: Option<&str>, filter: &Filter) -> Result<Connections, ClientError> {
+        self.ask(Method::GET, &flows("/v1/conntrack", interface, filter, [])).await
+    }
+
+    /// How full connection tables are, of one interface or of all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn connection_stats(&self, interface: Option<&str>) -> Result<ConnectionStats, ClientError> {
+        self.ask(Method::GET, &query("/v1/conntrack/stats", [("interface", interface)])).await
+    }
+
+    /// Has connections forgotten. `all`: also where neither an interface nor a filter says which.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn flush(
+        &self,
+        interface: Option<&str>,
+        filter: &Filter,
+        all: bool,
+        force: bool,
+    ) -> Result<Flushed, ClientError> {
+        let flags = [("all", all), ("force", force)];
+        self.ask(Method::POST, &flows("/v1/conntrack/flush", interface, filter, flags)).await
+    }
+
     /// Has the policy file read again.
     ///
     /// # Errors
@@ -120,19 +173,26 @@ impl Client {
         self.ask(Method::POST, "/v1/stop").await
     }
 
+    fn strange(&self, why: String) -> ClientError {
+        ClientError::Strange { path: self.path.clone(), why }
+    }
+
     async fn ask<T: DeserializeOwned>(&self, method: Method, uri: &str) -> Result<T, ClientError> {
-        let response = self.send(method, uri).await?;
+        self.ask_with(method, uri, Vec::new()).await
+    }
+
+    async fn ask_with<T: DeserializeOwned>(&self, method: Method, uri: &str, body: Vec<u8>) -> Result<T, ClientError> {
+        let response = self.send_with(method, uri, body).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        let strange = |why: String| ClientError::Strange { path: self.path.clone(), why };
-        let read = |error: serde_json::Error| strange(error.to_string());
+        let read = |error: serde_json::Error| self.strange(error.to_string());
         if !status.is_success() {
             let problem: Answer<Problem> = serde_json::from_slice(&body).map_err(read)?;
             return Err(ClientError::Refused(problem.body));
         }
         let answer: Answer<T> = serde_json::from_slice(&body).map_err(read)?;
         if answer.schema != SCHEMA {
-            return Err(strange(format!("schema {}, and {SCHEMA} is known here", answer.schema)));
+            return Err(self.strange(format!("schema {}, and {SCHEMA} is known here", answer.schema)));
         }
         Ok(answer.body)
     }
@@ -142,6 +202,10 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn send(&self, method: Method, uri: &str) -> Result<Response<Incoming>, ClientError> {
+        self.send_with(method, uri, Vec::new()).await
+    }
+
+    async fn send_with(&self, method: Method, uri: &str, json: Vec<u8>) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(self.path.clone()),
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.path.clone()),
@@ -150,16 +214,43 @@ impl Client {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Ends with the request; an error of it shows in the answer too.
         tokio::spawn(connection);
-        let request = Request::builder().method(method).uri(uri).header(HOST, "nacld").body(Empty::<Bytes>::new());
-        let request =
-            request.map_err(|error| ClientError::Strange { path: self.path.clone(), why: error.to_string() })?;
+        let mut request = Request::builder().method(method).uri(uri).header(HOST, "nacld");
+        if !json.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::<Bytes>::from(json)).map_err(|error| self.strange(error.to_string()))?;
         Ok(sender.send_request(request).await?)
     }
 }
 
+/// The path of an interface's mode. A name of the policy may hold anything.
+fn mode_of(interface: &str) -> String {
+    let name = percent_encoding::utf8_percent_encode(interface, percent_encoding::NON_ALPHANUMERIC);
+    format!("/v1/interfaces/{name}/mode")
+}
+
+/// A path with the connections that are meant.
+fn flows<const N: usize>(path: &str, interface: Option<&str>, filter: &Filter, flags: [(&str, bool); N]) -> String {
+    let Filter { address, port, protocol, state } = filter;
+    let texts = [
+        ("interface", interface.map(str::to_owned)),
+        ("address", address.map(|within| within.to_string())),
+        ("port", port.map(|port| port.to_string())),
+        ("protocol", protocol.map(|protocol| protocol.to_string())),
+        ("state", state.map(|state| state.to_string())),
+    ];
+    let flags = flags.into_iter().map(|(key, set)| (key, set.then(|| "true".to_owned())));
+    let fields: Vec<_> = texts.into_iter().chain(flags).collect();
+    query_of(path, fields.iter().map(|(key, value)| (*key, value.as_deref())))
+}
+
 /// A path with its query; what is absent is left out.
 fn query<const N: usize>(path: &str, fields: [(&str, Option<&str>); N]) -> String {
-    let fields: Vec<_> = fields.iter().filter_map(|(key, value)| value.map(|value| (*key, value))).collect();
+    query_of(path, fields.into_iter())
+}
+
+fn query_of<'f>(path: &str, fields: impl Iterator<Item = (&'f str, Option<&'f str>)>) -> String {
+    let fields: Vec<_> = fields.filter_map(|(key, value)| value.map(|value| (key, value))).collect();
     if fields.is_empty() {
         return path.to_owned();
     }
@@ -175,5 +266,11 @@ mod tests {
     fn queries_are_escaped() {
         assert_eq!(query("/v1/rules", [("interface", None)]), "/v1/rules");
         assert_eq!(query("/v1/rules", [("interface", Some("a&b=c"))]), "/v1/rules?interface=a%26b%3Dc");
+        assert_eq!(mode_of("a/b c"), "/v1/interfaces/a%2Fb%20c/mode");
+        let filter = Filter { port: Some(443), state: "closed".parse().ok(), ..Filter::default() };
+        assert_eq!(
+            flows("/v1/x", None, &filter, [("all", false), ("force", true)]),
+            "/v1/x?port=443&state=closed&force=true"
+        );
     }
 }

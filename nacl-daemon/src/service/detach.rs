@@ -17,7 +17,8 @@ use super::{
 use crate::{
     dataplane::{self, DataplaneError, Target},
     netns,
-    report::place,
+    observe::InterfaceStatus,
+    report::{named, place},
 };
 
 /// Something that stays attached.
@@ -72,15 +73,16 @@ impl DetachError {
 /// # Errors
 /// See [`DetachError`].
 pub async fn one(target: &Target, socket: &Path) -> Result<Vec<String>, DetachError> {
-    let what = place(&target.name, target.netns.as_deref());
     for socket in sockets(socket) {
         let client = Client::new(&socket);
         let Ok(status) = client.status().await else { continue };
-        if !status.interfaces.iter().any(|held| held.interface == target.name && held.netns == target.netns) {
-            continue;
-        }
+        // By device and namespace; without a namespace also by the name the daemon's policy has for it.
+        let held = status.interfaces.iter().find(|held| held.device == target.name && held.netns == target.netns);
+        let named = || status.interfaces.iter().find(|held| held.interface == target.name && target.netns.is_none());
+        let Some(held) = held.or_else(named) else { continue };
+        let what = named_place(held);
         let answer = client
-            .detach(&target.name, target.netns.as_deref())
+            .detach(&held.device, held.netns.as_deref())
             .await
             .map_err(|source| DetachError::Daemon { socket: socket.clone(), what: what.clone(), source })?;
         let ends = if answer.stopping { ", which ends: nothing else was attached" } else { "" };
@@ -127,6 +129,10 @@ pub async fn all(socket: &Path) -> (Vec<String>, Vec<DetachError>) {
         }
     }
     (done, failed)
+}
+
+fn named_place(held: &InterfaceStatus) -> String {
+    named(&held.interface, &held.device, held.netns.as_deref())
 }
 
 fn leftovers(target: &Target) -> Result<Vec<String>, DetachError> {

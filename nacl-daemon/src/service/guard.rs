@@ -4,7 +4,10 @@
 use std::{fmt::Write as _, net::IpAddr};
 
 use nacl_common::{
-    Action, Control, Direction, Family, Fragment, Packet, Reason, Verdict, border::Tier, evaluate::Hook,
+    Action, Control, Direction, Family, Fragment, Layer, Packet, Reason, Verdict,
+    border::{Entry, FlowKey, Tier},
+    evaluate::Hook,
+    flow,
 };
 use thiserror::Error;
 
@@ -12,11 +15,25 @@ use super::host::{Connection, Surroundings};
 use crate::{
     analyze::number,
     compile::Compiled,
-    report::place,
-    resolve::{Eni, Interface, Side},
+    engine::Engine,
+    report::named,
+    resolve::{Eni, Group, Interface, Side},
 };
 
-/// A connection, and what the policy would do to it.
+/// A step that may cut a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A policy is put on the interface.
+    Attach,
+    /// A policy takes the place of another.
+    Reload,
+    /// Mode or layers are changed.
+    Mode,
+    /// Connections are forgotten.
+    Flush,
+}
+
+/// A connection, and what the step would do to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
     /// The connection.
@@ -32,55 +49,65 @@ pub struct Cut {
     pub request: bool,
     /// Inbound or outbound list.
     pub direction: Direction,
-    /// Name of the network ACL.
-    pub nacl: String,
-    /// Rule number; `None` for `*`.
+    /// Which layer denies.
+    pub layer: Layer,
+    /// Name of the network ACL, or of the security groups.
+    pub name: String,
+    /// Number of a network ACL rule; `None` where no rule matches.
     pub rule: Option<u16>,
     /// Its line in the policy.
     pub line: usize,
+    /// Why.
+    pub reason: Reason,
 }
 
-/// The policy may not be put in force.
+/// A step that must not be taken.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{}", self.text())]
 pub struct Refusal {
     interface: String,
-    netns: Option<String>,
-    reload: bool,
+    step: Step,
     judged: Vec<Judged>,
 }
 
 impl Refusal {
     /// What to do about it.
     pub fn hint(&self) -> String {
-        let hint = if self.reload {
-            "allow the connection in the policy, or reload with --force"
-        } else {
-            "give --for 60s, after which it detaches by itself, or --force"
+        let hint = match self.step {
+            Step::Attach => "give --for 60s, after which it detaches by itself, or --force",
+            Step::Reload => "allow the connection in the policy, or reload with --force",
+            Step::Mode | Step::Flush => "allow the connection in the policy, or give --force",
         };
         hint.to_owned()
     }
 
     fn text(&self) -> String {
-        let place = place(&self.interface, self.netns.as_deref());
-        let mut text = match (self.reload, self.judged.len()) {
-            (true, _) => format!("the new policy would cut an SSH connection on {place}; the old one stays in force"),
-            (false, 1) => format!("{place} carries an SSH connection; nothing was attached"),
-            (false, count) => format!("{place} carries {count} SSH connections; nothing was attached"),
+        let place = &self.interface;
+        let (mut text, what) = match (self.step, self.judged.len()) {
+            (Step::Reload, _) => (
+                format!("the new policy would cut an SSH connection on {place}; the old one stays in force"),
+                "this policy",
+            ),
+            (Step::Mode, _) => (
+                format!("the change would cut an SSH connection on {place}; mode and layers stay as they are"),
+                "this change",
+            ),
+            (Step::Flush, _) => {
+                (format!("to forget it would cut an SSH connection on {place}; nothing was forgotten"), "forgetting")
+            }
+            (Step::Attach, 1) => (format!("{place} carries an SSH connection; nothing was attached"), "this policy"),
+            (Step::Attach, count) => {
+                (format!("{place} carries {count} SSH connections; nothing was attached"), "this policy")
+            }
         };
         for Judged { connection, cut } in &self.judged {
             // What a person sees when typing `who`: who is connected, and whether that goes on.
-            let _ = write!(text, "\n  {} connected to {}: ", connection.remote, connection.local);
+            let _ = write!(text, "\n  {} connected to {}: {what} ", connection.remote, connection.local);
             match cut {
-                None => text.push_str("this policy lets it live"),
+                None => text.push_str("lets it live"),
                 Some(cut) => {
-                    let what = if cut.request { "its packets are" } else { "its replies are" };
-                    let direction = cut.direction.name();
-                    let rule = cut.rule.map_or_else(
-                        || format!("no {direction} rule of network ACL {:?} allows them (`*`)", cut.nacl),
-                        |rule| format!("{direction} rule {rule} of network ACL {:?}, line {}", cut.nacl, cut.line),
-                    );
-                    let _ = write!(text, "this policy WOULD CUT IT: {what} denied; {rule}");
+                    let packets = if cut.request { "its packets are" } else { "its replies are" };
+                    let _ = write!(text, "WOULD CUT IT: {packets} denied; {}", cut.by());
                 }
             }
         }
@@ -88,43 +115,121 @@ impl Refusal {
     }
 }
 
-/// Whether `compiled` may be put in force on an interface that carries these connections. `attached`: the interface
-/// and tables in force there, if any. To attach is refused whenever there is a connection, to switch only where the
-/// new policy cuts what the old one lets live.
+impl Cut {
+    /// What denies, in words.
+    fn by(&self) -> String {
+        let Self { direction, layer, name, rule, line, reason, .. } = self;
+        let direction = direction.name();
+        match (layer, rule) {
+            (Layer::SecurityGroup, _) if name.is_empty() => {
+                "the interface has an empty list of security groups, which lets nothing pass".to_owned()
+            }
+            (Layer::SecurityGroup, _) => format!("no {direction} rule of security group {name} allows them"),
+            (Layer::Nacl, Some(rule)) => format!("{direction} rule {rule} of network ACL {name:?}, line {line}"),
+            (Layer::Nacl, None) => format!("no {direction} rule of network ACL {name:?} allows them (`*`)"),
+            (Layer::None, _) => reason.sentence().to_owned(),
+        }
+    }
+}
+
+/// What is in force on an interface, and which connections are remembered there.
+#[derive(Clone, Copy)]
+pub struct InForce<'a> {
+    /// The interface, with the mode and layers in force.
+    pub interface: &'a Interface,
+    /// Its tables.
+    pub compiled: &'a Compiled,
+    /// What is remembered.
+    pub remembered: &'a [(FlowKey, Entry)],
+}
+
+/// Whether a policy may be put on an interface where there was none: not while it carries any SSH connection. `name`: the
+/// interface's, in the policy.
 ///
 /// # Errors
 /// [`Refusal`].
-pub fn decide(
-    interface: &Interface,
-    compiled: &Compiled,
-    attached: Option<(&Interface, &Compiled)>,
-    ssh: &[Connection],
-) -> Result<(), Refusal> {
-    let judged =
-        ssh.iter().map(|connection| Judged { connection: *connection, cut: cut(interface, compiled, connection) });
-    let judged: Vec<_> = match attached {
-        None => judged.collect(),
-        Some((before, old)) => {
-            judged.filter(|judged| judged.cut.is_some() && cut(before, old, &judged.connection).is_none()).collect()
-        }
+pub fn attach(name: &str, interface: &Interface, compiled: &Compiled, ssh: &[Connection]) -> Result<(), Refusal> {
+    let judge = |connection: &Connection| Judged {
+        connection: *connection,
+        // Nothing is remembered yet, and what is met in its middle is taken up.
+        cut: cut(&Engine::new(interface, compiled), interface, connection),
     };
+    refuse(name, interface, Step::Attach, ssh.iter().map(judge).collect())
+}
+
+/// Whether what is in force may give way: not where it lets an SSH connection live and what comes cuts it.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn change(name: &str, before: &InForce<'_>, next: &Next<'_>, ssh: &[Connection]) -> Result<(), Refusal> {
+    let mut judged = Vec::new();
+    for connection in ssh {
+        // Connections met in their middle are taken up here, whether that time is over or not: to call alive what is dead
+        // costs a refusal too many at worst.
+        let mut now = Engine::new(before.interface, before.compiled);
+        let key = key(before.interface, connection);
+        for (key, entry) in before.remembered.iter().filter(|(remembered, _)| Some(*remembered) == key) {
+            // The engine's clock stands at its beginning, where nothing has expired.
+            now.remember(*key, *entry);
+        }
+        if cut(&now, before.interface, connection).is_some() {
+            continue;
+        }
+        let mut then = now;
+        let interface = match next {
+            Next::Policy(interface, compiled) => {
+                then.install(interface, compiled);
+                interface
+            }
+            Next::Mode(interface) => {
+                then.toggle(interface);
+                interface
+            }
+            Next::Forgetting => {
+                then.forget();
+                // As after a change of rules: nothing is taken up any more.
+                then.install(before.interface, before.compiled);
+                before.interface
+            }
+        };
+        if let Some(cut) = cut(&then, interface, connection) {
+            judged.push(Judged { connection: *connection, cut: Some(cut) });
+        }
+    }
+    let (interface, step) = match next {
+        Next::Policy(interface, _) => (*interface, Step::Reload),
+        Next::Mode(interface) => (*interface, Step::Mode),
+        Next::Forgetting => (before.interface, Step::Flush),
+    };
+    refuse(name, interface, step, judged)
+}
+
+/// What is to come.
+#[derive(Clone, Copy)]
+pub enum Next<'a> {
+    /// Another policy.
+    Policy(&'a Interface, &'a Compiled),
+    /// Another mode or other layers.
+    Mode(&'a Interface),
+    /// The same, with these connections forgotten.
+    Forgetting,
+}
+
+fn refuse(name: &str, interface: &Interface, step: Step, judged: Vec<Judged>) -> Result<(), Refusal> {
     if judged.is_empty() {
         return Ok(());
     }
-    let (interface, netns) = (interface.name.clone(), interface.netns.clone());
-    Err(Refusal { interface, netns, reload: attached.is_some(), judged })
+    let interface = named(name, &interface.name, interface.netns.as_deref());
+    Err(Refusal { interface, step, judged })
 }
 
-/// What kills a connection, if anything does: request first, then reply.
-fn cut(interface: &Interface, compiled: &Compiled, connection: &Connection) -> Option<Cut> {
-    if !interface.enforce {
-        return None;
-    }
+/// The two legs of a connection whose server is this machine: what the client sends is received here, whichever way the
+/// interface looks.
+fn legs(interface: &Interface, connection: &Connection) -> [(bool, Direction, Packet); 2] {
     let Connection { local, remote } = *connection;
-    // The server is this machine, so what the client sends is received here, whichever way the interface looks.
     let router = if interface.side == Side::Router { Control::ROUTER } else { 0 };
     let control = Control::new(0, Tier::Small, router, 0);
-    [(true, remote, local, Hook::Ingress), (false, local, remote, Hook::Egress)].into_iter().find_map(
+    [(true, remote, local, Hook::Ingress), (false, local, remote, Hook::Egress)].map(
         |(request, source, destination, hook)| {
             let packet = Packet {
                 family: if source.is_ipv4() { Family::V4 } else { Family::V6 },
@@ -138,21 +243,51 @@ fn cut(interface: &Interface, compiled: &Compiled, connection: &Connection) -> O
                 dport: destination.port(),
                 ident: 0,
             };
-            let direction = control.direction(hook);
-            let verdict = compiled.judge(direction, &packet);
-            (verdict.action == Action::Deny).then(|| named(interface, compiled, request, direction, verdict))
+            (request, control.direction(hook), packet)
         },
     )
 }
 
-fn named(interface: &Interface, compiled: &Compiled, request: bool, direction: Direction, verdict: Verdict) -> Cut {
+/// The key a connection is remembered under, where it is.
+pub fn key(interface: &Interface, connection: &Connection) -> Option<FlowKey> {
+    let [(_, direction, request), _] = legs(interface, connection);
+    flow::key(Control(Control::GROUPS), direction, &request)
+}
+
+/// What kills a connection, if anything does. Whoever speaks first may decide what is remembered, so both are tried; what
+/// is denied once comes again, but who gets no answer does not go on.
+fn cut(engine: &Engine, interface: &Interface, connection: &Connection) -> Option<Cut> {
+    if !interface.enforce {
+        return None;
+    }
+    let [request, reply] = legs(interface, connection);
+    let judge = |engine: &mut Engine, (request, direction, packet): &(bool, Direction, Packet)| {
+        let verdict = engine.judge(*direction, packet);
+        (verdict.action == Action::Deny).then(|| by(interface, engine.compiled(), *request, *direction, verdict))
+    };
+    let mut client_first = engine.clone();
+    let mut server_first = engine.clone();
+    let cut = judge(&mut client_first, &request).or_else(|| judge(&mut client_first, &reply));
+    cut.or_else(|| {
+        judge(&mut server_first, &reply);
+        judge(&mut server_first, &request).or_else(|| judge(&mut server_first, &reply))
+    })
+}
+
+fn by(interface: &Interface, compiled: &Compiled, request: bool, direction: Direction, verdict: Verdict) -> Cut {
     let slot = compiled.slots.slots.get(&verdict.slot);
+    let groups = || interface.groups.iter().flatten().map(|group: &std::sync::Arc<Group>| group.name.as_str());
     Cut {
         request,
         direction,
-        nacl: slot.map_or_else(|| interface.nacl.name.clone(), |slot| slot.name.clone()),
+        layer: verdict.layer,
+        name: match verdict.layer {
+            Layer::SecurityGroup => groups().collect::<Vec<_>>().join(" or "),
+            _ => slot.map_or_else(|| interface.nacl.name.clone(), |slot| slot.name.clone()),
+        },
         rule: slot.filter(|_| verdict.reason == Reason::NaclRule).and_then(|slot| slot.rule),
         line: slot.map_or(0, |slot| slot.line),
+        reason: verdict.reason,
     }
 }
 
@@ -192,10 +327,12 @@ pub fn notes<'e>(
 mod tests {
     use std::sync::Arc;
 
+    use nacl_common::border::Service;
+
     use super::*;
     use crate::{
         compile::compile,
-        resolve::{Nacl, Protocol, Rule},
+        resolve::{Exemption, GroupRule, Layers, Mode, Nacl, Peer, Protocol, Rule},
     };
 
     fn rule(number: u16, action: Action, ports: (u16, u16)) -> Rule {
@@ -222,11 +359,25 @@ mod tests {
         Connection { local: "10.0.1.10:22".parse().unwrap(), remote: "198.51.100.7:52345".parse().unwrap() }
     }
 
+    /// What the guard says of attaching, or of a reload that finds the connection remembered or not.
     fn refusal(interface: &Interface, before: Option<&Interface>) -> Option<String> {
         let compiled = compile(interface, None).unwrap();
-        let old = before.map(|before| (before, compile(before, None).unwrap()));
-        let old = old.as_ref().map(|(before, compiled)| (*before, compiled));
-        decide(interface, &compiled, old, &[ssh()]).err().map(|refusal| refusal.to_string())
+        let refused = match before {
+            None => attach("eth0", interface, &compiled, &[ssh()]),
+            Some(before) => changed(before, &[], &Next::Policy(interface, &compiled)),
+        };
+        refused.err().map(|refusal| refusal.to_string())
+    }
+
+    fn changed(before: &Interface, remembered: &[(FlowKey, Entry)], next: &Next<'_>) -> Result<(), Refusal> {
+        let compiled = compile(before, None).unwrap();
+        change("eth0", &InForce { interface: before, compiled: &compiled, remembered }, next, &[ssh()])
+    }
+
+    /// The connection as it is remembered where both layers have admitted it.
+    fn entry(interface: &Interface) -> (FlowKey, Entry) {
+        let entry = Entry { expires: u64::MAX, state: 2, nacl: 1, group: 1, ..Entry::default() };
+        (key(interface, &ssh()).unwrap(), entry)
     }
 
     fn open() -> Interface {
@@ -236,7 +387,7 @@ mod tests {
     #[test]
     fn no_connection_no_objection() {
         let interface = interface(vec![], vec![]);
-        assert_eq!(decide(&interface, &compile(&interface, None).unwrap(), None, &[]), Ok(()));
+        assert_eq!(attach("eth0", &interface, &compile(&interface, None).unwrap(), &[]), Ok(()));
     }
 
     #[test]
@@ -283,6 +434,105 @@ mod tests {
         let mut monitor = closed.clone();
         monitor.enforce = false;
         assert!(refusal(&closed, Some(&monitor)).is_some(), "monitor mode let it live");
+    }
+
+    fn with_group(inbound: Vec<GroupRule>, outbound: Vec<GroupRule>) -> Interface {
+        let group = Group { name: "sg-3".into(), id: None, inbound, outbound };
+        Interface { groups: Some(vec![Arc::new(group)]), ..open() }
+    }
+
+    fn group_rule(ports: (u16, u16), cidr: &str) -> GroupRule {
+        let cidr = cidr.parse().unwrap();
+        GroupRule {
+            protocol: Protocol::Number(6),
+            ports: Some(ports),
+            icmp: None,
+            peer: Peer::Cidr(cidr),
+            cidrs: vec![cidr],
+            description: None,
+            line: 20,
+            span: 0..0,
+        }
+    }
+
+    #[test]
+    fn a_group_takes_up_what_it_finds_and_lets_the_replies_out() {
+        // Inbound only: the replies pass because the request is remembered, also when the server speaks first.
+        let server = with_group(vec![group_rule((22, 22), "198.51.100.0/24")], vec![]);
+        assert!(refusal(&server, None).unwrap().contains("lets it live"));
+        let closed = with_group(vec![group_rule((443, 443), "0.0.0.0/0")], vec![]);
+        let text = refusal(&closed, None).unwrap();
+        assert!(
+            text.contains("WOULD CUT IT: its packets are denied; no inbound rule of security group sg-3 allows them"),
+            "{text}"
+        );
+        // An outbound rule would take it up if the server spoke first. Nobody may rely on that.
+        let outbound = with_group(vec![], vec![group_rule((1024, 65535), "198.51.100.0/24")]);
+        assert!(refusal(&outbound, None).unwrap().contains("no inbound rule of security group sg-3"));
+        let empty = Interface { groups: Some(vec![]), ..open() };
+        assert!(refusal(&empty, None).unwrap().contains("an empty list of security groups"));
+        // The network ACL comes first inbound, and is named first.
+        let both = Interface { groups: closed.groups.clone(), ..interface(vec![], vec![]) };
+        assert!(refusal(&both, None).unwrap().contains("no inbound rule of network ACL"));
+    }
+
+    #[test]
+    fn a_pickup_window_of_nothing_takes_nothing_up() {
+        let mut server = with_group(vec![group_rule((22, 22), "198.51.100.0/24")], vec![]);
+        server.tracking.pickup = 0;
+        let text = refusal(&server, None).unwrap();
+        assert!(text.contains("its replies are denied; no outbound rule of security group sg-3"), "{text}");
+    }
+
+    #[test]
+    fn what_is_remembered_outlives_its_rule() {
+        let server = with_group(vec![group_rule((22, 22), "198.51.100.0/24")], vec![]);
+        let without = with_group(vec![], vec![]);
+        let compiled = compile(&without, None).unwrap();
+        let next = Next::Policy(&without, &compiled);
+        assert_eq!(changed(&server, &[entry(&server)], &next), Ok(()), "S32");
+        // Not remembered, as when it was idle all the time in which connections are taken up: it is not taken up now.
+        let idle = Interface { mode: Mode::Stateful, ..interface(open().nacl.inbound.clone(), vec![]) };
+        let stateless = Interface { mode: Mode::Stateless, ..idle.clone() };
+        assert_eq!(changed(&idle, &[entry(&idle)], &Next::Mode(&idle)), Ok(()));
+        let text = changed(&idle, &[entry(&idle)], &Next::Mode(&stateless)).unwrap_err().to_string();
+        assert!(text.contains("mode and layers stay as they are") && text.contains("its replies are denied"), "{text}");
+        assert_eq!(changed(&stateless, &[], &Next::Mode(&idle)), Ok(()), "it was cut before");
+        // To begin to remember takes up what is there.
+        assert_eq!(changed(&open(), &[], &Next::Mode(&Interface { mode: Mode::Stateful, ..open() })), Ok(()));
+    }
+
+    #[test]
+    fn what_lives_on_memory_alone_must_not_be_forgotten() {
+        let server = with_group(vec![group_rule((22, 22), "198.51.100.0/24")], vec![]);
+        let text = changed(&server, &[entry(&server)], &Next::Forgetting).unwrap_err().to_string();
+        assert!(text.contains("nothing was forgotten") && text.contains("its replies are denied"), "{text}");
+        let open = vec![group_rule((0, 65535), "0.0.0.0/0")];
+        let server = with_group(open.clone(), open);
+        assert_eq!(changed(&server, &[entry(&server)], &Next::Forgetting), Ok(()), "its rules let it live");
+    }
+
+    #[test]
+    fn failsafe_and_layers_are_believed() {
+        let failsafe = Exemption {
+            failsafe: true,
+            name: "failsafe".into(),
+            service: Service::Local,
+            protocol: Protocol::Number(6),
+            ports: Some((22, 22)),
+            cidr: "198.51.100.0/24".parse().unwrap(),
+            line: 30,
+        };
+        let closed = Interface { groups: Some(vec![]), ..interface(vec![], vec![]) };
+        let safe = Interface { exemptions: vec![failsafe], ..closed.clone() };
+        assert!(refusal(&safe, None).unwrap().contains("lets it live"));
+        let compiled = compile(&safe, None).unwrap();
+        assert_eq!(changed(&open(), &[], &Next::Policy(&safe, &compiled)), Ok(()));
+        let nacl = Interface { groups: closed.groups.clone(), layers: Layers::Nacl, ..open() };
+        assert!(refusal(&nacl, None).unwrap().contains("lets it live"), "groups do not judge");
+        let groups = Interface { layers: Layers::Groups, ..nacl.clone() };
+        let text = changed(&nacl, &[], &Next::Mode(&groups)).unwrap_err().to_string();
+        assert!(text.contains("an empty list of security groups"), "{text}");
     }
 
     #[test]

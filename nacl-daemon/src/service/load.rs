@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::{
-    guard::{self, Refusal},
+    guard::{self, InForce, Next, Refusal},
     host::{self, Surroundings},
     prepare::{self, PrepareError, Prepared, Reading},
-    state::State,
+    state::{self, State, StateError},
 };
-use crate::{policy::Severity, report};
+use crate::{observe::Filter, policy::Severity, report, resolve::Interface};
 
 /// A policy that cannot or must not be put in force.
 #[derive(Debug, Error)]
@@ -25,6 +25,9 @@ pub enum LoadError {
     /// The interface's surroundings cannot be seen.
     #[error(transparent)]
     Host(#[from] host::HostError),
+    /// What is in force cannot be seen.
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 impl LoadError {
@@ -34,6 +37,7 @@ impl LoadError {
             Self::Prepare(error) => error.hint(),
             Self::Guard(error) => Some(error.hint()),
             Self::Host(error) => error.hint(),
+            Self::State(error) => error.hint(),
         }
     }
 }
@@ -58,10 +62,22 @@ impl Diagnostics {
     }
 }
 
-/// Where policies come from.
+/// Where policies come from, and who must not be locked out by what is done with them.
 pub trait Loader: Send + Sync {
     /// The policy as it is now. `force`: also if it would cut someone's SSH connection.
     fn load(&self, state: &State, force: bool) -> (Result<Prepared, LoadError>, Diagnostics);
+
+    /// Whether an interface may be given the mode and layers of `next`.
+    ///
+    /// # Errors
+    /// It may not, or that cannot be told.
+    fn may_set(&self, state: &State, name: &str, next: &Interface) -> Result<(), LoadError>;
+
+    /// Whether connections of an interface may be forgotten.
+    ///
+    /// # Errors
+    /// They may not, or that cannot be told.
+    fn may_forget(&self, state: &State, name: &str, filter: &Filter) -> Result<(), LoadError>;
 }
 
 /// A policy file.
@@ -81,6 +97,38 @@ impl Loader for File {
         let diagnostics = Diagnostics::of(&reading);
         (self.finish(&reading, state, force), diagnostics)
     }
+
+    fn may_set(&self, state: &State, name: &str, next: &Interface) -> Result<(), LoadError> {
+        let Some(before) = state.in_force(name).filter(|_| !self.unguarded) else { return Ok(()) };
+        let ssh = surroundings(before.interface)?.ssh;
+        guarded(name, before, &Next::Mode(next), &ssh)
+    }
+
+    fn may_forget(&self, state: &State, name: &str, filter: &Filter) -> Result<(), LoadError> {
+        let Some(before) = state.in_force(name).filter(|_| !self.unguarded) else { return Ok(()) };
+        let remembered = before.remembered()?;
+        let meant = |connection: &host::Connection| {
+            let key = guard::key(before.interface, connection);
+            remembered.iter().any(|(remembered, entry)| Some(*remembered) == key && filter.admits(remembered, entry))
+        };
+        let mut ssh = surroundings(before.interface)?.ssh;
+        ssh.retain(meant);
+        guarded(name, before, &Next::Forgetting, &ssh)
+    }
+}
+
+fn surroundings(interface: &Interface) -> Result<Surroundings, LoadError> {
+    Ok(Surroundings::of(interface.netns.as_deref(), &interface.name)?)
+}
+
+/// Asks the guard about what is in force and what is to come.
+fn guarded(name: &str, before: state::InForce<'_>, next: &Next<'_>, ssh: &[host::Connection]) -> Result<(), LoadError> {
+    if ssh.is_empty() {
+        return Ok(());
+    }
+    let remembered = before.remembered()?;
+    let before = InForce { interface: before.interface, compiled: before.compiled, remembered: &remembered };
+    Ok(guard::change(name, &before, next, ssh)?)
 }
 
 impl File {
@@ -88,13 +136,16 @@ impl File {
         let mut prepared = prepare::prepare(reading, &state.slots())?;
         for (key, next) in &mut prepared.interfaces {
             let interface = &next.interface;
-            let surroundings = Surroundings::of(interface.netns.as_deref(), &interface.name)?;
+            let surroundings = surroundings(interface)?;
             let enis = reading.resolved.iter().flat_map(|resolved| resolved.enis.values());
             next.notes = guard::notes(interface, &surroundings, enis);
             if !self.unguarded && !force {
-                let attached = state.in_force().find(|(name, ..)| name == key);
-                let attached = attached.map(|(_, interface, compiled)| (interface, compiled));
-                guard::decide(interface, &next.compiled, attached, &surroundings.ssh)?;
+                match state.in_force(key) {
+                    Some(before) => {
+                        guarded(key, before, &Next::Policy(interface, &next.compiled), &surroundings.ssh)?;
+                    }
+                    None => guard::attach(key, interface, &next.compiled, &surroundings.ssh)?,
+                }
             }
         }
         Ok(prepared)

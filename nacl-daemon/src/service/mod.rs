@@ -32,7 +32,8 @@ use self::{
 };
 use crate::{
     dataplane::Events,
-    observe::{Change, Record},
+    observe::{Change, Filter, InterfaceModes, Place, Record, Setting},
+    resolve::{Layers, Mode},
 };
 
 /// Where the daemon listens unless told otherwise.
@@ -60,15 +61,15 @@ impl ReloadError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Load(error) => error.hint(),
-            Self::State(_) => None,
+            Self::State(error) => error.hint(),
         }
     }
 }
 
-/// A reload that changed nothing.
+/// A step that changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// The file cannot be used, or must not be.
+    /// The file cannot be used, or the step must not be taken.
     #[error(transparent)]
     Load(#[from] LoadError),
     /// The kernel would not take it.
@@ -110,6 +111,44 @@ impl Service {
             Err(error) => Notice::NotReloaded(error),
         });
         (result, diagnostics)
+    }
+
+    /// Changes mode or layers of an interface until the next reload, or changes nothing. `force`: also if it would cut
+    /// someone's SSH connection.
+    ///
+    /// # Errors
+    /// See [`ReloadError`].
+    pub fn set(
+        &self,
+        asked: &str,
+        mode: Option<Mode>,
+        layers: Option<Layers>,
+        force: bool,
+    ) -> Result<InterfaceModes, ReloadError> {
+        let mut state = self.state();
+        let name = state.name(asked)?;
+        let next = state.with_setting(&name, mode, layers)?;
+        if !force {
+            self.loader.may_set(&state, &name, &next)?;
+        }
+        let modes = state.set(&name, Setting::of(&next))?;
+        drop(state);
+        (self.tell)(Notice::Set(&modes));
+        Ok(modes)
+    }
+
+    /// Forgets connections of one interface or of all. `force`: also if it would cut someone's SSH connection.
+    ///
+    /// # Errors
+    /// See [`ReloadError`].
+    pub fn forget(&self, asked: Option<&str>, filter: &Filter, force: bool) -> Result<Vec<(Place, u64)>, ReloadError> {
+        let mut state = self.state();
+        if !force {
+            for name in state.names(asked)? {
+                self.loader.may_forget(&state, &name, filter)?;
+            }
+        }
+        Ok(state.forget(asked, filter)?)
     }
 
     /// Asks the daemon to end.

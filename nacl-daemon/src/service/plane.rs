@@ -7,7 +7,10 @@ use std::{
     os::fd::{AsFd as _, OwnedFd},
 };
 
-use nacl_common::Event;
+use nacl_common::{
+    Event,
+    border::{Entry, FlowKey},
+};
 use thiserror::Error;
 
 use crate::{
@@ -25,7 +28,12 @@ pub trait Plane: Send {
     fn lacking(&self) -> Vec<String>;
     /// Attaches a policy to an interface. Nothing is left where it fails.
     fn attach(&self, target: &Target, options: &Options, compiled: &Compiled) -> Result<Box<dyn Attached>, PlaneError>;
+    /// The clock that connections expire by, in nanoseconds.
+    fn now(&self) -> u64;
 }
+
+/// Picks connections out of a table.
+pub type Which<'w> = &'w mut dyn FnMut(&FlowKey, &Entry) -> bool;
 
 /// A policy in force on one interface. Dropping it detaches.
 pub trait Attached: Send {
@@ -33,6 +41,15 @@ pub trait Attached: Send {
     fn hooks(&self) -> Hooks;
     /// Switches to another policy at once; where it fails the old one stays in force. Returns the new epoch.
     fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, PlaneError>;
+    /// Changes settings, mode and layers at once, under the same policy. `flags`: as [`Compiled::flags`]. Returns the new
+    /// epoch.
+    fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, PlaneError>;
+    /// Everything in the connection table, what has expired too.
+    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError>;
+    /// Takes connections out of the table, and returns how many.
+    fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError>;
+    /// How many connections there is room for.
+    fn tracking_capacity(&self) -> u32;
     /// The epoch in force.
     fn epoch(&self) -> u32;
     /// Counters since it was attached.
@@ -79,6 +96,10 @@ impl Plane for Kernel {
         }
         Ok(Box::new(dataplane::attach(target, options, compiled)?))
     }
+
+    fn now(&self) -> u64 {
+        dataplane::now()
+    }
 }
 
 impl Attached for Attachment {
@@ -105,6 +126,22 @@ impl Attached for Attachment {
 
     fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, PlaneError> {
         Ok(self.install(options, compiled)?)
+    }
+
+    fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, PlaneError> {
+        Ok(self.toggle(options, flags)?)
+    }
+
+    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
+        Ok(self.flows()?)
+    }
+
+    fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError> {
+        Ok(self.forget(which)?)
+    }
+
+    fn tracking_capacity(&self) -> u32 {
+        self.tracking_capacity()
     }
 
     fn epoch(&self) -> u32 {

@@ -21,7 +21,7 @@ use super::{
     socket::{Socket, SocketError},
     state::{self, Settings, State, StateError},
 };
-use crate::observe::{Change, InterfaceStatus, Record, Status};
+use crate::observe::{Change, InterfaceModes, InterfaceStatus, Record, Status};
 
 /// How long open requests may take to end once the daemon stops.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -59,6 +59,8 @@ pub enum Notice<'a> {
     },
     /// A new policy is in force.
     Reloaded(&'a Change),
+    /// Mode and layers were set live.
+    Set(&'a InterfaceModes),
     /// A new policy is not in force.
     NotReloaded(&'a ReloadError),
     /// A packet, as reported by the kernel.

@@ -3,13 +3,16 @@
 //! only through [`Plane`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::OwnedFd,
     time::SystemTime,
 };
 
-use nacl_common::{Action, Counter, Reason};
+use nacl_common::{
+    Action, Reason,
+    border::{Entry, FlowKey},
+};
 use thiserror::Error;
 
 use super::{
@@ -17,40 +20,34 @@ use super::{
     prepare::Prepared,
 };
 use crate::{
-    compile::{Compiled, SlotTable},
+    compile::{self, Compiled, SlotTable},
     dataplane::{Counters, Events, Options, Target},
     observe::{
-        Change, Clock, InterfaceRules, InterfaceStatus, PolicyStatus, Record, ReloadStatus, Status, Totals,
+        Change, Clock, Filter, History, InterfaceModes, InterfaceRules, InterfaceStatus, ModeChange, Modes, Naming,
+        Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, Status, Totals, Tracking, TrackingStats, flows,
         interface_rules,
     },
-    report::place,
-    resolve::Interface,
+    report::{named, place},
+    resolve::{Interface, Layers, Mode},
 };
-
-/// Slot tables kept of each interface, so that an event of an older epoch still finds its rule.
-const EPOCHS_KEPT: usize = 8;
 
 /// A step of the state machine that failed. Nothing has changed.
 #[derive(Debug, Error)]
 pub enum StateError {
     /// An interface could not be attached to.
-    #[error("cannot attach to {}; nothing was changed", place(.interface, .netns.as_deref()))]
+    #[error("cannot attach to {interface}; nothing was changed")]
     Attach {
         /// Interface.
         interface: String,
-        /// Its namespace.
-        netns: Option<String>,
         /// Why.
         #[source]
         source: PlaneError,
     },
     /// An interface could not be switched to the new policy.
-    #[error("cannot switch {} to the new policy; the old one stays in force everywhere", place(.interface, .netns.as_deref()))]
+    #[error("cannot switch {interface} to the new policy; the old one stays in force everywhere")]
     Install {
         /// Interface.
         interface: String,
-        /// Its namespace.
-        netns: Option<String>,
         /// Why.
         #[source]
         source: PlaneError,
@@ -66,24 +63,52 @@ pub enum StateError {
         what: &'static str,
     },
     /// No such interface here.
-    #[error("this daemon is not attached to {}", place(.interface, .netns.as_deref()))]
+    #[error("this daemon is not attached to {interface}")]
     NotAttached {
+        /// What was asked for.
+        interface: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// A device of several interfaces.
+    #[error("{device} is the device of several interfaces: {}", interfaces.join(", "))]
+    Ambiguous {
+        /// The device.
+        device: String,
+        /// Their names in the policy.
+        interfaces: Vec<String>,
+    },
+    /// Security groups alone are to judge, and there are none.
+    #[error("{interface} has no security groups, so with `layers = sg` nothing would judge")]
+    NoGroups {
         /// Interface.
         interface: String,
-        /// Its namespace.
-        netns: Option<String>,
     },
-    /// Programs could not be taken off, or counters not read.
-    #[error("{}", place(.interface, .netns.as_deref()))]
+    /// Programs could not be taken off, or the kernel not read or written.
+    #[error("{interface}")]
     Kernel {
         /// Interface.
         interface: String,
-        /// Its namespace.
-        netns: Option<String>,
         /// Why.
         #[source]
         source: PlaneError,
     },
+}
+
+impl StateError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotAttached { known, .. } if !known.is_empty() => {
+                Some(format!("it is attached to {}", known.join(", ")))
+            }
+            Self::Ambiguous { .. } => Some("name the interface as the policy does, in [interface.NAME]".to_owned()),
+            Self::NoGroups { .. } => Some(
+                "give it `security_groups = [\"NAME\"]` in the policy and reload, or choose both or nacl".to_owned(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 /// What the daemon was started with.
@@ -117,15 +142,20 @@ struct Policy {
 /// One interface with its policy in force.
 struct Enforced {
     id: u64,
+    /// Its name in the policy.
+    name: String,
+    /// As the policy has it, but with the mode and layers in force.
     interface: Interface,
+    /// Mode and layers as the policy has them.
+    policy: Setting,
     notes: Vec<String>,
     options: Options,
+    /// With the flags in force.
     compiled: Compiled,
     attachment: Box<dyn Attached>,
-    /// Tables by epoch, newest last.
-    history: VecDeque<(u32, SlotTable)>,
-    /// What a slot had counted when it was given to the rule that has it now.
-    baseline: BTreeMap<u16, Counter>,
+    history: History,
+    /// Packets denied by rules that are gone, whose counters are or will be another's.
+    denied_before: u64,
 }
 
 impl State {
@@ -154,11 +184,6 @@ impl State {
         self.policy.as_ref().map(|policy| policy.file.clone())
     }
 
-    /// What is in force on each interface, by its name in the policy.
-    pub fn in_force(&self) -> impl Iterator<Item = (&str, &Interface, &Compiled)> {
-        self.interfaces.iter().map(|(key, enforced)| (key.as_str(), &enforced.interface, &enforced.compiled))
-    }
-
     /// How many interfaces are attached to.
     pub fn attached(&self) -> usize {
         self.interfaces.len()
@@ -169,14 +194,25 @@ impl State {
         let Prepared { file, sha256, interfaces: wanted } = prepared;
         for (key, next) in &wanted {
             let Some(current) = self.interfaces.get(key) else { continue };
-            let what = if current.target() != target(&next.interface) {
+            let (old, new) = (&current.interface, &next.interface);
+            let what = if old.netns != new.netns {
                 "netns"
-            } else if current.interface.xdp != next.interface.xdp {
+            } else if old.name != new.name {
+                "device"
+            } else if old.xdp != new.xdp {
                 "xdp"
+            } else if old.tracking.entries != new.tracking.entries {
+                // The table is as large as it was made, and what stands in it is not moved to another.
+                "[tracking] entries"
             } else {
                 continue;
             };
             return Err(StateError::NeedsRestart { interface: key.clone(), what });
+        }
+        for (key, next) in wanted.iter().filter(|(key, _)| !self.interfaces.contains_key(*key)) {
+            if self.interfaces.values().any(|held| held.target() == target(&next.interface)) {
+                return Err(StateError::NeedsRestart { interface: key.clone(), what: "interface.NAME" });
+            }
         }
 
         let mut change = Change::default();
@@ -187,14 +223,10 @@ impl State {
                 continue;
             }
             let options = self.options(&next.interface);
-            let attachment =
-                self.plane.attach(&target(&next.interface), &options, &next.compiled).map_err(|source| {
-                    StateError::Attach {
-                        interface: next.interface.name.clone(),
-                        netns: next.interface.netns.clone(),
-                        source,
-                    }
-                })?;
+            let attachment = self
+                .plane
+                .attach(&target(&next.interface), &options, &next.compiled)
+                .map_err(|source| StateError::Attach { interface: text_of(key, &next.interface), source })?;
             change.attached.push(key.clone());
             fresh.insert(key.clone(), (options, attachment));
         }
@@ -209,13 +241,12 @@ impl State {
             });
             match installed {
                 Ok((counters, epoch)) => {
-                    current.remember(epoch, next.compiled.slots.clone());
+                    current.history.begin(epoch, &next.compiled.slots);
                     switched.insert(key.clone(), counters);
                 }
                 Err(source) => {
-                    let (interface, netns) = (next.interface.name.clone(), next.interface.netns.clone());
                     self.roll_back(switched.keys());
-                    return Err(StateError::Install { interface, netns, source });
+                    return Err(StateError::Install { interface: text_of(key, &next.interface), source });
                 }
             }
         }
@@ -225,24 +256,33 @@ impl State {
             let options = self.options(&next.interface);
             if let Some(current) = self.interfaces.get_mut(&key) {
                 if let Some(counters) = switched.get(&key) {
-                    current.rebase(&next.compiled.slots, counters);
+                    current.denied_before += current.denied_by_what_goes(&next.compiled.slots, counters);
                 }
+                let (before, now) = (Setting::of(&current.interface), Setting::of(&next.interface));
+                if before != now {
+                    let live = before != current.policy;
+                    change.modes.push(ModeChange { interface: key.clone(), before, now, live });
+                }
+                current.policy = now;
                 current.options = options;
                 current.compiled = next.compiled;
                 current.interface = next.interface;
                 current.notes = next.notes;
             } else if let Some((options, attachment)) = fresh.remove(&key) {
-                let history = [(attachment.epoch(), next.compiled.slots.clone())].into();
+                let mut history = History::default();
+                history.begin(attachment.epoch(), &next.compiled.slots);
                 self.next_id += 1;
                 let enforced = Enforced {
                     id: self.next_id,
+                    name: key.clone(),
+                    policy: Setting::of(&next.interface),
                     interface: next.interface,
                     notes: next.notes,
                     options,
                     compiled: next.compiled,
                     attachment,
                     history,
-                    baseline: BTreeMap::new(),
+                    denied_before: 0,
                 };
                 self.interfaces.insert(key, enforced);
             }
@@ -264,7 +304,7 @@ impl State {
         for key in switched {
             let Some(current) = self.interfaces.get_mut(key) else { continue };
             match current.attachment.install(&current.options, &current.compiled) {
-                Ok(epoch) => current.remember(epoch, current.compiled.slots.clone()),
+                Ok(epoch) => current.history.begin(epoch, &current.compiled.slots),
                 Err(error) => tracing::error!("{key}: the old policy could not be put back: {error}"),
             }
         }
@@ -280,14 +320,163 @@ impl State {
             return Ok(());
         }
         for enforced in self.interfaces.values_mut() {
-            let options = Options { events, ..enforced.options };
-            let epoch =
-                enforced.attachment.install(&options, &enforced.compiled).map_err(|source| enforced.kernel(source))?;
-            enforced.options = options;
-            enforced.remember(epoch, enforced.compiled.slots.clone());
+            enforced.toggle(Options { events, ..enforced.options }, enforced.compiled.flags)?;
         }
         self.events = events;
         Ok(())
+    }
+
+    /// The name in the policy of the interface that is meant: by that name, or by its device where that is unique.
+    ///
+    /// # Errors
+    /// There is no such interface, or more than one.
+    pub fn name(&self, asked: &str) -> Result<String, StateError> {
+        if self.interfaces.contains_key(asked) {
+            return Ok(asked.to_owned());
+        }
+        let of_device = self.interfaces.values().filter(|held| held.interface.name == asked);
+        let mut names: Vec<_> = of_device.map(|held| held.name.clone()).collect();
+        match (names.pop(), names.is_empty()) {
+            (Some(name), true) => Ok(name),
+            (Some(last), false) => {
+                names.push(last);
+                Err(StateError::Ambiguous { device: asked.to_owned(), interfaces: names })
+            }
+            (None, _) => Err(self.not_attached(asked.to_owned())),
+        }
+    }
+
+    fn not_attached(&self, interface: String) -> StateError {
+        let known = self.interfaces.values().map(|held| text_of(&held.name, &held.interface)).collect();
+        StateError::NotAttached { interface, known }
+    }
+
+    fn held(&self, asked: &str) -> Result<&Enforced, StateError> {
+        let name = self.name(asked)?;
+        self.interfaces.get(&name).ok_or_else(|| self.not_attached(name))
+    }
+
+    /// The interface that is meant, or all.
+    fn selected(&self, asked: Option<&str>) -> Result<Vec<&Enforced>, StateError> {
+        match asked {
+            Some(asked) => Ok(vec![self.held(asked)?]),
+            None => Ok(self.interfaces.values().collect()),
+        }
+    }
+
+    /// An interface as it would be with another mode or other layers.
+    ///
+    /// # Errors
+    /// There is no such interface, or nothing would judge there.
+    pub fn with_setting(
+        &self,
+        asked: &str,
+        mode: Option<Mode>,
+        layers: Option<Layers>,
+    ) -> Result<Interface, StateError> {
+        let held = self.held(asked)?;
+        let mut interface = held.interface.clone();
+        interface.mode = mode.unwrap_or(interface.mode);
+        interface.layers = layers.unwrap_or(interface.layers);
+        if interface.layers == Layers::Groups && interface.groups.is_none() {
+            return Err(StateError::NoGroups { interface: text_of(&held.name, &held.interface) });
+        }
+        Ok(interface)
+    }
+
+    /// Puts mode and layers in force at once, by one store: nothing is attached anew, and no packet is lost. They hold
+    /// until the next policy.
+    ///
+    /// # Errors
+    /// There is no such interface, or the kernel would not.
+    pub fn set(&mut self, asked: &str, setting: Setting) -> Result<InterfaceModes, StateError> {
+        let name = self.name(asked)?;
+        let missing = self.not_attached(name.clone());
+        let held = self.interfaces.get_mut(&name).ok_or(missing)?;
+        if setting != Setting::of(&held.interface) {
+            let interface = Interface { mode: setting.mode, layers: setting.layers, ..held.interface.clone() };
+            held.toggle(held.options, compile::flags(&interface))?;
+            held.interface = interface;
+        }
+        Ok(held.modes())
+    }
+
+    /// Mode and layers of all interfaces or of one.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn modes(&self, asked: Option<&str>) -> Result<Vec<InterfaceModes>, StateError> {
+        Ok(self.selected(asked)?.into_iter().map(Enforced::modes).collect())
+    }
+
+    /// What is remembered of connections on all interfaces or on one, those that expire last first.
+    ///
+    /// # Errors
+    /// There is no such interface, or the kernel would not tell.
+    pub fn connections(&self, asked: Option<&str>, filter: &Filter) -> Result<Vec<Remembered>, StateError> {
+        let now = self.plane.now();
+        let mut all = Vec::new();
+        for held in self.selected(asked)? {
+            let place = held.place();
+            let naming =
+                Naming { place: &place, history: &held.history, slots: &held.compiled.slots, clock: self.clock, now };
+            let mut flows = held.flows()?;
+            flows.retain(|(key, entry)| now < entry.expires && filter.admits(key, entry));
+            flows.sort_unstable_by_key(|(key, entry)| (std::cmp::Reverse(entry.expires), *key));
+            all.extend(flows.iter().filter_map(|(key, entry)| Remembered::new(key, entry, &naming)));
+        }
+        Ok(all)
+    }
+
+    /// How full the connection tables are.
+    ///
+    /// # Errors
+    /// There is no such interface, or the kernel would not tell.
+    pub fn tracking(&self, asked: Option<&str>) -> Result<Vec<TrackingStats>, StateError> {
+        let now = self.plane.now();
+        let stats = |held: &Enforced| {
+            let flows = held.flows()?;
+            let Place { interface, device, netns } = held.place();
+            let tracking = held.tracking(&flows, &held.counters()?, now);
+            Ok(TrackingStats { interface, device, netns, tracking, states: flows::states(&flows, now) })
+        };
+        self.selected(asked)?.into_iter().map(stats).collect()
+    }
+
+    /// Forgets connections, and returns how many that were still remembered, by interface.
+    ///
+    /// # Errors
+    /// There is no such interface, or the kernel would not.
+    pub fn forget(&mut self, asked: Option<&str>, filter: &Filter) -> Result<Vec<(Place, u64)>, StateError> {
+        let now = self.plane.now();
+        let names: Vec<String> = self.selected(asked)?.iter().map(|held| held.name.clone()).collect();
+        let mut done = Vec::new();
+        for name in names {
+            let Some(held) = self.interfaces.get_mut(&name) else { continue };
+            let mut live = 0;
+            let forgotten = held.attachment.forget(&mut |key, entry| {
+                let meant = filter.admits(key, entry);
+                live += u64::from(meant && now < entry.expires);
+                meant
+            });
+            forgotten.map_err(|source| held.kernel(source))?;
+            done.push((held.place(), live));
+        }
+        Ok(done)
+    }
+
+    /// What is in force on the interface of this name in the policy: for whoever asks what a change would do.
+    pub fn in_force(&self, name: &str) -> Option<InForce<'_>> {
+        let held = self.interfaces.get(name)?;
+        Some(InForce { interface: &held.interface, compiled: &held.compiled, held, now: self.plane.now() })
+    }
+
+    /// Names in the policy of the interfaces that are meant.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn names(&self, asked: Option<&str>) -> Result<Vec<String>, StateError> {
+        Ok(self.selected(asked)?.into_iter().map(|held| held.name.clone()).collect())
     }
 
     /// Notes how a reload went.
@@ -295,16 +484,21 @@ impl State {
         self.last_reload = Some(ReloadStatus { time: rfc3339(SystemTime::now()), ok: error.is_none(), error });
     }
 
-    /// Detaches one interface.
-    pub fn detach(&mut self, interface: &str, netns: Option<&str>) -> Result<(), StateError> {
-        let key = self
-            .interfaces
-            .iter()
-            .find(|(_, held)| held.interface.name == interface && held.interface.netns.as_deref() == netns)
-            .map(|(key, _)| key.clone());
-        match key.and_then(|key| self.interfaces.remove(&key)) {
-            Some(held) => held.detach(),
-            None => Err(StateError::NotAttached { interface: interface.to_owned(), netns: netns.map(str::to_owned) }),
+    /// Detaches one interface: by its name in the policy, by its device where that is unique, or by device and namespace.
+    /// Returns what it was.
+    pub fn detach(&mut self, interface: &str, netns: Option<&str>) -> Result<Place, StateError> {
+        let exact = |held: &&Enforced| held.interface.name == interface && held.interface.netns.as_deref() == netns;
+        let name = match (self.interfaces.values().find(exact), netns) {
+            (Some(held), _) => held.name.clone(),
+            (None, None) => self.name(interface)?,
+            (None, Some(_)) => return Err(self.not_attached(place(interface, netns))),
+        };
+        match self.interfaces.remove(&name) {
+            Some(held) => {
+                let place = held.place();
+                held.detach().map(|()| place)
+            }
+            None => Err(self.not_attached(name)),
         }
     }
 
@@ -313,7 +507,7 @@ impl State {
         let mut done = Vec::new();
         let mut failed = Vec::new();
         for (_, held) in std::mem::take(&mut self.interfaces) {
-            let name = place(&held.interface.name, held.interface.netns.as_deref());
+            let name = text_of(&held.name, &held.interface);
             match held.detach() {
                 Ok(()) => done.push(name),
                 Err(error) => failed.push(error),
@@ -323,30 +517,19 @@ impl State {
     }
 
     /// The rule tables with hits, of all interfaces or of one.
-    pub fn rules(&self, interface: Option<&str>) -> Result<Vec<InterfaceRules>, StateError> {
-        let wanted: Vec<_> = self
-            .interfaces
-            .values()
-            .filter(|held| interface.is_none_or(|interface| held.interface.name == interface))
-            .collect();
-        if let (Some(interface), true) = (interface, wanted.is_empty()) {
-            return Err(StateError::NotAttached { interface: interface.to_owned(), netns: None });
-        }
-        wanted
-            .into_iter()
-            .map(|held| {
-                let counters = held.counters()?;
-                Ok(interface_rules(
-                    &held.interface,
-                    Some((&held.compiled.slots, &counters)),
-                    Some(held.attachment.epoch()),
-                ))
-            })
-            .collect()
+    pub fn rules(&self, asked: Option<&str>) -> Result<Vec<InterfaceRules>, StateError> {
+        let rules = |held: &Enforced| {
+            let counted = held.counters()?;
+            let counted = Some((&held.compiled.slots, &counted));
+            let epoch = Some(held.attachment.epoch());
+            Ok(interface_rules(&held.name, &held.interface, held.policy, counted, epoch))
+        };
+        self.selected(asked)?.into_iter().map(rules).collect()
     }
 
     /// Everything the daemon tells of itself.
     pub fn status(&self) -> Result<Status, StateError> {
+        let now = self.plane.now();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -362,7 +545,7 @@ impl State {
                 },
             ),
             last_reload: self.last_reload.clone(),
-            interfaces: self.interfaces.values().map(Enforced::status).collect::<Result<_, _>>()?,
+            interfaces: self.interfaces.values().map(|held| held.status(now)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -381,15 +564,37 @@ impl State {
         let clock = self.clock;
         let held = self.interfaces.values_mut().find(|held| held.id == id)?;
         held.attachment.flush_trace();
+        let (place, groups) = (held.place(), held.groups().unwrap_or_default());
         let mut records = Vec::new();
         while records.len() < limit
             && let Some(event) = held.attachment.next_event()
         {
-            let slots = held.history.iter().rev().find(|(epoch, _)| *epoch == event.epoch).map(|(_, slots)| slots);
-            let interface = &held.interface;
-            records.push(Record::new(&event, &interface.name, interface.netns.as_deref(), slots, clock));
+            records.push(Record::new(&event, &place, &groups, &held.history, clock));
         }
         Some(records)
+    }
+}
+
+/// What is in force on an interface.
+#[derive(Clone, Copy)]
+pub struct InForce<'s> {
+    /// The interface, with the mode and layers in force.
+    pub interface: &'s Interface,
+    /// Its tables, with the flags in force.
+    pub compiled: &'s Compiled,
+    held: &'s Enforced,
+    now: u64,
+}
+
+impl InForce<'_> {
+    /// The connections that are remembered now.
+    ///
+    /// # Errors
+    /// The kernel would not tell.
+    pub fn remembered(&self) -> Result<Vec<(FlowKey, Entry)>, StateError> {
+        let mut flows = self.held.flows()?;
+        flows.retain(|(_, entry)| self.now < entry.expires);
+        Ok(flows)
     }
 }
 
@@ -398,88 +603,120 @@ impl Enforced {
         target(&self.interface)
     }
 
+    fn place(&self) -> Place {
+        let Interface { name: device, netns, .. } = &self.interface;
+        Place { interface: self.name.clone(), device: device.clone(), netns: netns.clone() }
+    }
+
+    fn groups(&self) -> Option<Vec<String>> {
+        let groups = self.interface.groups.as_ref()?;
+        Some(groups.iter().map(|group| group.name.clone()).collect())
+    }
+
     fn detach(self) -> Result<(), StateError> {
-        let Self { interface, attachment, .. } = self;
-        attachment.detach().map_err(|source| StateError::Kernel {
-            interface: interface.name.clone(),
-            netns: interface.netns.clone(),
-            source,
-        })
+        let Self { name, interface, attachment, .. } = self;
+        attachment.detach().map_err(|source| StateError::Kernel { interface: text_of(&name, &interface), source })
     }
 
     fn kernel(&self, source: PlaneError) -> StateError {
-        StateError::Kernel { interface: self.interface.name.clone(), netns: self.interface.netns.clone(), source }
+        StateError::Kernel { interface: text_of(&self.name, &self.interface), source }
     }
 
-    fn remember(&mut self, epoch: u32, slots: SlotTable) {
-        self.history.push_back((epoch, slots));
-        if self.history.len() > EPOCHS_KEPT {
-            self.history.pop_front();
-        }
+    /// Other settings, mode or layers, under the same policy.
+    fn toggle(&mut self, options: Options, flags: u64) -> Result<(), StateError> {
+        let epoch = self.attachment.toggle(&options, flags).map_err(|source| self.kernel(source))?;
+        self.options = options;
+        self.compiled.flags = flags;
+        self.history.begin(epoch, &self.compiled.slots);
+        Ok(())
     }
 
-    /// A slot that changes hands starts from zero for its new rule.
-    fn rebase(&mut self, next: &SlotTable, counters: &Counters) {
-        for slot in next.new_since(&self.compiled.slots) {
-            self.baseline.insert(slot, counters.slots.get(&slot).copied().unwrap_or_default());
-        }
+    /// What the rules that the next policy does not have denied.
+    fn denied_by_what_goes(&self, next: &SlotTable, counters: &Counters) -> u64 {
+        let goes = self.compiled.slots.slots.iter().filter(|(slot, old)| {
+            old.action == Action::Deny && !next.slots.get(slot).is_some_and(|new| new.same_rule(old))
+        });
+        goes.filter_map(|(slot, _)| counters.slots.get(slot)).map(|counter| counter.packets).sum()
     }
 
     fn counters(&self) -> Result<Counters, StateError> {
-        let mut counters = self.attachment.counters().map_err(|source| self.kernel(source))?;
-        for (slot, before) in &self.baseline {
-            if let Some(counter) = counters.slots.get_mut(slot) {
-                counter.packets = counter.packets.saturating_sub(before.packets);
-                counter.bytes = counter.bytes.saturating_sub(before.bytes);
-            }
-        }
-        Ok(counters)
+        self.attachment.counters().map_err(|source| self.kernel(source))
     }
 
-    fn status(&self) -> Result<InterfaceStatus, StateError> {
+    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, StateError> {
+        self.attachment.flows().map_err(|source| self.kernel(source))
+    }
+
+    fn modes(&self) -> InterfaceModes {
+        let Place { interface, device, netns } = self.place();
+        InterfaceModes {
+            interface,
+            device,
+            netns,
+            modes: Modes { in_force: Setting::of(&self.interface), policy: self.policy },
+            groups: self.groups(),
+            epoch: self.attachment.epoch(),
+        }
+    }
+
+    fn tracking(&self, flows: &[(FlowKey, Entry)], counters: &Counters, now: u64) -> Tracking {
+        Tracking::new(flows, self.attachment.tracking_capacity(), counters, self.compiled.flags, now)
+    }
+
+    fn status(&self, now: u64) -> Result<InterfaceStatus, StateError> {
+        let counters = self.counters()?;
+        let conntrack = self.tracking(&self.flows()?, &counters, now);
+        let InterfaceModes { interface: name, device, netns, modes, groups, epoch } = self.modes();
         let interface = &self.interface;
         Ok(InterfaceStatus {
-            interface: interface.name.clone(),
-            netns: interface.netns.clone(),
+            interface: name,
+            device,
+            netns,
             addresses: interface.addresses.clone(),
             subnet: interface.subnet.clone(),
             nacl: interface.nacl.name.clone(),
             nacl_id: interface.nacl.id.clone(),
-            mode: "stateless".to_owned(),
+            modes,
+            groups,
             side: interface.side,
             enforce: interface.enforce,
             hooks: self.attachment.hooks(),
-            epoch: self.attachment.epoch(),
-            packets: self.totals(&self.counters()?),
-            notes: self.notes.clone(),
+            epoch,
+            packets: self.totals(&counters),
+            notes: self.notes.iter().cloned().chain(conntrack.warning()).collect(),
+            conntrack,
         })
     }
 
+    /// Every packet has one reason, and one slot at most that denied it.
     fn totals(&self, counters: &Counters) -> Totals {
-        let mut totals = Totals::default();
-        for (slot, counter) in &counters.slots {
-            match self.compiled.slots.slots.get(slot).map(|slot| slot.action) {
-                Some(Action::Allow) => totals.allowed += counter.packets,
-                Some(Action::Deny) => totals.denied += counter.packets,
-                None => {}
-            }
-        }
-        for ((reason, _), counter) in &counters.reasons {
-            let allowed = match reason {
-                // Counted above, by slot.
-                Reason::NaclRule | Reason::NaclImplicit | Reason::SameSubnet => continue,
-                Reason::Arp | Reason::NeighbourDiscovery | Reason::Mld | Reason::LayerOff => true,
-                Reason::NonIp => !self.options.drop_non_ip,
-                _ => false,
-            };
-            *(if allowed { &mut totals.allowed } else { &mut totals.denied }) += counter.packets;
-        }
-        totals
+        let slots = counters.slots.iter().filter(|(slot, _)| {
+            self.compiled.slots.slots.get(slot).is_some_and(|meaning| meaning.action == Action::Deny)
+        });
+        let by_slot: u64 = slots.map(|(_, counter)| counter.packets).sum();
+        let reasons = counters.reasons.iter().filter(|((reason, _), _)| match reason {
+            // Of lists, whose slots tell.
+            Reason::NaclRule | Reason::NaclImplicit | Reason::GroupImplicit | Reason::SharedFragment => false,
+            Reason::SameSubnet | Reason::GroupRule | Reason::Tracked | Reason::LayerOff => false,
+            Reason::Arp | Reason::NeighbourDiscovery | Reason::Mld => false,
+            Reason::Dhcp | Reason::AwsService | Reason::Failsafe => false,
+            Reason::NonIp => self.options.drop_non_ip,
+            _ => true,
+        });
+        let by_reason: u64 = reasons.map(|(_, counter)| counter.packets).sum();
+        let all: u64 = counters.reasons.values().map(|counter| counter.packets).sum();
+        let denied = by_slot + by_reason + self.denied_before;
+        Totals { allowed: all.saturating_sub(denied), denied }
     }
 }
 
 fn target(interface: &Interface) -> Target {
     Target { name: interface.name.clone(), netns: interface.netns.clone() }
+}
+
+/// An interface as a person reads it.
+fn text_of(name: &str, interface: &Interface) -> String {
+    named(name, &interface.name, interface.netns.as_deref())
 }
 
 fn rfc3339(time: SystemTime) -> String {

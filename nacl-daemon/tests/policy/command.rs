@@ -68,6 +68,15 @@ fn a_warning_does_not_keep_a_policy_from_use() {
 }
 
 #[test]
+fn security_groups_are_counted_where_there_are_any() {
+    let output = check(&["config/security-groups.toml"]);
+    assert_eq!(
+        text(&output.stdout),
+        "config/security-groups.toml: ok, 1 interface, 0 network ACLs, 1 security group, 10 rules\n"
+    );
+}
+
+#[test]
 fn colour_comes_only_where_it_is_wanted() {
     let file = "config/invalid/several.toml";
     let plain = check(&[file]);
@@ -130,7 +139,7 @@ fn a_policy_that_no_table_holds_is_refused() {
     let output = check(&[path]);
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stdout).contains("cannot be enforced"), "{}", text(&output.stdout));
-    assert!(text(&output.stderr).contains("\"big\" has 9000 rules"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("\"big\": 9000 rules"), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&check(&[path, "--json"]).stdout).unwrap();
     assert_eq!(
         (&report["files"][0]["ok"], report["files"][0]["refused"].as_array().unwrap().len()),

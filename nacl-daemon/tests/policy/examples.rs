@@ -41,7 +41,7 @@ fn every_example_loads_without_errors_or_warnings_and_compiles() {
             found.push(path.file_stem().unwrap().to_str().unwrap().to_owned());
         }
     }
-    for name in ["nacld", "reference", "two-subnets", "aws-example", "ipv6"] {
+    for name in ["nacld", "reference", "two-subnets", "diagram-b", "security-groups", "aws-example", "ipv6"] {
         assert!(found.iter().any(|file| file == name), "config/{name}.toml is gone");
     }
 }

@@ -11,14 +11,14 @@ use nacl_daemon::{
 };
 use proptest::{collection::btree_map, prelude::*};
 
-fn resolved_by(text: &str, host: &dyn Host) -> Resolved {
+pub(super) fn resolved_by(text: &str, host: &dyn Host) -> Resolved {
     let outcome = policy::load("test.toml", text, host);
     outcome
         .resolved
         .unwrap_or_else(|| panic!("\n{}", diagnostics::render("test.toml", text, &outcome.diagnostics, false)))
 }
 
-fn resolved(text: &str) -> Resolved {
+pub(super) fn resolved(text: &str) -> Resolved {
     resolved_by(text, &NoHost)
 }
 
@@ -34,7 +34,7 @@ fn rule(body: &str) -> Rule {
     rule.clone()
 }
 
-fn codes(text: &str) -> Vec<&'static str> {
+pub(super) fn codes(text: &str) -> Vec<&'static str> {
     policy::load("test.toml", text, &NoHost).diagnostics.iter().map(|diagnostic| diagnostic.code).collect()
 }
 

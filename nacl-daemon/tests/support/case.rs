@@ -49,7 +49,13 @@ pub struct Case {
     pub sport: u16,
     pub dport: u16,
     pub icmp: (u8, u8),
+    /// ICMP: the identifier of an echo.
+    pub echo: u16,
+    /// TCP: the flags byte.
+    pub flags: u8,
     pub part: Part,
+    /// What fragments of one packet share; IPv4 takes the low half.
+    pub ident: u32,
     pub hop_limit: u8,
     /// VLAN tags.
     pub tags: u8,
@@ -131,7 +137,8 @@ impl Case {
                     let (more, offset) =
                         if self.flaw == Flaw::TwoFragments && index == at { (0, 0) } else { (more, offset) };
                     let field: u16 = offset << 3 | more;
-                    body.extend([next, 0, (field >> 8) as u8, field as u8, 0, 0, 0, 7]);
+                    body.extend([next, 0, (field >> 8) as u8, field as u8]);
+                    body.extend(self.ident.to_be_bytes());
                 } else {
                     // Every other one is 16 bytes long.
                     let length = (index % 2) as u8;
@@ -169,7 +176,8 @@ impl Case {
                 _ => u16::from(5 + self.options) * 4 + payload,
             };
             let field: u16 = more << 13 | offset;
-            frame.extend([version << 4 | words, 0, (length >> 8) as u8, length as u8, 0, 7]);
+            frame.extend([version << 4 | words, 0, (length >> 8) as u8, length as u8]);
+            frame.extend((self.ident as u16).to_be_bytes());
             frame.extend([(field >> 8) as u8, field as u8, self.hop_limit, self.protocol, 0, 0]);
             for address in [source, destination] {
                 let IpAddr::V4(address) = address else { panic!("one family a packet") };
@@ -200,13 +208,16 @@ impl Case {
         let mut bytes = match self.protocol {
             6 => vec![0; 20],
             17 => vec![0; 8],
-            _ if self.has_icmp() => return vec![self.icmp.0, self.icmp.1, 0, 0, 0x12, 0x34, 0, 1],
+            _ if self.has_icmp() => {
+                let [high, low] = self.echo.to_be_bytes();
+                return vec![self.icmp.0, self.icmp.1, 0, 0, high, low, 0, 1];
+            }
             _ => return vec![0x55; 8],
         };
         bytes[..2].copy_from_slice(&self.sport.to_be_bytes());
         bytes[2..4].copy_from_slice(&self.dport.to_be_bytes());
         if self.protocol == 6 {
-            bytes[12..14].copy_from_slice(&[0x50, 0x02]);
+            bytes[12..14].copy_from_slice(&[0x50, self.flags]);
         }
         bytes
     }

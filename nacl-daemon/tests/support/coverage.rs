@@ -3,11 +3,12 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use nacl_daemon::resolve::{Interface, Protocol, Rule};
+use nacl_common::border::Service;
+use nacl_daemon::resolve::{Interface, Layers, Peer, Protocol, Rule};
 
 use super::{
     case::{Case, Flaw, Part},
-    oracle::Expected,
+    oracle::{Decider, Expected},
 };
 
 /// Counts by (group, case).
@@ -18,8 +19,14 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    fn hit(&mut self, group: &'static str, name: &'static str) {
+    /// Books one case.
+    pub fn hit(&mut self, group: &'static str, name: &'static str) {
         *self.hits.entry((group, name)).or_default() += 1;
+    }
+
+    /// Books one packet, of which nothing is known yet.
+    pub fn count(&mut self) {
+        self.pairs += 1;
     }
 
     /// Adds another table.
@@ -68,6 +75,9 @@ impl Coverage {
         if case.options > 0 {
             self.hit("header", "IPv4 options");
         }
+        self.hit("layers", layers(interface));
+        self.layer("decides", case, interface, expected.by);
+        self.layer("passed before", case, interface, expected.also);
         let rules = interface.nacl.rules(case.direction);
         let size = match rules.len() {
             0 => "0",
@@ -78,7 +88,7 @@ impl Coverage {
             _ => "201 to 1000",
         };
         self.hit("rules in the list", size);
-        if let Some(number) = expected.rule {
+        if let Some(number) = expected.rule() {
             let at = rules.iter().position(|rule| rule.number == number).expect("the rule is in the list");
             let place = if at == 0 {
                 "first"
@@ -91,6 +101,38 @@ impl Coverage {
             self.hit("action", if expected.allow { "allow" } else { "deny" });
             self.rule(&rules[at], case);
         }
+    }
+
+    fn layer(&mut self, what: &'static str, case: &Case, interface: &Interface, by: Decider) {
+        let name = match by {
+            Decider::Nobody => "nobody",
+            Decider::Nacl(_) => "network ACL rule",
+            Decider::NaclStar => "network ACL *",
+            Decider::SameSubnet => "same subnet",
+            Decider::GroupStar => "no group rule",
+            Decider::Tracked => "connection",
+            Decider::Exemption(place) => {
+                let exemption = &interface.exemptions[place];
+                match (exemption.failsafe, exemption.service) {
+                    (false, Service::Remote) => "AWS service there",
+                    (false, Service::Local) => "AWS service here",
+                    (true, Service::Remote) => "failsafe there",
+                    (true, Service::Local) => "failsafe here",
+                }
+            }
+            Decider::Group(group, position) => {
+                let groups = interface.groups.as_deref().unwrap_or_default();
+                let rule = &groups[group].rules(case.direction)[usize::from(position) - 1];
+                self.hit("place of the group", if group == 0 { "first" } else { "further" });
+                match &rule.peer {
+                    Peer::Cidr(cidr) if cidr.prefix_len() == 0 => "group rule, open to all",
+                    Peer::Cidr(_) => "group rule, CIDR",
+                    Peer::PrefixList(_) => "group rule, prefix list",
+                    Peer::Group(_) => "group rule, group",
+                }
+            }
+        };
+        self.hit(what, name);
     }
 
     fn rule(&mut self, rule: &Rule, case: &Case) {
@@ -158,6 +200,17 @@ impl Coverage {
     /// Packets judged.
     pub fn pairs(&self) -> u64 {
         self.pairs
+    }
+}
+
+fn layers(interface: &Interface) -> &'static str {
+    match (interface.layers, &interface.groups) {
+        (Layers::Both, None) => "both, no groups",
+        (Layers::Both, Some(_)) => "both",
+        (Layers::Nacl, None) => "network ACL, no groups",
+        (Layers::Nacl, Some(_)) => "network ACL",
+        (Layers::Groups, None) => "groups, and none there",
+        (Layers::Groups, Some(_)) => "groups",
     }
 }
 

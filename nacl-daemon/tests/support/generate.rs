@@ -6,8 +6,8 @@ use std::{
 };
 
 use ipnet::IpNet;
-use nacl_common::{Action, Direction};
-use nacl_daemon::resolve::{Icmp, Interface, Nacl, Protocol, Rule};
+use nacl_common::{Action, Direction, border::Service};
+use nacl_daemon::resolve::{Exemption, Group, GroupRule, Icmp, Interface, Layers, Mode, Nacl, Peer, Protocol, Rule};
 
 use super::case::{Case, Flaw, Part};
 
@@ -162,6 +162,102 @@ pub fn interface(random: &mut Random, inbound: usize, outbound: usize) -> Interf
     Interface { subnet_cidrs, ..Interface::new("eth0", nacl) }
 }
 
+/// The same interface with security groups, exemptions, a mode and layers by chance.
+pub fn layered(random: &mut Random, interface: Interface) -> Interface {
+    let bases = bases_of(random, &interface);
+    let groups = (!random.once_in(4)).then(|| {
+        let many = if random.once_in(16) { 60 } else { 1 + random.below(8) };
+        (0..random.below(4)).map(|name| Arc::new(group(random, &bases, name, many))).collect()
+    });
+    let exemptions = if random.once_in(3) {
+        (0..random.below(6)).map(|name| exemption(random, &bases, name)).collect()
+    } else {
+        Vec::new()
+    };
+    Interface {
+        groups,
+        exemptions,
+        aws: random.once_in(2),
+        mode: if random.once_in(2) { Mode::Stateful } else { Mode::Stateless },
+        layers: *random.pick(&[Layers::Both, Layers::Both, Layers::Both, Layers::Both, Layers::Nacl, Layers::Groups]),
+        ..interface
+    }
+}
+
+/// Addresses near the rules of a network ACL.
+fn bases_of(random: &mut Random, interface: &Interface) -> Bases {
+    let mut bases = Bases { v4: vec![random.bits() & 0xffff_ffff], v6: vec![random.bits()] };
+    for rule in interface.nacl.inbound.iter().chain(&interface.nacl.outbound).take(40) {
+        let all = if rule.cidr.addr().is_ipv6() { &mut bases.v6 } else { &mut bases.v4 };
+        all.push(number(rule.cidr.network()));
+    }
+    bases
+}
+
+fn group(random: &mut Random, bases: &Bases, name: u64, rules: u64) -> Group {
+    let mut list = || {
+        let mut list: Vec<GroupRule> = Vec::new();
+        for line in 1..=random.below(rules + 1) {
+            let rule = group_rule(random, bases, line as usize);
+            // AWS refuses a rule that is there already.
+            if !list.iter().any(|old| same(old, &rule)) {
+                list.push(rule);
+            }
+        }
+        list
+    };
+    let (inbound, outbound) = (list(), list());
+    Group { name: format!("sg-{name}"), id: None, inbound, outbound }
+}
+
+/// Whether two rules of a group say the same.
+pub fn same(one: &GroupRule, other: &GroupRule) -> bool {
+    let what = |rule: &GroupRule| (rule.protocol, rule.ports.filter(|ports| *ports != (0, 65535)), rule.peer.clone());
+    what(one) == what(other) && one.icmp == other.icmp
+}
+
+fn group_rule(random: &mut Random, bases: &Bases, line: usize) -> GroupRule {
+    let one = rule(random, bases, 1);
+    let v6 = one.cidr.addr().is_ipv6();
+    let host = |random: &mut Random, v6: bool| {
+        net(*random.pick(if v6 { &bases.v6 } else { &bases.v4 }), if v6 { 128 } else { 32 }, v6)
+    };
+    let (peer, cidrs) = match random.below(8) {
+        // A name says which addresses it means.
+        0 => {
+            let cidrs: Vec<_> = (0..random.below(5)).map(|_| prefix(random, bases, v6)).collect();
+            (Peer::PrefixList(format!("pl-{cidrs:?}")), cidrs)
+        }
+        1 => {
+            let cidrs: Vec<_> = (0..random.below(5)).map(|index| host(random, index % 2 == 0)).collect();
+            (Peer::Group(format!("sg-{cidrs:?}")), cidrs)
+        }
+        2..=4 => {
+            let all = net(0, 0, v6);
+            (Peer::Cidr(all), vec![all])
+        }
+        _ => (Peer::Cidr(one.cidr), vec![one.cidr]),
+    };
+    let (protocol, ports, icmp) = (one.protocol, one.ports, one.icmp);
+    GroupRule { protocol, ports, icmp, peer, cidrs, description: None, line, span: 0..0 }
+}
+
+fn exemption(random: &mut Random, bases: &Bases, name: u64) -> Exemption {
+    let one = rule(random, bases, 1);
+    let failsafe = random.once_in(2);
+    let width = one.cidr.max_prefix_len();
+    let cidr = if random.once_in(2) { IpNet::new(one.cidr.addr(), width).expect("a host") } else { one.cidr };
+    Exemption {
+        failsafe,
+        name: format!("exemption {name}"),
+        service: *random.pick(&[Service::Remote, Service::Local]),
+        protocol: one.protocol,
+        ports: one.ports,
+        cidr,
+        line: if failsafe { 1 + name as usize } else { 0 },
+    }
+}
+
 /// How many rules a list of a random policy has: mostly what AWS allows, now and then up to 1000.
 pub fn size(random: &mut Random) -> usize {
     (match random.below(32) {
@@ -199,18 +295,56 @@ fn address(random: &mut Random, near: Option<IpNet>, v6: bool) -> IpAddr {
     if v6 { IpAddr::V6(bits.into()) } else { IpAddr::V4(Ipv4Addr::from(bits as u32)) }
 }
 
-/// A packet that aims at one of the interface's rules, or at none.
+/// What a packet aims at.
+#[derive(Clone, Copy)]
+struct Aim {
+    cidr: IpNet,
+    protocol: Protocol,
+    ports: Option<(u16, u16)>,
+    icmp: Option<Icmp>,
+    /// The ports are the source's.
+    source: bool,
+}
+
+impl Aim {
+    fn at(random: &mut Random, interface: &Interface, direction: Direction) -> Option<Self> {
+        let groups = interface.groups.as_deref().unwrap_or_default();
+        match random.below(if groups.is_empty() { 8 } else { 16 }) {
+            0 => None,
+            1 if !interface.exemptions.is_empty() => {
+                let exemption = random.pick(&interface.exemptions);
+                let source = (direction == Direction::Inbound) == (exemption.service == Service::Remote);
+                let (cidr, protocol, ports) = (exemption.cidr, exemption.protocol, exemption.ports);
+                Some(Self { cidr, protocol, ports, icmp: None, source })
+            }
+            2..=7 => {
+                let rules = interface.nacl.rules(direction);
+                let rule = (!rules.is_empty()).then(|| random.pick(rules))?;
+                let (cidr, protocol, ports, icmp) = (rule.cidr, rule.protocol, rule.ports, rule.icmp);
+                Some(Self { cidr, protocol, ports, icmp, source: false })
+            }
+            _ => {
+                let rules = (!groups.is_empty()).then(|| random.pick(groups).rules(direction))?;
+                let rule = (!rules.is_empty()).then(|| random.pick(rules))?;
+                let cidr = *(!rule.cidrs.is_empty()).then(|| random.pick(&rule.cidrs))?;
+                let (protocol, ports, icmp) = (rule.protocol, rule.ports, rule.icmp);
+                Some(Self { cidr, protocol, ports, icmp, source: false })
+            }
+        }
+    }
+}
+
+/// A packet that aims at one of the interface's rules or exemptions, or at none.
 pub fn case(random: &mut Random, interface: &Interface) -> Case {
     let direction = *random.pick(&Direction::ALL);
-    let rules = interface.nacl.rules(direction);
-    let aim = (!rules.is_empty() && !random.once_in(10)).then(|| random.pick(rules));
-    let v6 = aim.map_or_else(|| random.once_in(2), |rule| rule.cidr.addr().is_ipv6());
+    let aim = Aim::at(random, interface, direction);
+    let v6 = aim.map_or_else(|| random.once_in(2), |aim| aim.cidr.addr().is_ipv6());
     let icmp_number = if v6 { 58 } else { 1 };
-    let mut near = aim.map(|rule| rule.cidr);
+    let mut near = aim.map(|aim| aim.cidr);
     if random.once_in(12) {
         near = interface.subnet_cidrs.iter().find(|cidr| cidr.addr().is_ipv6() == v6).copied().or(near);
     }
-    let aimed = match aim.map(|rule| rule.protocol) {
+    let aimed = match aim.map(|aim| aim.protocol) {
         Some(Protocol::Number(number)) if !random.once_in(12) => number,
         _ => {
             let any = random.next() as u8;
@@ -219,7 +353,7 @@ pub fn case(random: &mut Random, interface: &Interface) -> Case {
     };
     // IPv6 takes these for extension headers, which are no protocol of a packet.
     let protocol = if v6 && [0, 43, 44, 60].contains(&aimed) { 6 } else { aimed };
-    let dport = match aim.and_then(|rule| rule.ports) {
+    let aimed_port = match aim.and_then(|aim| aim.ports) {
         Some((first, last)) => match random.below(10) {
             0 | 1 => first,
             2 | 3 => last,
@@ -229,7 +363,15 @@ pub fn case(random: &mut Random, interface: &Interface) -> Case {
         },
         None => random.next() as u16,
     };
-    let icmp = match aim.and_then(|rule| rule.icmp) {
+    let another = random.next() as u16;
+    let (mut sport, mut dport) =
+        if aim.is_some_and(|aim| aim.source) { (aimed_port, another) } else { (another, aimed_port) };
+    if protocol == 17 && random.once_in(12) {
+        let (client, server) = if v6 == random.once_in(8) { (68, 67) } else { (546, 547) };
+        (sport, dport) =
+            if (direction == Direction::Outbound) == random.once_in(8) { (server, client) } else { (client, server) };
+    }
+    let icmp = match aim.and_then(|aim| aim.icmp) {
         Some(icmp) => (icmp.kind, icmp.code.filter(|_| !random.once_in(6)).unwrap_or(random.below(5) as u8)),
         None => (*random.pick(&[0, 3, 8, 128, 129, 130, 133, 135, 137, 138, 143]), random.below(5) as u8),
     };
@@ -244,10 +386,13 @@ pub fn case(random: &mut Random, interface: &Interface) -> Case {
         remote: address(random, near, v6),
         local: address(random, None, v6),
         protocol,
-        sport: random.next() as u16,
+        sport,
         dport,
         icmp,
+        echo: random.next() as u16,
+        flags: random.next() as u8,
         part,
+        ident: random.next() as u32,
         hop_limit: *random.pick(&[1, 1, 64, 64, 254, 255, 255]),
         tags: if random.once_in(8) { 1 + random.below(2) as u8 } else { 0 },
         options: if !v6 && random.once_in(6) { 1 + random.below(10) as u8 } else { 0 },
