@@ -270,7 +270,7 @@ fn what_is_written_of_hooks_relays_and_changes_must_fit() {
         ),
         ("l02", "name = \"as found\"", "name = \"as found\"\nmode = \"stateful\"", "there is no other column"),
         ("l12", "inside = \"10.99.0.2/24\"", "inside = \"10.99.0.1/24\"", "leaves the NAT no address"),
-        ("l12", "connections = 400", "connections = 0", "needs connections and a tolerance"),
+        ("l12", "connections = 640", "connections = 0", "needs connections and a tolerance"),
         ("l12", "tolerance = 10.0 }", "tolerance = 10.0, kind = \"cone\" }", "unknown field `kind`"),
     ] {
         let (_, text) = file::BUILT_IN.iter().find(|(known, _)| *known == stem).expect(stem);
