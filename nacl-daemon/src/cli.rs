@@ -134,6 +134,7 @@ Without --sequence each line is judged as the first packet of its flow. With it 
 by an interface that is attached at time 0, and what is remembered of a line decides about later ones: time is in \
 seconds, does not go back, and is that of the line before where absent; TCP packets need tcp_flags. The answer's flow says what \
 the connection table knew: new, forward, reply, unknown or none.")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
@@ -380,15 +381,16 @@ pub enum ConntrackVerb {
     ///
     /// Needs a running daemon and the right to open its socket; no kernel of its own. Nothing is forgotten by accident: name
     /// an interface, filter, or give --all.
-    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true))]
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true)
+        .args(["interface", "address", "port", "protocol", "state", "all"]))]
     Flush {
         /// Only of this interface, by its name in the policy or, where that is unique, by its device.
-        #[arg(value_name = "INTERFACE", group = "which")]
+        #[arg(value_name = "INTERFACE")]
         interface: Option<String>,
         #[command(flatten)]
         filter: Connections,
         /// Every connection of every interface.
-        #[arg(long, group = "which", conflicts_with_all = ["interface", "address", "port", "protocol", "state"])]
+        #[arg(long, conflicts_with_all = ["interface", "address", "port", "protocol", "state"])]
         all: bool,
         /// Forget also where it would cut an SSH connection.
         #[arg(long)]
@@ -418,16 +420,16 @@ pub enum ConntrackVerb {
 #[derive(Args, Clone, Debug)]
 pub struct Connections {
     /// Either end has this address, or lies in this CIDR.
-    #[arg(long, value_name = "ADDRESS", group = "which")]
+    #[arg(long, value_name = "ADDRESS")]
     pub address: Option<Within>,
     /// Either end has this port.
-    #[arg(long, value_name = "PORT", group = "which")]
+    #[arg(long, value_name = "PORT")]
     pub port: Option<u16>,
     /// A protocol by its name (tcp, udp, icmp, …) or number.
-    #[arg(long, value_name = "PROTOCOL", group = "which")]
+    #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<IpProtocol>,
     /// Where it stands: opening, answered, established, closing, closed, one-way, replied, stream, echo, …
-    #[arg(long, value_name = "STATE", group = "which")]
+    #[arg(long, value_name = "STATE")]
     pub state: Option<StateName>,
 }
 

@@ -3,7 +3,7 @@
 
 mod support;
 
-use nacl_common::{Action, Direction, Reason, border::NO_SLOT, evaluate::Hook};
+use nacl_common::{Direction, evaluate::Hook, flow::Met};
 use nacl_daemon::{
     compile::compile,
     dataplane::{Options, TestBed},
@@ -13,8 +13,8 @@ use support::{
     case::{Case, Flaw},
     coverage::Coverage,
     generate::{self, Random},
-    oracle::{self, Expected},
-    policies,
+    oracle, policies,
+    translate::Deciders,
 };
 
 const PAIRS: u64 = 240_000;
@@ -40,7 +40,8 @@ fn the_loaded_programs_agree_with_the_oracle() {
             None => (1000, 1000),
             Some(_) => (generate::size(&mut random), generate::size(&mut random)),
         };
-        let interface = generate::interface(&mut random, inbound, outbound);
+        let nacl = generate::interface(&mut random, inbound, outbound);
+        let interface = generate::layered(&mut random, nacl);
         let compiled = compile(&interface, None).expect("a policy of at most 1000 rules compiles");
         let side = *random.pick(&[Side::Host, Side::Router]);
         let options = Options { side, forgetful: true, ..policies::options(Xdp::Auto) };
@@ -51,6 +52,7 @@ fn the_loaded_programs_agree_with_the_oracle() {
             }
             None => bed.insert(TestBed::load(&options, &compiled).expect("the programs load")),
         };
+        let deciders = Deciders::of(&interface, &compiled);
         for _ in 0..PACKETS_A_POLICY {
             let case = generate::case(&mut random, &interface);
             let hook = match (case.direction, side) {
@@ -63,9 +65,9 @@ fn the_loaded_programs_agree_with_the_oracle() {
             let expected = oracle::judge(&interface, &case);
             let (frame, _) = case.bytes();
             let (action, event) = bed.run(hook, &frame).expect("the program runs");
-            let slot = (event.slot != NO_SLOT).then(|| &compiled.slots.slots[&event.slot]);
-            let reason = Reason::from_number(event.reason).expect("a known reason").name();
-            let got = Expected { allow: action == Action::Allow, reason, rule: slot.and_then(|slot| slot.rule) };
+            let verdict = event.verdict().expect("a known verdict");
+            assert_eq!(action, verdict.action, "what was done is what was said");
+            let got = deciders.said(verdict, Met::Nothing, &case);
             assert_eq!(got, expected, "{side:?} {hook:?} {case:?}\n{interface:#?}");
             assert_eq!(event.direction, case.direction as u8);
             coverage.book(&interface, &case, expected);
@@ -73,5 +75,5 @@ fn the_loaded_programs_agree_with_the_oracle() {
     }
     println!("{coverage}");
     assert_eq!(coverage.rare(5_000), [], "too rare to prove anything");
-    assert_eq!(coverage.kinds(), 70, "every kind of rule, reason, family and edge is met");
+    assert_eq!(coverage.kinds(), 104, "every kind of rule, reason, family and edge is met");
 }

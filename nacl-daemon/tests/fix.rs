@@ -56,6 +56,7 @@ fn a_fix_mends_the_flow_and_loses_nothing() {
     let (mut proposed, mut refused) = (0, 0);
     for _ in 0..150 {
         let interface = generate::interface(&mut random, 12, 12);
+        let interface = generate::layered(&mut random, interface);
         for _ in 0..20 {
             let case = Case { part: Part::Whole, flaw: Flaw::None, ..generate::case(&mut random, &interface) };
             let flow = flow(&case);
@@ -225,7 +226,7 @@ fn a_group_that_blocks_gets_a_rule_and_remembers_the_reply() {
     // A network ACL that is open to everybody does not say that the group is to be.
     assert_eq!(only.rules, [new("198.51.100.7/32")]);
     let narrow = rule(100, Action::Allow, (443, 443), "198.51.100.0/24");
-    let interface = grouped(web(vec![narrow], &[]), &["sg-1", "sg-2"], vec![]);
+    let interface = grouped(web(vec![narrow], vec![]), &["sg-1", "sg-2"], &[]);
     let both = fix(&interface, https(50000)).expect("a fix");
     let reply = added(Direction::Outbound, rule(100, Action::Allow, (1024, 65535), "198.51.100.0/24"));
     assert_eq!(both.rules, [new("198.51.100.0/24"), reply]);
@@ -233,7 +234,7 @@ fn a_group_that_blocks_gets_a_rule_and_remembers_the_reply() {
 
 #[test]
 fn each_layer_that_blocks_gets_a_rule() {
-    let interface = grouped(web(vec![], &[]), &["sg-1"], vec![]);
+    let interface = grouped(web(vec![], vec![]), &["sg-1"], &[]);
     let request = rule(100, Action::Allow, (443, 443), "198.51.100.7/32");
     let reply = rule(100, Action::Allow, (1024, 65535), "198.51.100.7/32");
     let group = NewRule::Group {

@@ -40,7 +40,7 @@ fn rules_of_a_file_look_like_the_console() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     snapbox::assert_data_eq!(
         text(&output.stdout),
-        snapbox::str![[r"
+        snapbox::str![[r#"
 eth0 · network ACL web (acl-0a1)
 
 Inbound rules
@@ -62,8 +62,10 @@ Outbound rules
 │ *             All traffic   All        All            ::/0          Deny       │
 └────────────────────────────────────────────────────────────────────────────────┘
 
+AWS filters none of these (exemptions = "aws"): Amazon DNS, Amazon Time Sync, ECS task metadata, Windows licence activation, instance metadata
 
-"]]
+
+"#]]
     );
 }
 
@@ -124,7 +126,9 @@ fn verbs_about_modes_and_connections_say_what_they_need() {
         &["mode"][..],
         &["mode", "eth0", "stateful"],
         &["conntrack", "list", "eth0", "--port", "443"],
+        &["conntrack", "list", "--protocol", "tcp", "--state", "closed", "--address", "192.0.2.0/24", "--port", "1"],
         &["conntrack", "flush", "--all"],
+        &["conntrack", "flush", "eth0", "--protocol", "tcp", "--state", "closed"],
         &["conntrack", "stats", "--json"],
     ] {
         let output = nacld(verb);

@@ -92,7 +92,10 @@ fn stream(args: &cli::Explain, interface: &Interface, compiled: &Compiled) -> an
             };
             analyze::answer(nacl, compiled, lines, judge, input, output).map_err(plain)?
         }
-        (cli::Level::Kernel, _) => {
+        (cli::Level::Kernel, Lines::Sequence) => {
+            bail!("a sequence is judged by the engine in this process: leave out --level kernel");
+        }
+        (cli::Level::Kernel, Lines::Apart) => {
             let mut bed = TestBed::load(&interface.into(), compiled)?;
             let judge =
                 |_, direction, packet: &_| Ok::<_, DataplaneError>((bed.judge(direction, packet)?, Met::Nothing));

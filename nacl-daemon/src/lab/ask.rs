@@ -5,6 +5,8 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     mem::MaybeUninit,
     net::{IpAddr, SocketAddr},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,7 +17,7 @@ use crate::netns;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
-pub struct Question {
+pub struct Question<'a> {
     /// How.
     pub protocol: ProbeProtocol,
     /// From which address.
@@ -26,7 +28,51 @@ pub struct Question {
     pub to: SocketAddr,
     /// How long to wait, for a connection and again for an answer.
     pub patience: Duration,
+    /// Of a download under which something is changed: tells how far it is, and holds it back until that is done.
+    pub gate: Option<&'a Gate>,
 }
+
+/// Lets somebody change something in the middle of a download.
+///
+/// Until it is opened the client reads so much and no more: whoever sends has to wait for it with the rest in hand.
+#[derive(Debug, Default)]
+pub struct Gate {
+    full: AtomicBool,
+    open: AtomicBool,
+}
+
+impl Gate {
+    /// The client has read what it reads while the gate is closed.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    /// Lets the client read on.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    /// Reads what may be read before it is opened, then waits for that.
+    fn pass(&self, socket: &mut Socket, answer: &mut Vec<u8>) -> io::Result<()> {
+        const HELD: usize = 64 << 10;
+        let mut buffer = [0; 4 << 10];
+        while answer.len() < HELD {
+            let read = socket.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(());
+            }
+            answer.extend_from_slice(&buffer[..read]);
+        }
+        self.full.store(true, Ordering::Release);
+        while !self.open.load(Ordering::Acquire) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+}
+
+/// Room for what a client behind a gate has not read: little, so that the sender has to wait for it.
+const GATED_ROOM: usize = 32 << 10;
 
 /// What the client noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,9 +91,32 @@ pub enum Noticed {
 ///
 /// # Errors
 /// The socket cannot be made or bound: nothing was asked.
-pub fn ask(namespace: &str, question: &Question) -> io::Result<(Noticed, u16)> {
+pub fn ask(namespace: &str, question: &Question<'_>) -> io::Result<(Noticed, u16)> {
     // A socket belongs to the namespace it was opened in, whoever uses it afterwards.
     let socket = netns::within(Some(namespace), || open(question))??;
+    go(socket, question)
+}
+
+/// Asks the same many times at once.
+///
+/// # Errors
+/// A socket cannot be made: nothing was asked.
+pub fn ask_often(namespace: &str, question: &Question<'_>, times: usize) -> io::Result<Vec<Noticed>> {
+    /// A thread that waits needs little.
+    const STACK: usize = 128 << 10;
+    let sockets: Vec<Socket> =
+        netns::within(Some(namespace), || (0..times).map(|_| open(question)).collect::<io::Result<_>>())??;
+    thread::scope(|scope| {
+        let ask = |socket| {
+            let thread = thread::Builder::new().name("asking".into()).stack_size(STACK);
+            thread.spawn_scoped(scope, || Ok(go(socket, question)?.0))
+        };
+        let asking = sockets.into_iter().map(ask).collect::<io::Result<Vec<_>>>()?;
+        asking.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
+fn go(socket: Socket, question: &Question<'_>) -> io::Result<(Noticed, u16)> {
     match question.protocol {
         ProbeProtocol::Tcp => Ok(tcp(socket, question)),
         ProbeProtocol::Udp => udp(&socket, question),
@@ -56,7 +125,7 @@ pub fn ask(namespace: &str, question: &Question) -> io::Result<(Noticed, u16)> {
     }
 }
 
-fn open(question: &Question) -> io::Result<Socket> {
+fn open(question: &Question<'_>) -> io::Result<Socket> {
     let (kind, number) = match (question.protocol, question.to) {
         (ProbeProtocol::Udp, _) => (Type::DGRAM, Protocol::UDP),
         (ProbeProtocol::Icmp, SocketAddr::V4(_)) => (Type::DGRAM, Protocol::ICMPV4),
@@ -64,6 +133,9 @@ fn open(question: &Question) -> io::Result<Socket> {
         _ => (Type::STREAM, Protocol::TCP),
     };
     let socket = Socket::new(Domain::for_address(question.to), kind, Some(number))?;
+    if question.gate.is_some() {
+        socket.set_recv_buffer_size(GATED_ROOM)?;
+    }
     if question.source_port != 0 {
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::new(question.from, question.source_port).into())?;
@@ -79,7 +151,7 @@ fn is_time_out(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
 }
 
-fn tcp(mut socket: Socket, question: &Question) -> (Noticed, u16) {
+fn tcp(mut socket: Socket, question: &Question<'_>) -> (Noticed, u16) {
     let connected = socket.connect_timeout(&question.to.into(), question.patience);
     let port = port(&socket);
     // Ends with a reset, so that no side keeps the connection: the same ports are used again soon.
@@ -87,18 +159,21 @@ fn tcp(mut socket: Socket, question: &Question) -> (Noticed, u16) {
     let noticed = match connected {
         Err(error) if is_time_out(&error) => Noticed::Silence,
         Err(error) => Noticed::Error(error.to_string()),
-        Ok(()) => exchange(&mut socket, question.patience).unwrap_or_else(|error| {
+        Ok(()) => exchange(&mut socket, question).unwrap_or_else(|error| {
             if is_time_out(&error) { Noticed::Stall } else { Noticed::Error(error.to_string()) }
         }),
     };
     (noticed, port)
 }
 
-fn exchange(socket: &mut Socket, patience: Duration) -> io::Result<Noticed> {
-    socket.set_read_timeout(Some(patience))?;
-    socket.set_write_timeout(Some(patience))?;
+fn exchange(socket: &mut Socket, question: &Question<'_>) -> io::Result<Noticed> {
+    socket.set_read_timeout(Some(question.patience))?;
+    socket.set_write_timeout(Some(question.patience))?;
     socket.write_all(b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
+    if let Some(gate) = question.gate {
+        gate.pass(socket, &mut answer)?;
+    }
     socket.read_to_end(&mut answer)?;
     let (whole, body) = match answer.windows(4).position(|window| window == b"\r\n\r\n") {
         Some(header) => {
@@ -113,7 +188,7 @@ fn exchange(socket: &mut Socket, patience: Duration) -> io::Result<Noticed> {
     Ok(if whole { Noticed::Answer(first) } else { Noticed::Stall })
 }
 
-fn udp(socket: &Socket, question: &Question) -> io::Result<(Noticed, u16)> {
+fn udp(socket: &Socket, question: &Question<'_>) -> io::Result<(Noticed, u16)> {
     socket.connect(&question.to.into())?;
     // A question any of the lab's UDP services can answer: a DNS query for lab.
     let query = b"\x4e\x41\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03lab\x00\x00\x01\x00\x01";
@@ -121,7 +196,7 @@ fn udp(socket: &Socket, question: &Question) -> io::Result<(Noticed, u16)> {
     Ok((exchange_datagram(socket, query, question, |answer| answer.starts_with(&query[..2]))?, port))
 }
 
-fn echo(socket: &Socket, question: &Question) -> io::Result<Noticed> {
+fn echo(socket: &Socket, question: &Question<'_>) -> io::Result<Noticed> {
     socket.connect(&question.to.into())?;
     let (request, reply) = if question.to.is_ipv4() { (8, 0) } else { (128, 129) };
     // The kernel fills in checksum and identifier.
@@ -132,7 +207,7 @@ fn echo(socket: &Socket, question: &Question) -> io::Result<Noticed> {
 fn exchange_datagram(
     socket: &Socket,
     request: &[u8],
-    question: &Question,
+    question: &Question<'_>,
     is_answer: impl Fn(&[u8]) -> bool,
 ) -> io::Result<Noticed> {
     let end = Instant::now() + question.patience;

@@ -171,7 +171,11 @@ impl<'a> Story<'a, '_> {
         let mut out = String::new();
         let _ = writeln!(out, "\n {BOLD}A network ACL, three clients, one question{BOLD:#}\n");
         if self.bench.is_some() {
-            let hooks = self.bench.as_mut().and_then(Bench::hook).map(|(attachment, _)| attachment.hooks().to_string());
+            let hooks = self
+                .bench
+                .as_ref()
+                .and_then(|bench| bench.hooks().values().next())
+                .map(|attachment| attachment.hooks().to_string());
             let hooks = hooks.unwrap_or_default();
             out.push_str(&wrap(
                 &format!(
@@ -308,7 +312,7 @@ impl<'a> Story<'a, '_> {
 
     fn tables(&mut self) -> Result<(), DemoError> {
         let counters = match &self.bench {
-            Some(bench) => bench.counters()?,
+            Some(bench) => bench.counters()?.remove(&self.lab.hooks[0]).unwrap_or_default(),
             None => self.tally.clone(),
         };
         self.audience.show(&format!("{}\n", rules(self.policy.at(&self.lab.hooks[0]), &counters)))?;
@@ -351,7 +355,7 @@ impl<'a> Story<'a, '_> {
         // What is shown is what is installed, or the story would be one.
         let installed =
             solution.at(&self.lab.hooks[0]).interface.nacl.outbound.iter().find(|rule| rule.number == new.number);
-        if !installed.is_some_and(|rule| (rule.ports, rule.cidr, rule.action) == (new.ports, new.cidr, new.action)) {
+        if installed.is_none_or(|rule| (rule.ports, rule.cidr, rule.action) != (new.ports, new.cidr, new.action)) {
             self.surprises.push("the smallest fix is not the lab's solution".into());
         }
         let rule = rule_toml(new, *direction);

@@ -2,7 +2,9 @@
 //! unix socket; and the other end of that socket. State lies in one directory a lab, and goes with it.
 
 use std::{
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     io::{self, BufRead, BufReader, Write},
     os::unix::{
         fs::DirBuilderExt,
@@ -23,12 +25,16 @@ use thiserror::Error;
 
 use super::{
     Lab, LabError,
-    file::{self, Settings},
+    file::{self, Settings, Stage},
     net::{self, NetError, Owner, Style},
     show,
     wire::{self, Bench, Scrutiny, WireError},
 };
-use crate::{dataplane::Events, policy, resolve::Mode};
+use crate::{
+    dataplane::{Attachment, Events},
+    policy,
+    resolve::Mode,
+};
 
 /// Where labs that are up keep their state, unless the environment says otherwise.
 const ROOT: &str = "/run/nacld/labs";
@@ -441,11 +447,22 @@ impl<'a> Holder<'a> {
 
     fn status(&self, bench: &mut Bench<'a>) -> Result<Answer, HoldError> {
         let counters = bench.counters()?;
-        let Some((attachment, policy)) = bench.hook() else { return Err(HoldError::Down(self.lab.name.clone())) };
-        let hooks = attachment.hooks().to_string();
-        let enforced = policy.at(&self.lab.hooks[0]);
-        let report = serde_json::json!({ "hooks": hooks, "rules": show::rule_hits(enforced, &counters) });
-        Ok(Answer { ok: true, text: show::rules(enforced, &counters), report })
+        let Some(policy) = bench.policy() else { return Err(HoldError::Down(self.lab.name.clone())) };
+        let (mut text, mut hooks) = (String::new(), Vec::new());
+        for (hook, attachment) in bench.hooks() {
+            let (enforced, counters) = (policy.at(hook), counters.get(hook).cloned().unwrap_or_default());
+            if self.lab.hooks.len() > 1 {
+                let _ = writeln!(text, "{}{hook}{:#}", show::BOLD, show::BOLD);
+            }
+            text.push_str(&show::rules(enforced, &counters));
+            hooks.push(serde_json::json!({
+                "host": hook,
+                "attached": attachment.hooks().to_string(),
+                "mode": enforced.interface.mode.name(),
+                "rules": show::rule_hits(enforced, &counters),
+            }));
+        }
+        Ok(Answer { ok: true, text, report: serde_json::json!({ "hooks": hooks }) })
     }
 
     fn reload(&self, bench: &mut Bench<'a>) -> Result<Answer, HoldError> {
@@ -462,7 +479,7 @@ impl<'a> Holder<'a> {
         match self.lab.compile_text(&file, &text, Settings::default(), bench.policy()) {
             Ok(policy) => {
                 bench.install(&policy, Events::All)?;
-                let epoch = bench.hook().map_or(0, |(attachment, _)| attachment.epoch());
+                let epoch = bench.hooks().values().map(Attachment::epoch).max().unwrap_or_default();
                 let text = format!("{}✓{:#} {file} is in force (epoch {epoch})\n", show::GOOD, show::GOOD);
                 Ok(Answer { ok: true, text, report: serde_json::json!({ "epoch": epoch }) })
             }
@@ -485,7 +502,12 @@ impl<'a> Holder<'a> {
             return Ok(reloaded);
         }
         bench.refresh()?;
-        let report = bench.step(&self.lab.goal.says, &self.lab.goal.probes, Mode::Stateless, None, Scrutiny::Probes)?;
+        let Some(policy) = bench.policy().cloned() else { return Err(HoldError::Down(self.lab.name.clone())) };
+        // The policy file says whether its lists remember, and whoever edits it may make them.
+        let stateful = policy.hooks.values().any(|enforced| enforced.interface.mode == Mode::Stateful);
+        let mode = if stateful { Mode::Stateful } else { Mode::Stateless };
+        let stage = Stage { name: &self.lab.goal.says, probes: &self.lab.goal.probes, policy, during: None };
+        let report = bench.step(&stage, mode, None, Scrutiny::Probes)?;
         let ok = report.ok();
         let text = show::verified(self.lab, &report);
         let report = serde_json::to_value(&report).unwrap_or_default();

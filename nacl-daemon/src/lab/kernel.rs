@@ -55,6 +55,9 @@ impl Judge for Loaded {
     }
 
     fn forget(&mut self) -> Result<(), KernelError> {
+        for bed in self.0.values_mut() {
+            bed.forget()?;
+        }
         Ok(())
     }
 

@@ -1,8 +1,10 @@
-//! Labs: networks with a question, each provable at three levels. `file` reads them
-//! (`check`, `expect`, `legs`); `paper` runs them in the engine or the
-//! loaded program; `wire` with real sockets in namespaces (`net`, `serve`, `ask`, `tap`); `hold` keeps one up to sit in;
-//! `show` prints; `demo` tells the story of one. What a policy means is decided elsewhere.
+//! Labs: networks with a question, each provable at three levels and with or without a memory. `file` reads them (`check`,
+//! `expect`, `legs`); `paper` runs them in the engine or the loaded program; `wire` with real sockets in namespaces (`net`,
+//! `serve`, `relay`, `ask`, `tap`), explained by `account`; `hold` keeps one up to sit in; `show` prints; `demo` tells the
+//! story of one. What a policy means is
+//! decided elsewhere.
 
+mod account;
 pub mod ask;
 mod check;
 pub mod demo;
@@ -14,6 +16,7 @@ pub mod legs;
 pub mod net;
 pub mod outcome;
 pub mod paper;
+pub mod relay;
 pub mod run;
 mod serve;
 pub mod show;

@@ -1,13 +1,19 @@
-//! The network of a lab: a namespace for each host and one for the router between them, links, addresses, neighbours.
-//! There is no default route anywhere and nothing leads out of it. Knows no policy and no probe.
+//! The network of a lab: a namespace for each host and one for the router between them, links, addresses, neighbours, and
+//! behind a NAT the client whose connections it translates. There is no default route anywhere and nothing leads out of it.
+//! Knows no policy and no probe.
+//!
+//! The router has a route of its own to every host, and hosts of one network have the router's link address for each
+//! other: so what one sends to another passes the router, and its hooks, also inside one subnet, as in a VPC.
 //!
 //! Every namespace is called `nacld-LAB-OWNER-HOST`, where OWNER is the process that holds it by number and start time: so a
 //! later run can tell what a crash left from what somebody is using.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
     fs,
     io::{self, Write as _},
+    net::IpAddr,
     process::{self, Command, Stdio},
     sync::{Mutex, PoisonError},
     thread,
@@ -17,7 +23,10 @@ use ipnet::IpNet;
 use procfs::process::Process;
 use thiserror::Error;
 
-use super::{Lab, file::router_address};
+use super::{
+    Lab,
+    file::{Host, Nat, router_address},
+};
 use crate::netns;
 
 /// What every name begins with.
@@ -26,10 +35,15 @@ const PREFIX: &str = "nacld-";
 /// Name of every host's only link.
 pub const LINK: &str = "eth0";
 
+/// Name of a NAT's link to the client behind it.
+const INSIDE: &str = "inside";
+
 /// A network that stands. Gone when dropped.
 #[derive(Debug)]
 pub struct Net {
     namespaces: BTreeMap<String, String>,
+    /// Behind NATs, by the name of the NAT.
+    inside: BTreeMap<String, String>,
     router: String,
 }
 
@@ -53,6 +67,17 @@ pub enum NetError {
     Ip {
         /// How it was called.
         arguments: String,
+        /// What it said.
+        message: String,
+    },
+    /// The tool is not there.
+    #[error("`nft` cannot be run: {0}; a lab with a NAT needs nftables (apt-get install nftables)")]
+    NoNft(io::Error),
+    /// The tool failed.
+    #[error("nft in namespace {namespace}: {message}")]
+    Nft {
+        /// Where.
+        namespace: String,
         /// What it said.
         message: String,
     },
@@ -157,19 +182,43 @@ fn ip(namespace: Option<&str>, arguments: &[&str], batch: Option<&str>) -> Resul
     if let Some(namespace) = namespace {
         command.args(["-n", namespace]);
     }
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(NetError::NoIp)?;
-    if let (Some(mut input), Some(batch)) = (child.stdin.take(), batch) {
+    let said = feed(command.args(arguments), batch).map_err(NetError::NoIp)?;
+    said.map_err(|message| {
+        let namespace = namespace.map(|name| format!("-n {name} ")).unwrap_or_default();
+        NetError::Ip { arguments: format!("{namespace}{}", arguments.join(" ")), message }
+    })
+}
+
+/// Runs a command with something to read, and returns what it complains of if it fails.
+fn feed(command: &mut Command, input: Option<&str>) -> io::Result<Result<(), String>> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
         // When it gives up early its message says more than a broken pipe.
-        let _ = input.write_all(batch.as_bytes());
+        let _ = pipe.write_all(input.as_bytes());
     }
-    let output = child.wait_with_output().map_err(NetError::NoIp)?;
-    if output.status.success() {
-        return Ok(());
+    let output = child.wait_with_output()?;
+    let message = || String::from_utf8_lossy(&output.stderr).trim().to_string();
+    Ok(if output.status.success() { Ok(()) } else { Err(message()) })
+}
+
+/// Has a namespace's packets translated as these rules say.
+fn nft(namespace: &str, rules: &str) -> Result<(), NetError> {
+    // A process is born into the namespace of the thread that starts it.
+    netns::within(Some(namespace), || feed(Command::new("nft").args(["-f", "-"]), Some(rules)))
+        .map_err(|source| NetError::Enter { namespace: namespace.into(), source })?
+        .map_err(NetError::NoNft)?
+        .map_err(|message| NetError::Nft { namespace: namespace.into(), message })
+}
+
+/// What the network of a lab needs and this machine lacks.
+///
+/// # Errors
+/// [`NetError::NoNft`].
+pub fn possible(lab: &Lab) -> Result<(), NetError> {
+    if lab.hosts.values().any(|host| host.nat.is_some()) {
+        feed(Command::new("nft").arg("--version"), None).map_err(NetError::NoNft).map(|_| ())?;
     }
-    let namespace = namespace.map(|name| format!("-n {name} ")).unwrap_or_default();
-    let message = String::from_utf8_lossy(&output.stderr).trim().to_string();
-    Err(NetError::Ip { arguments: format!("{namespace}{}", arguments.join(" ")), message })
+    Ok(())
 }
 
 /// Removes every namespace that this process made, and keeps it from making more. For the way out after a signal.
@@ -224,8 +273,11 @@ impl Net {
         let owner = Owner::this()?;
         let name = |host: &str| name(lab, owner, host);
         let namespaces = lab.hosts.keys().map(|host| (host.clone(), name(host))).collect();
+        let nats = lab.hosts.iter().filter(|(_, host)| host.nat.is_some());
+        // No host's name has a dot in it.
+        let inside = nats.map(|(host, _)| (host.clone(), name(&format!("{host}.{INSIDE}")))).collect();
         // From here on dropping it takes away what was made.
-        let net = Self { namespaces, router: name("router") };
+        let net = Self { namespaces, inside, router: name("router") };
         for namespace in net.all() {
             let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
             if made.ending {
@@ -235,12 +287,20 @@ impl Net {
             made.names.insert(namespace.to_string());
         }
         set(&net.router, &router_settings())?;
-        for (host, namespace) in &net.namespaces {
+        for (host, namespace) in net.namespaces.iter().chain(&net.inside) {
             set(namespace, &host_settings(lab.host(host).os.ports(), style))?;
         }
         ip(Some(&net.router), &["-batch", "-"], Some(&net.router_commands(lab)))?;
         for host in lab.hosts.keys() {
             ip(Some(net.namespace(host)), &["-batch", "-"], Some(&host_commands(lab, host)))?;
+        }
+        for (host, inside) in &net.inside {
+            let Some(nat) = &lab.host(host).nat else { continue };
+            let namespace = net.namespace(host);
+            set(namespace, &forwarding())?;
+            ip(Some(namespace), &["-batch", "-"], Some(&nat_commands(nat, inside)))?;
+            ip(Some(inside), &["-batch", "-"], Some(&behind_commands(lab, host, nat)))?;
+            nft(namespace, &translation(lab.host(host)))?;
         }
         Ok(net)
     }
@@ -248,6 +308,11 @@ impl Net {
     /// The namespace of a host.
     pub fn namespace(&self, host: &str) -> &str {
         &self.namespaces[host]
+    }
+
+    /// The namespace in which those sit who ask in a host's name: its own, or that of the client behind a NAT.
+    pub fn asking(&self, host: &str) -> &str {
+        self.inside.get(host).map_or_else(|| self.namespace(host), String::as_str)
     }
 
     /// The namespace of the router; its interface to a host has the host's name.
@@ -261,7 +326,7 @@ impl Net {
     }
 
     fn all(&self) -> impl Iterator<Item = &str> {
-        self.namespaces.values().chain([&self.router]).map(String::as_str)
+        self.namespaces.values().chain(self.inside.values()).chain([&self.router]).map(String::as_str)
     }
 
     /// Makes the hosts forget the path MTUs they learned.
@@ -269,7 +334,7 @@ impl Net {
     /// # Errors
     /// `ip` fails.
     pub fn forget_paths(&self) -> Result<(), NetError> {
-        for namespace in self.namespaces.values() {
+        for namespace in self.namespaces.values().chain(self.inside.values()) {
             for family in ["-4", "-6"] {
                 ip(Some(namespace), &[family, "route", "flush", "cache"], None)?;
             }
@@ -292,9 +357,10 @@ impl Net {
             }
             lines.push(format!("link set {name} up"));
             for network in &host.addresses {
-                let prefix = network.prefix_len();
-                lines.push(format!("addr add {}/{prefix} dev {name}{}", router_address(*network), nodad(*network)));
-                lines.push(format!("neigh add {} lladdr {theirs} dev {name} nud permanent", network.addr()));
+                let (theirs_ip, ours_ip) = (network.addr(), router_address(*network));
+                lines.push(format!("addr add {} dev {name}{}", IpNet::from(ours_ip), nodad(*network)));
+                lines.push(format!("neigh add {theirs_ip} lladdr {theirs} dev {name} nud permanent"));
+                lines.push(format!("route add {} dev {name} src {ours_ip}", IpNet::from(theirs_ip)));
             }
         }
         lines.join("\n") + "\n"
@@ -309,15 +375,81 @@ fn host_commands(lab: &Lab, name: &str) -> String {
     for network in &host.addresses {
         let router = router_address(*network);
         lines.push(format!("addr add {network} dev {LINK}{}", nodad(*network)));
-        lines.push(format!("neigh add {router} lladdr {} dev {LINK} nud permanent", mac(index, true)));
-        for (_, other) in lab.hosts.iter().filter(|(other, _)| *other != name) {
-            let same_family = |network: &&IpNet| network.addr().is_ipv4() == router.is_ipv4();
-            for network in other.addresses.iter().filter(same_family) {
-                lines.push(format!("route add {} via {router}", network.trunc()));
-            }
+        let others = others(lab, name, router);
+        let near = others.iter().filter(|other| other.trunc() == network.trunc()).map(IpNet::addr);
+        for neighbour in near.chain([router]) {
+            lines.push(format!("neigh add {neighbour} lladdr {} dev {LINK} nud permanent", mac(index, true)));
         }
+        let far: BTreeSet<IpNet> = others.iter().map(IpNet::trunc).filter(|other| *other != network.trunc()).collect();
+        lines.extend(far.iter().map(|far| format!("route add {far} via {router}")));
     }
     lines.join("\n") + "\n"
+}
+
+/// Addresses of the other hosts, of the family of an address.
+fn others(lab: &Lab, name: &str, of: IpAddr) -> Vec<IpNet> {
+    let others = lab.hosts.iter().filter(|(other, _)| *other != name);
+    others
+        .flat_map(|(_, other)| &other.addresses)
+        .filter(|other| other.addr().is_ipv4() == of.is_ipv4())
+        .copied()
+        .collect()
+}
+
+/// A NAT's side of the link to the client behind it.
+fn nat_commands(nat: &Nat, inside: &str) -> String {
+    let (ours, theirs) = (router_address(nat.inside), nat.inside.addr());
+    let prefix = nat.inside.prefix_len();
+    let lines = [
+        format!(
+            "link add name {INSIDE} address {NAT_MAC} type veth peer name {LINK} address {BEHIND_MAC} netns {inside}"
+        ),
+        format!("link set {INSIDE} addrgenmode none"),
+        format!("link set {INSIDE} up"),
+        format!("addr add {ours}/{prefix} dev {INSIDE}{}", nodad(nat.inside)),
+        format!("neigh add {theirs} lladdr {BEHIND_MAC} dev {INSIDE} nud permanent"),
+    ];
+    lines.join("\n") + "\n"
+}
+
+/// The side of the client behind it.
+fn behind_commands(lab: &Lab, name: &str, nat: &Nat) -> String {
+    let router = router_address(nat.inside);
+    let mut lines = vec![
+        "link set lo up".to_string(),
+        format!("link set {LINK} addrgenmode none"),
+        format!("link set {LINK} up"),
+        format!("addr add {} dev {LINK}{}", nat.inside, nodad(nat.inside)),
+        format!("neigh add {router} lladdr {NAT_MAC} dev {LINK} nud permanent"),
+    ];
+    let far: BTreeSet<IpNet> = others(lab, name, router).iter().map(IpNet::trunc).collect();
+    lines.extend(far.iter().map(|far| format!("route add {far} via {router}")));
+    lines.join("\n") + "\n"
+}
+
+/// How a NAT gives connections its own address and a random port of its range. Without `fully-random` Linux keeps the
+/// client's own port wherever it is free, and the client behind it would look like a Linux without a NAT.
+fn translation(host: &Host) -> String {
+    let (first, last) = host.os.ports();
+    let mut rules = String::new();
+    for network in &host.addresses {
+        let (table, address, ported) = match network.addr() {
+            IpAddr::V4(address) => ("ip", address.to_string(), address.to_string()),
+            IpAddr::V6(address) => ("ip6", address.to_string(), format!("[{address}]")),
+        };
+        let _ = write!(
+            rules,
+            "table {table} nacld {{
+  chain out {{
+    type nat hook postrouting priority srcnat
+    oifname {LINK} meta l4proto {{ tcp, udp }} snat to {ported}:{first}-{last} fully-random
+    oifname {LINK} snat to {address}
+  }}
+}}
+"
+        );
+    }
+    rules
 }
 
 /// No duplicate address detection: it would take a second, and its packets are nobody's concern here.
@@ -327,6 +459,10 @@ const fn nodad(network: IpNet) -> &'static str {
         IpNet::V6(_) => " nodad",
     }
 }
+
+/// Link addresses behind a NAT. Each such link is alone.
+const NAT_MAC: &str = "02:4e:41:02:00:01";
+const BEHIND_MAC: &str = "02:4e:41:02:00:02";
 
 fn mac(index: usize, router: bool) -> String {
     format!("02:4e:41:{:02x}:00:{:02x}", u8::from(router), index + 1)
@@ -349,11 +485,14 @@ fn common_settings() -> Vec<(String, String)> {
     .into()
 }
 
+fn forwarding() -> Vec<(String, String)> {
+    [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]
+        .map(|(setting, value)| (setting.to_string(), value.to_string()))
+        .into()
+}
+
 fn router_settings() -> Vec<(String, String)> {
-    let mut settings = common_settings();
-    settings.push(("net/ipv4/ip_forward".into(), "1".into()));
-    settings.push(("net/ipv6/conf/all/forwarding".into(), "1".into()));
-    settings
+    [common_settings(), forwarding()].concat()
 }
 
 fn host_settings((first, last): (u16, u16), style: Style) -> Vec<(String, String)> {

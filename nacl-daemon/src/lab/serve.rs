@@ -1,4 +1,8 @@
-//! What a lab's hosts serve: sockets opened inside their namespaces, answered by one small runtime. Knows no policy.
+//! What a lab's hosts serve: sockets opened inside their namespaces, answered by one small runtime; load balancers are
+//! `relay`'s. Knows no policy.
+//!
+//! A connection that is given up is reset at once: a socket that is merely closed would go on sending what nobody waits for,
+//! and its packets would be counted to whatever is tried next.
 
 use std::{
     io,
@@ -7,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use nacl_common::Family;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -19,6 +24,7 @@ use super::{
     Lab,
     file::{Answers, Service, Transport},
     net::Net,
+    relay::{self, Haproxy, Proxy, Relayed},
 };
 use crate::netns;
 
@@ -29,35 +35,42 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REQUEST: usize = 8 << 10;
 
 /// The services of a lab, running. Their sockets are closed when dropped.
-pub struct Services(#[expect(dead_code, reason = "held for its drop, which ends every task")] Option<Runtime>);
+#[derive(Default)]
+pub struct Services {
+    _runtime: Option<Runtime>,
+    _proxies: Vec<Haproxy>,
+}
 
 impl Services {
-    /// None at all.
-    pub const fn none() -> Self {
-        Self(None)
-    }
-
     /// Opens every service of every host.
     ///
     /// # Errors
-    /// A socket cannot be opened in its namespace.
-    pub fn start(lab: &Lab, net: &Net) -> io::Result<Self> {
+    /// A socket cannot be opened in its namespace, or a proxy does not start.
+    pub fn start(lab: &Lab, net: &Net, proxy: Proxy) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("services")
             .enable_all()
             .build()?;
+        let haproxy = relay::haproxy().filter(|_| proxy == Proxy::Best);
+        let mut proxies = Vec::new();
         for (name, host) in &lab.hosts {
-            for service in &host.services {
-                let sockets = netns::within(Some(net.namespace(name)), || open(service))??;
+            let namespace = net.namespace(name);
+            let relayed: Vec<Relayed> = host.services.iter().flat_map(|service| relayed(lab, service)).collect();
+            if let (Some(program), false) = (&haproxy, relayed.is_empty()) {
+                proxies.push(Haproxy::start(program, namespace, &relayed)?);
+            }
+            for service in host.services.iter().filter(|service| service.answers != Answers::Relay) {
                 let content: Arc<[u8]> = content(name, service).into();
-                let _inside = runtime.enter();
-                for socket in sockets {
+                for address in every_address(service.port) {
+                    let socket = netns::within(Some(namespace), || open(service.protocol, address))??;
                     let content = Arc::clone(&content);
+                    let _inside = runtime.enter();
                     match service.protocol {
                         Transport::Tcp => {
-                            let listener = TcpListener::from_std(socket.into())?;
-                            runtime.spawn(listen(listener, content, service.answers));
+                            let answers = service.answers;
+                            let serve = move |stream| serve(stream, Arc::clone(&content), answers);
+                            runtime.spawn(listen(TcpListener::from_std(socket.into())?, serve));
                         }
                         Transport::Udp => {
                             let socket = UdpSocket::from_std(socket.into())?;
@@ -66,21 +79,38 @@ impl Services {
                     }
                 }
             }
+            for Relayed { listen: address, target } in relayed.into_iter().filter(|_| haproxy.is_none()) {
+                let socket = netns::within(Some(namespace), || open(Transport::Tcp, address))??;
+                let namespace: Arc<str> = namespace.into();
+                let _inside = runtime.enter();
+                let relay = move |stream| {
+                    let namespace = Arc::clone(&namespace);
+                    async move { relay::relay(stream, &namespace, target).await }
+                };
+                runtime.spawn(listen(TcpListener::from_std(socket.into())?, relay));
+            }
         }
-        Ok(Self(Some(runtime)))
+        Ok(Self { _runtime: Some(runtime), _proxies: proxies })
     }
 }
 
-/// One socket for each family.
-fn open(service: &Service) -> io::Result<Vec<Socket>> {
-    let addresses = [
-        SocketAddr::from((Ipv4Addr::UNSPECIFIED, service.port)),
-        SocketAddr::from((Ipv6Addr::UNSPECIFIED, service.port)),
-    ];
-    addresses.into_iter().map(|address| open_one(service.protocol, address)).collect()
+/// What a relay listens on and leads to, by family.
+fn relayed(lab: &Lab, service: &Service) -> Vec<Relayed> {
+    let Some(to) = &service.to else { return Vec::new() };
+    let target = |listen: SocketAddr| {
+        let family = if listen.is_ipv4() { Family::V4 } else { Family::V6 };
+        let address = lab.host(&to.host).address(family)?;
+        Some(Relayed { listen, target: (address, to.port).into() })
+    };
+    every_address(service.port).into_iter().filter_map(target).collect()
 }
 
-fn open_one(protocol: Transport, address: SocketAddr) -> io::Result<Socket> {
+/// Everywhere, in each family.
+fn every_address(port: u16) -> [SocketAddr; 2] {
+    [(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
+}
+
+fn open(protocol: Transport, address: SocketAddr) -> io::Result<Socket> {
     let (kind, number) = match protocol {
         Transport::Tcp => (Type::STREAM, Protocol::TCP),
         Transport::Udp => (Type::DGRAM, Protocol::UDP),
@@ -123,11 +153,18 @@ fn content(host: &str, service: &Service) -> Vec<u8> {
     }
 }
 
-async fn listen(listener: TcpListener, content: Arc<[u8]>, answers: Answers) {
+/// Serves every client that comes, each with as much patience as a download over a narrow link takes to find that out.
+async fn listen<T>(listener: TcpListener, serve: impl Fn(TcpStream) -> T)
+where
+    T: Future<Output = io::Result<()>> + Send + 'static,
+{
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(serve(stream, Arc::clone(&content), answers));
+                // Given up or over, nothing is left to be sent.
+                let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                // A client that goes away in the middle is its own affair.
+                tokio::spawn(timeout(PATIENCE * 4, serve(stream)));
             }
             // Out of descriptors, or a connection that was gone again: the next may be better.
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -135,24 +172,19 @@ async fn listen(listener: TcpListener, content: Arc<[u8]>, answers: Answers) {
     }
 }
 
-/// A client that goes away in the middle is its own affair.
-async fn serve(mut stream: TcpStream, content: Arc<[u8]>, answers: Answers) {
-    let talk = async {
-        if answers == Answers::Banner {
-            stream.write_all(&content).await?;
-            read_until(&mut stream, b"\n").await?;
-        } else {
-            read_until(&mut stream, b"\r\n\r\n").await?;
-            stream.write_all(&content).await?;
-        }
-        stream.shutdown().await?;
-        // Closing before the client has would reset the connection under what it still has to read.
-        let mut rest = [0; 512];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    };
-    // A download over a narrow link takes as long as it takes to find that out.
-    let _ = timeout(PATIENCE * 4, talk).await;
+async fn serve(mut stream: TcpStream, content: Arc<[u8]>, answers: Answers) -> io::Result<()> {
+    if answers == Answers::Banner {
+        stream.write_all(&content).await?;
+        read_until(&mut stream, b"\n").await?;
+    } else {
+        read_until(&mut stream, b"\r\n\r\n").await?;
+        stream.write_all(&content).await?;
+    }
+    stream.shutdown().await?;
+    // Closing before the client has would reset the connection under what it still has to read.
+    let mut rest = [0; 512];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 async fn read_until(stream: &mut TcpStream, end: &[u8]) -> io::Result<()> {

@@ -1,34 +1,35 @@
-//! Labs on the wire: real clients and servers in namespaces, the programs attached to the router's side of the server's link.
+//! Labs on the wire: real clients and servers in namespaces, the programs attached to the router's side of the links of the
+//! hosts behind a hook.
 //!
-//! Nothing is assumed. How a probe ended is what the client noticed and what taps in both hosts saw; which rule decided is
-//! what the program reported and counted; and every counter must have moved by exactly the packets that the taps saw sent,
-//! judged by the engine: a packet counted to a wrong rule, or one too many, fails the step. What is dropped was answered before
-//! with nothing attached.
+//! Nothing is assumed. How a probe ended is what the client noticed and what taps in all hosts saw; which rule decided is
+//! what the programs reported and counted; and every counter must have moved by exactly the packets that the taps saw sent,
+//! judged by the engine with its memory (`account`): a packet counted to a wrong rule, or one too many, fails the step.
+//! What is dropped was answered before with nothing attached.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io, thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use nacl_common::{Action, Direction, Event, Family, Packet, Reason};
+use nacl_common::{Action, Event};
 use thiserror::Error;
 
 use super::{
     Lab, LabError, LabReport, Level, Outcome,
-    ask::{Noticed, Question, ask},
-    expect::{Crossing, Decision},
-    file::{Policy, Probe, ProbeProtocol, SourcePorts, Stage},
+    account::{Account, Asked, ByHook, Changed, InForce, packet_of, same_flow, since, verdict_of},
+    ask::{Gate, Noticed, Question, ask, ask_often},
+    expect::Decision,
+    file::{Nat, Policy, Probe, ProbeProtocol, SourcePorts, Stage},
     kernel::options,
-    net::{Net, NetError, Style},
-    outcome::{Case, Counted, Observation, RuleCount, StepReport, compare, source_ports},
+    net::{self, Net, NetError, Style},
+    outcome::{Case, Counted, Observation, StepReport, compare, source_ports},
     paper::{self, Engine, Judge},
+    relay::Proxy,
     serve::Services,
-    tap::{Sight, Tap},
+    tap::{Clock, Sight, Tap},
 };
 use crate::{
-    analyze::number,
-    compile::{Compiled, SlotTable},
     dataplane::{self, Attachment, Counters, DataplaneError, Events, Target, attach},
     resolve::Mode,
 };
@@ -39,9 +40,11 @@ const LONG: Duration = Duration::from_secs(5);
 /// How long it waits for what must not come: less than the second after which TCP tries again.
 const SHORT: Duration = Duration::from_millis(600);
 
-/// How long it waits for a download that is to stall behind its handshake: long enough for TCP to try a lost SYN again, which
-/// about one run in five of L18 needs. Counters of downloads are held to "at least", so that a further try does not matter.
-const STALL: Duration = Duration::from_millis(2500);
+/// How long packets may take that were sent when the last client was done, on a machine with other things to do.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// How often somebody who waits for packets looks.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A lab that cannot be run on the wire.
 #[derive(Debug, Error)]
@@ -89,7 +92,7 @@ pub fn possible(lab: &Lab) -> Result<(), WireError> {
         return Err(WireError::NoForm { lab: lab.name.clone(), why: why.clone() });
     }
     match dataplane::missing() {
-        lacking if lacking.is_empty() => Ok(()),
+        lacking if lacking.is_empty() => Ok(net::possible(lab)?),
         lacking => Err(WireError::Lacks(lacking)),
     }
 }
@@ -107,16 +110,53 @@ pub enum Scrutiny {
 pub struct Bench<'a> {
     lab: &'a Lab,
     // Dropped in this order: programs, services, then the namespaces.
-    hook: Option<(Attachment, Policy)>,
+    hooks: ByHook<Attachment>,
+    policy: Option<Policy>,
+    /// The engine, in the state the programs must be in, and the time its clock began at.
+    engine: Engine,
+    zero: Duration,
     services: Services,
+    proxy: Proxy,
     net: Net,
+    #[expect(dead_code, reason = "held for as long as packets are to be stamped")]
+    clock: Clock,
 }
 
-/// One case of a probe on its way.
-struct Asked<'a> {
+/// One question of a step.
+struct Planned<'a> {
     probe: &'a Probe,
-    noticed: Noticed,
+    /// Source port; 0: whichever comes.
     port: u16,
+    patience: Duration,
+    /// Whether something is to be put in force while its answer is on its way.
+    gate: Option<Gate>,
+}
+
+/// What was seen during a step, in the raw.
+#[derive(Default)]
+struct Seen {
+    sights: BTreeMap<String, Vec<Sight>>,
+    events: ByHook<Vec<Event>>,
+    after: ByHook<Counters>,
+}
+
+impl Seen {
+    fn told(&mut self, news: ByHook<Vec<Event>>) {
+        for (hook, events) in news {
+            self.events.entry(hook).or_default().extend(events);
+        }
+    }
+
+    /// Takes what taps have caught. Says whether there was anything.
+    fn take(&mut self, taps: &BTreeMap<String, Tap>) -> Result<bool, WireError> {
+        let mut some = false;
+        for (host, tap) in taps {
+            let sights = tap.take().map_err(socket("reading a tap"))?;
+            some |= !sights.is_empty();
+            self.sights.entry(host.clone()).or_default().extend(sights);
+        }
+        Ok(some)
+    }
 }
 
 impl<'a> Bench<'a> {
@@ -125,10 +165,20 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// See [`WireError`].
     pub fn build(lab: &'a Lab, style: Style) -> Result<Self, WireError> {
+        Self::build_with(lab, style, Proxy::Best)
+    }
+
+    /// As [`Self::build`], choosing what plays load balancers.
+    ///
+    /// # Errors
+    /// See [`WireError`].
+    pub fn build_with(lab: &'a Lab, style: Style, proxy: Proxy) -> Result<Self, WireError> {
         possible(lab)?;
+        let clock = Clock::start().map_err(socket("having packets stamped"))?;
         let net = Net::build(lab, style)?;
-        let services = Services::start(lab, &net).map_err(socket("starting the services"))?;
-        Ok(Self { lab, hook: None, services, net })
+        let services = Services::start(lab, &net, proxy).map_err(socket("starting the services"))?;
+        let (hooks, engine) = (ByHook::new(), Engine::default());
+        Ok(Self { lab, hooks, policy: None, engine, zero: now(), services, proxy, net, clock })
     }
 
     /// The network.
@@ -136,30 +186,60 @@ impl<'a> Bench<'a> {
         &self.net
     }
 
-    /// What is attached, and the policy in force.
-    pub const fn hook(&mut self) -> Option<&mut (Attachment, Policy)> {
-        self.hook.as_mut()
+    /// What is attached, by the host behind the hook.
+    pub const fn hooks(&self) -> &ByHook<Attachment> {
+        &self.hooks
     }
 
     /// The policy in force, whose slots the next one continues.
-    pub fn policy(&self) -> Option<&Policy> {
-        self.hook.as_ref().map(|(_, policy)| policy)
+    pub const fn policy(&self) -> Option<&Policy> {
+        self.policy.as_ref()
     }
 
-    /// Attaches the first policy; later ones replace it live.
+    /// Attaches the first policy; later ones replace it live, at one hook after the other.
     ///
     /// # Errors
     /// The kernel refuses. What was in force stays in force.
     pub fn install(&mut self, policy: &Policy, events: Events) -> Result<(), WireError> {
-        let enforced = policy.at(&self.lab.hooks[0]);
-        let options = options(&enforced.interface, events);
-        if let Some((attachment, in_force)) = &mut self.hook {
-            attachment.install(&options, &enforced.compiled)?;
-            *in_force = policy.clone();
-        } else {
-            let target = Target { name: self.lab.hooks[0].clone(), netns: Some(self.net.router().into()) };
-            self.hook = Some((attach(&target, &options, &enforced.compiled)?, policy.clone()));
+        let done = self.lab.hooks.iter().try_for_each(|hook| self.install_at(hook, policy, events));
+        if let Err(error) = done {
+            match self.policy.clone() {
+                None => self.hooks.clear(),
+                // It was in force a moment ago, so the kernel takes it again; where not, the first error says more.
+                Some(old) => self.lab.hooks.iter().for_each(|hook| drop(self.install_at(hook, &old, events))),
+            }
+            return Err(error);
         }
+        if self.policy.is_none() {
+            self.zero = now();
+        }
+        self.engine.set_time(since(self.zero, now()));
+        let Ok(()) = self.engine.install(policy);
+        self.policy = Some(policy.clone());
+        Ok(())
+    }
+
+    fn install_at(&mut self, hook: &str, policy: &Policy, events: Events) -> Result<(), WireError> {
+        let enforced = policy.at(hook);
+        let options = options(&enforced.interface, events);
+        if let Some(attachment) = self.hooks.get_mut(hook) {
+            attachment.install(&options, &enforced.compiled)?;
+        } else {
+            let target = Target { name: hook.into(), netns: Some(self.net.router().into()) };
+            self.hooks.insert(hook.into(), attach(&target, &options, &enforced.compiled)?);
+        }
+        Ok(())
+    }
+
+    /// Forgets every connection that is remembered.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn forget(&mut self) -> Result<(), WireError> {
+        for attachment in self.hooks.values_mut() {
+            attachment.forget(&mut |_, _| true)?;
+        }
+        let Ok(()) = self.engine.forget();
         Ok(())
     }
 
@@ -169,66 +249,110 @@ impl<'a> Bench<'a> {
     /// A service cannot be started again.
     pub fn refresh(&mut self) -> Result<(), WireError> {
         // The old runtime closes its sockets when it is replaced, and two listeners do not share a port.
-        self.services = Services::none();
+        self.services = Services::default();
         self.net.forget_paths()?;
-        self.services = Services::start(self.lab, &self.net).map_err(socket("starting the services"))?;
+        self.services = Services::start(self.lab, &self.net, self.proxy).map_err(socket("starting the services"))?;
         Ok(())
     }
 
-    /// Runs probes with whatever is attached, all at once: each has its own ports, so their packets are told apart.
-    fn ask(&self, cases: &[(&'a Probe, u16, Duration)]) -> Result<Vec<Asked<'a>>, WireError> {
-        let results = thread::scope(|scope| {
-            let started: Vec<_> = cases
+    fn question<'q>(&self, planned: &'q Planned<'_>) -> Question<'q> {
+        let Planned { probe, port, patience, gate } = planned;
+        let behind = self.lab.host(&probe.from).nat.as_ref();
+        let (from, to) = self.lab.ends(probe, self.lab.connections(probe)[0]);
+        Question {
+            protocol: probe.protocol,
+            from: behind.map_or(from, |nat| nat.inside.addr()),
+            source_port: *port,
+            to: (to, probe.port).into(),
+            patience: *patience,
+            gate: gate.as_ref(),
+        }
+    }
+
+    /// Runs probes with whatever is attached, all at once: each has its own ports, so their packets are told apart. `meanwhile`
+    /// is called while they run, and must open their gates.
+    fn ask<'p>(
+        &mut self,
+        planned: &'p [Planned<'a>],
+        mut meanwhile: impl FnMut(&mut Self, &dyn Fn() -> bool) -> Result<(), WireError>,
+    ) -> Result<Vec<Vec<(Noticed, u16)>>, WireError> {
+        let questions: Vec<(String, Question<'p>, Option<&Nat>)> = planned
+            .iter()
+            .map(|one| {
+                let nat = self.sampled(one.probe);
+                (self.net.asking(&one.probe.from).to_owned(), self.question(one), nat)
+            })
+            .collect();
+        thread::scope(|scope| {
+            let asking: Vec<_> = questions
                 .iter()
-                .map(|&(probe, source_port, patience)| {
-                    let (from, to) = self.lab.ends(probe, self.lab.connections(probe)[0]);
-                    let namespace = self.net.namespace(&probe.from);
-                    let to = (to, probe.port).into();
-                    let question = Question { protocol: probe.protocol, from, source_port, to, patience };
-                    (probe, scope.spawn(move || ask(namespace, &question)))
+                .map(|(namespace, question, nat)| {
+                    scope.spawn(move || match nat {
+                        Some(nat) => {
+                            let noticed = ask_often(namespace, question, nat.connections.into())?;
+                            Ok(noticed.into_iter().map(|noticed| (noticed, 0)).collect())
+                        }
+                        None => ask(namespace, question).map(|noticed| vec![noticed]),
+                    })
                 })
                 .collect();
-            started
+            let over = || asking.iter().all(thread::ScopedJoinHandle::is_finished);
+            let done = meanwhile(self, &over);
+            // Whatever happened, nobody is left waiting at a gate.
+            planned.iter().filter_map(|one| one.gate.as_ref()).for_each(Gate::open);
+            let noticed = asking
                 .into_iter()
-                .map(|(probe, thread)| {
-                    let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                    result.map(|(noticed, port)| Asked { probe, noticed, port })
-                })
+                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect::<io::Result<Vec<_>>>()
-        });
-        results.map_err(socket("asking"))
+                .map_err(socket("asking"));
+            done.and(noticed)
+        })
     }
 
-    /// Which of the cases are answered with nothing attached.
-    fn control(&self, cases: &[(&'a Probe, u16, Duration)]) -> Result<Vec<bool>, WireError> {
-        let patient: Vec<_> = cases.iter().map(|&(probe, port, _)| (probe, port, LONG)).collect();
-        Ok(self.ask(&patient)?.into_iter().map(|asked| matches!(asked.noticed, Noticed::Answer(_))).collect())
+    /// The NAT whose ports a probe samples, if it does.
+    fn sampled(&self, probe: &Probe) -> Option<&'a Nat> {
+        let lab: &'a Lab = self.lab;
+        lab.host(&probe.from).nat.as_ref().filter(|_| probe.source_ports == SourcePorts::All)
     }
 
-    /// The cases of a step's probes under a policy. How long a client waits is taken from what the engine expects, and
-    /// decides nothing: an answer that must not come is seen before the time is over, one that must come has long.
-    fn cases(&self, probes: &'a [Probe], policy: &Policy) -> Vec<(&'a Probe, u16, Duration)> {
+    /// Which of the questions are answered with nothing attached; of those that are asked often, whether each time.
+    fn control(&mut self, planned: Vec<Planned<'a>>) -> Result<Vec<bool>, WireError> {
+        let patient: Vec<_> =
+            planned.into_iter().map(|planned| Planned { patience: LONG, gate: None, ..planned }).collect();
+        let answered = |(noticed, _): &(Noticed, u16)| matches!(noticed, Noticed::Answer(_));
+        Ok(self.ask(&patient, |_, _| Ok(()))?.iter().map(|all| all.iter().all(answered)).collect())
+    }
+
+    /// The questions of a step. How long a client waits is taken from what the engine expects, and decides nothing: an
+    /// answer that must not come is seen before the time is over, one that must come has long.
+    fn plan(&self, stage: &Stage<'a>) -> Vec<Planned<'a>> {
         let mut engine = Engine::default();
-        let stage = Stage { name: "", probes: &[], policy: policy.clone(), during: None };
-        let Ok(()) = engine.install(policy);
-        let mut cases = Vec::new();
-        for probe in probes {
+        let Ok(()) = engine.install(&stage.policy);
+        let mut planned = Vec::new();
+        for probe in stage.probes {
             let ports = match (&probe.source_ports, probe.protocol) {
                 (SourcePorts::Any, _) | (_, ProbeProtocol::Icmp) => vec![0],
-                _ => source_ports(self.lab, probe, policy),
+                _ if self.sampled(probe).is_some() => vec![0],
+                _ => source_ports(self.lab, probe, &stage.policy),
             };
             for port in ports {
-                let representative = if port == 0 { self.lab.host(&probe.from).os.ports().0 } else { port };
-                let Ok(seen) = paper::follow(self.lab, probe, [representative, 0], &stage, &mut engine);
-                let answered = seen.outcome == Outcome::Answered;
-                let silent = if probe.download { STALL } else { SHORT };
-                cases.push((probe, port, if answered { LONG } else { silent }));
+                let of = |host: &str| self.lab.host(host).os.ports().0;
+                let representative = if port == 0 { of(&probe.from) } else { port };
+                let Ok(seen) = paper::follow(self.lab, probe, [representative, of(&probe.to)], stage, &mut engine);
+                // Of many from a NAT some are not.
+                let answered = seen.outcome == Outcome::Answered && self.sampled(probe).is_none();
+                planned.push(Planned {
+                    probe,
+                    port,
+                    patience: if answered { LONG } else { SHORT },
+                    gate: stage.during.as_ref().map(|_| Gate::default()),
+                });
             }
         }
-        cases
+        planned
     }
 
-    /// Runs probes under the policy in force and says what was seen. `controls`: of each case, whether it was answered
+    /// Runs probes under the policy in force and says what was seen. `controls`: of each question, whether it was answered
     /// with nothing attached.
     ///
     /// # Errors
@@ -238,68 +362,171 @@ impl<'a> Bench<'a> {
     /// When nothing is attached.
     pub fn step(
         &mut self,
-        name: &str,
-        probes: &'a [Probe],
+        stage: &Stage<'a>,
         mode: Mode,
         controls: Option<&[bool]>,
         scrutiny: Scrutiny,
     ) -> Result<StepReport, WireError> {
-        let (_, policy) = self.hook.as_ref().expect("a policy is attached before its probes are run");
-        let policy = policy.clone();
-        let cases = self.cases(probes, &policy);
+        assert!(!self.hooks.is_empty(), "a policy is attached before its probes are run");
+        let planned = self.plan(stage);
         let taps = self.taps()?;
-        let before = self.start_counting()?;
-        let asked = self.ask(&cases)?;
-        let seen = Seen {
-            lab: self.lab,
-            compiled: &policy.at(&self.lab.hooks[0]).compiled,
-            sights: taps
-                .iter()
-                .map(|(host, tap)| Ok((host.as_str(), tap.take()?)))
-                .collect::<io::Result<_>>()
-                .map_err(socket("reading a tap"))?,
-            events: self.events(),
-            before,
-            after: self.counters()?,
-        };
-        let mut problems = Vec::new();
-        let mut by_probe: BTreeMap<usize, Vec<Case>> = BTreeMap::new();
-        for (index, asked) in asked.iter().enumerate() {
-            let (observation, mut found) = seen.observe(asked);
-            problems.append(&mut found);
-            let of = probes.iter().position(|probe| std::ptr::eq(probe, asked.probe)).unwrap_or_default();
-            by_probe.entry(of).or_default().push(Case {
-                source_port: asked.port,
-                expected: match scrutiny {
-                    Scrutiny::Exact => asked.probe.expected(mode).for_port(&observation),
-                    // Whoever sits in the lab may number rules as they like.
-                    Scrutiny::Probes if asked.probe.expected(mode).outcome == observation.outcome => {
-                        observation.clone()
-                    }
-                    Scrutiny::Probes => {
-                        Observation { outcome: asked.probe.expected(mode).outcome, ..Observation::default() }
-                    }
-                },
-                seen: observation,
-                control: controls.map(|controls| controls.get(index).copied().unwrap_or(false)),
-            });
+        if scrutiny == Scrutiny::Exact {
+            self.forget()?;
         }
-        let counters = match scrutiny {
-            Scrutiny::Exact => seen.check_counters(probes, &mut problems),
-            Scrutiny::Probes => Vec::new(),
+        let mut engine = self.engine.clone();
+        let before = self.start_counting()?;
+        let mut seen = Seen::default();
+        let mut in_force = vec![self.in_force(&stage.policy)];
+        let mut changed = None;
+        let mut problems = Vec::new();
+        let noticed = self.ask(&planned, |bench, over| {
+            if let Some(during) = &stage.during {
+                changed = bench.change(&planned, during, &taps, &mut seen, over)?;
+                in_force.push(bench.in_force(during));
+            }
+            // Taps and rings hold only so much.
+            while !over() {
+                thread::sleep(LOOK);
+                seen.take(&taps)?;
+                seen.told(bench.events());
+            }
+            Ok(())
+        })?;
+        if stage.during.is_some() && changed.is_none() {
+            problems.push("the download was over, or never began, before the policy could be changed".into());
+            in_force.truncate(1);
+        }
+
+        // What was sent when the last client was done may still be on its way.
+        let end = Instant::now() + SETTLE;
+        let (account, counters, found) = loop {
+            seen.take(&taps)?;
+            seen.after = self.counters()?;
+            seen.told(self.events());
+            let quiet = !seen.take(&taps)?;
+            let mut then = engine.clone();
+            let account = Account::new(
+                self.lab,
+                &in_force,
+                changed.as_ref(),
+                &seen.sights,
+                &seen.events,
+                &before,
+                &seen.after,
+                &mut then,
+                self.zero,
+            );
+            let mut found = Vec::new();
+            let counters = match scrutiny {
+                Scrutiny::Exact => account.check_counters(stage.probes, &mut found),
+                Scrutiny::Probes => Vec::new(),
+            };
+            if (quiet && found.is_empty()) || Instant::now() > end {
+                engine = then;
+                break (account, counters, found);
+            }
+            drop(account);
+            thread::sleep(LOOK);
         };
-        let probes = probes
-            .iter()
-            .enumerate()
-            .map(|(index, probe)| {
-                let cases = by_probe.remove(&index).unwrap_or_default();
-                compare(self.lab, probe, mode, &policy, cases, Counted::ByStretch)
-            })
-            .collect();
-        Ok(StepReport { name: name.into(), probes, problems, counters })
+        problems.extend(found);
+
+        let mut reports = Vec::new();
+        for probe in stage.probes {
+            let of = |one: &&Planned<'_>| std::ptr::eq(one.probe, probe);
+            let mut cases = Vec::new();
+            for (index, (one, noticed)) in planned.iter().zip(&noticed).enumerate().filter(|(_, (one, _))| of(one)) {
+                let control = controls.map(|controls| controls.get(index).copied().unwrap_or(false));
+                let asked = if self.sampled(probe).is_some() {
+                    sampled(&account, probe, noticed, &mut problems)
+                } else {
+                    let nat = self.lab.host(&probe.from).nat.is_some();
+                    let changed = one.gate.is_some() && changed.is_some();
+                    let asked = |(noticed, port): &(Noticed, u16)| Asked {
+                        probe,
+                        noticed: noticed.clone(),
+                        port: Some(*port).filter(|port| *port != 0 && !nat),
+                        changed,
+                    };
+                    noticed.iter().map(|noticed| (asked(noticed), noticed.1)).collect()
+                };
+                for (asked, source_port) in asked {
+                    let (observation, mut found) = account.observe(&asked);
+                    problems.append(&mut found);
+                    let expected = match scrutiny {
+                        Scrutiny::Exact => probe.expected(mode).for_port(&observation),
+                        // Whoever sits in the lab may number rules as they like.
+                        Scrutiny::Probes if probe.expected(mode).outcome == observation.outcome => observation.clone(),
+                        Scrutiny::Probes => {
+                            Observation { outcome: probe.expected(mode).outcome, ..Observation::default() }
+                        }
+                    };
+                    cases.push(Case { source_port, expected, seen: observation, control });
+                }
+            }
+            let counted = self.sampled(probe).map_or(Counted::ByStretch, |nat| Counted::Sampled(nat.tolerance));
+            reports.push(compare(self.lab, probe, mode, &stage.policy, cases, counted));
+        }
+        self.engine = engine;
+        Ok(StepReport { name: stage.name.into(), probes: reports, problems, counters })
     }
 
-    /// Runs one TCP probe and tells of its handshake as it happens: at most 20 ms late, so that a person can watch.
+    /// What is in force now at every hook.
+    fn in_force(&self, policy: &Policy) -> InForce {
+        let epochs = self.hooks.iter().map(|(hook, attachment)| (hook.clone(), attachment.epoch())).collect();
+        InForce { policy: policy.clone(), epochs }
+    }
+
+    /// Puts a policy in force while a download is on its way, and says when. Not at all where the download is over before.
+    ///
+    /// The client stops reading, so the server has to wait for it with data in hand, and nothing is on the wire at the
+    /// moment of the change: which policy judged a packet is then known of every packet. Next the server asks whether it
+    /// may go on, so that after the change it is first heard from who sends the data, as on paper; then the client reads on.
+    fn change(
+        &mut self,
+        planned: &[Planned<'a>],
+        during: &Policy,
+        taps: &BTreeMap<String, Tap>,
+        seen: &mut Seen,
+        over: &dyn Fn() -> bool,
+    ) -> Result<Option<Changed>, WireError> {
+        let gates: Vec<&Gate> = planned.iter().filter_map(|one| one.gate.as_ref()).collect();
+        while !gates.iter().all(|gate| gate.is_full()) {
+            if over() {
+                return Ok(None);
+            }
+            thread::sleep(LOOK);
+        }
+        for _ in 0..QUIET_LOOKS {
+            let some = seen.take(taps)?;
+            thread::sleep(LOOK * 2);
+            if !some && !seen.take(taps)? {
+                break;
+            }
+        }
+        let from = now();
+        let Self { engine, .. } = self;
+        let kept = engine.clone();
+        self.install(during, Events::All)?;
+        // The replay does this again, at its place among the packets.
+        self.engine = kept;
+        let to = now();
+        let servers: Vec<&str> = planned.iter().map(|one| one.probe.to.as_str()).collect();
+        let end = Instant::now() + LONG;
+        let sent_since = |seen: &Seen, host: &str| {
+            seen.sights.get(host).is_some_and(|sights| sights.iter().any(|sight| sight.sent && sight.at > to))
+        };
+        while !servers.iter().all(|server| sent_since(seen, server)) && Instant::now() < end {
+            thread::sleep(LOOK);
+            seen.take(taps)?;
+        }
+        for gate in gates {
+            gate.open();
+        }
+        Ok(Some(Changed { from, to }))
+    }
+
+    /// Runs one TCP probe of a lab with one hook and tells of its handshake as it happens: at most 20 ms late, so that a
+    /// person can watch.
     ///
     /// # Errors
     /// A socket, a counter or a tap cannot be read.
@@ -312,87 +539,150 @@ impl<'a> Bench<'a> {
         patience: Duration,
         mut tell: impl FnMut(Happening<'_>),
     ) -> Result<(Observation, Vec<String>), WireError> {
-        const LOOK: Duration = Duration::from_millis(10);
-        let (_, policy) = self.hook.as_ref().expect("a policy is attached before its probes are run");
-        let policy = policy.clone();
-        let (from, to) = self.lab.ends(probe, self.lab.connections(probe)[0]);
-        let source_port = match &probe.source_ports {
+        let policy = self.policy.clone().expect("a policy is attached before its probes are run");
+        let port = match &probe.source_ports {
             SourcePorts::These(ports) => ports[0],
             _ => 0,
         };
-        let namespace = self.net.namespace(&probe.from).to_owned();
-        let question = Question { protocol: probe.protocol, from, source_port, to: (to, probe.port).into(), patience };
+        let planned = [Planned { probe, port, patience, gate: None }];
         let taps = self.taps()?;
         let before = self.start_counting()?;
-        let mut sights: BTreeMap<&str, Vec<Sight>> = BTreeMap::new();
-        let mut events = Vec::new();
+        let mut seen = Seen::default();
         let mut start = None;
-        let (noticed, port) = thread::scope(|scope| {
-            let asking = scope.spawn(|| ask(&namespace, &question));
+        let noticed = self.ask(&planned, |bench, over| {
             loop {
-                let over = asking.is_finished();
+                let over = over();
                 thread::sleep(LOOK);
-                let mut batch = Vec::new();
+                let mut batch: Vec<(&str, Sight)> = Vec::new();
                 // The second look takes what was still on its way at the first.
                 for _ in 0..2 {
                     for (host, tap) in &taps {
-                        let seen = tap.take().map_err(socket("reading a tap"))?;
-                        batch.extend(seen.iter().map(|sight| (host.as_str(), *sight)));
-                        sights.entry(host).or_default().extend(seen);
+                        let sights = tap.take().map_err(socket("reading a tap"))?;
+                        batch.extend(sights.iter().map(|sight| (host.as_str(), *sight)));
+                        seen.sights.entry(host.clone()).or_default().extend(sights);
                     }
                     if batch.is_empty() {
                         break;
                     }
                     thread::sleep(LOOK);
                 }
-                let news = self.events();
+                let news = bench.events();
                 batch.retain(|(_, sight)| is_handshake(sight.packet.tcp_flags));
                 batch.sort_by_key(|(_, sight)| sight.at);
-                let mut verdicts: Vec<&Event> = news.iter().filter(|event| is_handshake(event.tcp_flags)).collect();
+                let verdicts = news.iter().flat_map(|(hook, events)| events.iter().map(move |event| (hook, event)));
+                let mut verdicts: Vec<_> = verdicts.filter(|(_, event)| is_handshake(event.tcp_flags)).collect();
                 for (host, sight) in batch {
                     let since = sight.at.saturating_sub(*start.get_or_insert(sight.at));
                     tell(Happening::Packet { host, since, sight });
-                    if let Some(at) = verdicts.iter().position(|event| sight.sent && event_is_of(event, &sight.packet))
-                    {
-                        tell(happening(&policy.at(&self.lab.hooks[0]).compiled.slots, verdicts.remove(at)));
+                    let of = |event: &Event| {
+                        let packet = packet_of(event, &sight.packet);
+                        sight.sent && packet.is_some_and(|packet| same_flow(&packet, &sight.packet))
+                    };
+                    if let Some(at) = verdicts.iter().position(|(_, event)| of(event)) {
+                        let (hook, event) = verdicts.remove(at);
+                        tell(happening(&policy, hook, event));
                     }
                 }
-                events.extend(news);
+                seen.told(news);
                 if over {
-                    return asking
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                        .map_err(socket("asking"));
+                    return Ok(());
                 }
             }
         })?;
+        let (noticed, port) = noticed.into_iter().flatten().next().unwrap_or((Noticed::Silence, 0));
         tell(Happening::End { noticed: &noticed });
-        let after = self.counters()?;
-        let seen =
-            Seen { lab: self.lab, compiled: &policy.at(&self.lab.hooks[0]).compiled, sights, events, before, after };
-        Ok(seen.observe(&Asked { probe, noticed, port }))
+        seen.after = self.counters()?;
+        let in_force = [self.in_force(&policy)];
+        let mut engine = self.engine.clone();
+        let account = Account::new(
+            self.lab,
+            &in_force,
+            None,
+            &seen.sights,
+            &seen.events,
+            &before,
+            &seen.after,
+            &mut engine,
+            self.zero,
+        );
+        let observed = account.observe(&Asked { probe, noticed, port: Some(port), changed: false });
+        self.engine = engine;
+        Ok(observed)
     }
 
     /// A tap on every host.
-    pub(super) fn taps(&self) -> Result<BTreeMap<String, Tap>, WireError> {
+    fn taps(&self) -> Result<BTreeMap<String, Tap>, WireError> {
         let taps = self.net.hosts().iter().map(|(host, namespace)| Ok((host.clone(), Tap::open(namespace)?)));
         taps.collect::<io::Result<_>>().map_err(socket("opening a tap"))
     }
 
     /// Throws away old events and reads the counters.
-    fn start_counting(&mut self) -> Result<Counters, WireError> {
+    fn start_counting(&mut self) -> Result<ByHook<Counters>, WireError> {
         self.events();
         self.counters()
     }
 
-    pub(super) fn counters(&self) -> Result<Counters, WireError> {
-        Ok(self.hook.as_ref().map(|(attachment, _)| attachment.counters()).transpose()?.unwrap_or_default())
+    /// What every hook has counted.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn counters(&self) -> Result<ByHook<Counters>, WireError> {
+        self.hooks.iter().map(|(hook, attachment)| Ok((hook.clone(), attachment.counters()?))).collect()
     }
 
-    pub(super) fn events(&mut self) -> Vec<Event> {
-        let Some((attachment, _)) = &mut self.hook else { return Vec::new() };
-        std::iter::from_fn(|| attachment.events().next()).collect()
+    fn events(&mut self) -> ByHook<Vec<Event>> {
+        let taken = self.hooks.iter_mut().map(|(hook, attachment)| {
+            let events = std::iter::from_fn(|| attachment.events().next()).collect();
+            (hook.clone(), events)
+        });
+        taken.collect()
     }
+}
+
+/// How long a download that is held back may take to come to rest, in looks.
+const QUIET_LOOKS: usize = 100;
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The connections that a NAT has made: which ports it took, and what came back to each. Nobody can say which client had
+/// which port, so what clients noticed must agree in number.
+fn sampled<'a>(
+    account: &Account<'_>,
+    probe: &'a Probe,
+    noticed: &[(Noticed, u16)],
+    problems: &mut Vec<String>,
+) -> Vec<(Asked<'a>, u16)> {
+    let answer = noticed.iter().map(|(noticed, _)| noticed).find(|noticed| matches!(noticed, Noticed::Answer(_)));
+    let ports = account.ports_of(probe);
+    let asked: Vec<_> = ports
+        .into_iter()
+        .map(|port| {
+            let came_back = account.came_back(probe, port);
+            let noticed = answer.filter(|_| came_back).cloned().unwrap_or(Noticed::Silence);
+            (Asked { probe, noticed, port: Some(port), changed: false }, port)
+        })
+        .collect();
+    let count = |all: &mut dyn Iterator<Item = &Noticed>, is: fn(&Noticed) -> bool| all.filter(|one| is(one)).count();
+    let answered = |one: &Noticed| matches!(one, Noticed::Answer(_));
+    let other = |one: &Noticed| !matches!(one, Noticed::Answer(_) | Noticed::Silence);
+    let (made, came_back) = (asked.len(), count(&mut asked.iter().map(|(asked, _)| &asked.noticed), answered));
+    let clients = || noticed.iter().map(|(noticed, _)| noticed);
+    if made != noticed.len() {
+        problems.push(format!("{}: {} connections, and the NAT took {made} ports", probe.name, noticed.len()));
+    }
+    if count(&mut clients(), answered) != came_back {
+        problems.push(format!(
+            "{}: {} clients had an answer, and something came back to {came_back} ports",
+            probe.name,
+            count(&mut clients(), answered)
+        ));
+    }
+    if let Some(strange) = clients().find(|one| other(one)) {
+        problems.push(format!("{}: a client got neither an answer nor silence: {strange:?}", probe.name));
+    }
+    asked
 }
 
 /// Something that happened to a probe that is watched.
@@ -421,12 +711,12 @@ pub enum Happening<'a> {
     },
 }
 
-fn happening(slots: &SlotTable, event: &Event) -> Happening<'static> {
-    let reason = Reason::from_number(event.reason).unwrap_or(Reason::NoGeneration);
-    Happening::Verdict {
-        by: Decision(vec![slots.decider(event.slot, reason)]),
-        pass: event.action == Action::Allow as u8,
-    }
+fn happening(policy: &Policy, hook: &str, event: &Event) -> Happening<'static> {
+    let verdict = verdict_of(event);
+    let direction =
+        if event.direction == 0 { nacl_common::Direction::Inbound } else { nacl_common::Direction::Outbound };
+    let by = Decision::of(&policy.at(hook).compiled.slots, direction, &verdict);
+    Happening::Verdict { by, pass: verdict.action == Action::Allow }
 }
 
 const fn is_handshake(tcp_flags: u8) -> bool {
@@ -434,274 +724,74 @@ const fn is_handshake(tcp_flags: u8) -> bool {
     tcp_flags & SYN != 0
 }
 
-/// Everything that was seen during a step.
-struct Seen<'a> {
-    lab: &'a Lab,
-    compiled: &'a Compiled,
-    sights: BTreeMap<&'a str, Vec<Sight>>,
-    events: Vec<Event>,
-    before: Counters,
-    after: Counters,
-}
-
-impl Seen<'_> {
-    /// What became of a case, and what is strange about it.
-    fn observe(&self, asked: &Asked<'_>) -> (Observation, Vec<String>) {
-        let probe = asked.probe;
-        let mut problems = Vec::new();
-        let complain = |what: String| format!("{}, port {}: {what}", probe.name, asked.port);
-        let flow = paper::flow(self.lab, probe, self.lab.connections(probe)[0], asked.port);
-        let (Ok(request), Ok(Some(reply))) = (flow.request(), flow.reply()) else {
-            unreachable!("every protocol of a probe is answered, within one family")
-        };
-        let direction = direction(self.lab, probe);
-        let outcome = match &asked.noticed {
-            Noticed::Answer(_) => Outcome::Answered,
-            Noticed::Stall => Outcome::Stalled,
-            // A client cannot know which leg died. The taps do: did the request reach the other host, and did it answer?
-            Noticed::Silence | Noticed::Error(_) => {
-                let arrived = self.saw(&probe.to, false, &request);
-                let answered = self.saw(&probe.to, true, &reply);
-                if let Noticed::Error(what) = &asked.noticed {
-                    problems.push(complain(format!("the client got an error, not silence: {what}")));
-                } else if arrived && !answered {
-                    problems.push(complain("the request arrived and was not answered".into()));
-                }
-                if arrived { Outcome::ReplyDropped } else { Outcome::RequestDropped }
-            }
-        };
-        let hook = &self.lab.hooks[0];
-        let mut decided = |direction, packet: &Packet| match self.decided(direction, packet) {
-            Ok(by) => Crossing { hook: hook.clone(), by },
-            Err(what) => {
-                problems.push(complain(what));
-                Crossing { hook: hook.clone(), by: Decision::default() }
-            }
-        };
-        let mut seen = Observation { outcome, path: vec![decided(direction, &request)], ..Observation::default() };
-        if outcome != Outcome::RequestDropped {
-            seen.path.push(decided(direction.reverse(), &reply));
-        }
-        if self.lab.meets_narrow_link(probe) && matches!(outcome, Outcome::Answered | Outcome::Stalled) {
-            seen.icmp_error = Some(decided(Direction::Inbound, &paper::too_big(self.lab, probe)));
-        }
-        (seen, problems)
-    }
-
-    /// Whether a host sent or received the first packet of a leg.
-    fn saw(&self, host: &str, sent: bool, packet: &Packet) -> bool {
-        self.sights
-            .get(host)
-            .is_some_and(|sights| sights.iter().any(|sight| sight.sent == sent && same_flow(&sight.packet, packet)))
-    }
-
-    /// The rule that the program reported for a leg.
-    fn decided(&self, direction: Direction, packet: &Packet) -> Result<Decision, String> {
-        let about = |event: &&Event| event.direction == direction as u8 && event_is_of(event, packet);
-        let rules: BTreeSet<_> = self
-            .events
-            .iter()
-            .filter(about)
-            .map(|event| {
-                let reason = Reason::from_number(event.reason).unwrap_or(Reason::NoGeneration);
-                Decision(vec![self.compiled.slots.decider(event.slot, reason)])
-            })
-            .collect();
-        match rules.len() {
-            1 => Ok(rules.into_iter().next().unwrap_or_default()),
-            0 if self.after.events_suppressed > self.before.events_suppressed => {
-                // Events are samples. The counters, which are not, are checked against the same engine.
-                let verdict = self.compiled.judge(direction, packet);
-                Ok(Decision::of(&self.compiled.slots, direction, &verdict))
-            }
-            0 => Err(format!("the program reported no {} packet of it", direction.name())),
-            _ => Err(format!("more than one rule decided its {} packets", direction.name())),
-        }
-    }
-
-    /// Every counter must have moved by what the taps saw sent.
-    fn check_counters(&self, probes: &[Probe], problems: &mut Vec<String>) -> Vec<RuleCount> {
-        let hook = &self.lab.host(&self.lab.hooks[0]).addresses;
-        let behind = |address: [u64; 2]| hook.iter().any(|network| number(network.addr()) == address);
-        let mut sent: BTreeMap<u16, u64> = BTreeMap::new();
-        for (host, sights) in &self.sights {
-            for Sight { packet, .. } in sights.iter().filter(|sight| sight.sent) {
-                let direction = match *host == self.lab.hooks[0] {
-                    true => Direction::Outbound,
-                    false if behind(packet.dst) => Direction::Inbound,
-                    false => continue,
-                };
-                *sent.entry(self.compiled.judge(direction, packet).slot).or_default() += 1;
-            }
-        }
-        // Where a large page is sent the tap sees packets before they are cut to size, and the router's ICMP is sent by no
-        // host: those rules are held to "at least" and "some".
-        let mut loose = BTreeSet::new();
-        for probe in probes.iter().filter(|probe| probe.download) {
-            let port = self.lab.host(&probe.from).os.ports().0;
-            let flow = paper::flow(self.lab, probe, self.lab.connections(probe)[0], port);
-            let direction = direction(self.lab, probe);
-            let error = self.lab.meets_narrow_link(probe).then(|| paper::too_big(self.lab, probe));
-            let legs = [
-                (direction, flow.request().ok()),
-                (direction.reverse(), flow.reply().ok().flatten()),
-                (Direction::Inbound, error),
-            ];
-            for (direction, packet) in legs {
-                loose.extend(packet.map(|packet| self.compiled.judge(direction, &packet).slot));
-            }
-        }
-        let mut counts = Vec::new();
-        for (slot, meaning) in &self.compiled.slots.slots {
-            let packets = |counters: &Counters| counters.slots.get(slot).map_or(0, |counter| counter.packets);
-            let moved = packets(&self.after) - packets(&self.before);
-            let expected = sent.get(slot).copied().unwrap_or(0);
-            let rule = self.compiled.slots.decider(*slot, Reason::NaclRule);
-            let family = meaning.family as u8;
-            let holds = if loose.contains(slot) { moved >= expected.max(1) } else { moved == expected };
-            if !holds {
-                problems.push(format!(
-                    "{rule} (IPv{family}) counted {moved} packets, and the taps saw {expected} sent that it had to count"
-                ));
-            }
-            if moved > 0 {
-                counts.push(RuleCount { hook: self.lab.hooks[0].clone(), rule, family, packets: moved, expected });
-            }
-        }
-        // Anything but a rule's verdict is a packet this lab cannot explain. What IPv6 needs of itself passes unjudged.
-        for ((reason, direction), counter) in &self.after.reasons {
-            let before = self.before.reasons.get(&(*reason, *direction)).map_or(0, |counter| counter.packets);
-            let ordinary = matches!(
-                reason,
-                Reason::NaclRule | Reason::NaclImplicit | Reason::Arp | Reason::NeighbourDiscovery | Reason::Mld
-            );
-            if !ordinary && counter.packets > before {
-                let packets = counter.packets - before;
-                problems.push(format!("{packets} {} packets met {:?}", direction.name(), reason.name()));
-            }
-        }
-        counts
-    }
-}
-
-/// Whether two packets belong to the same leg of the same flow.
-fn same_flow(one: &Packet, other: &Packet) -> bool {
-    let ports = |packet: &Packet| {
-        // The identifier of an echo is the system's to choose.
-        let icmp = matches!((packet.protocol, packet.family), (1, Family::V4) | (58, Family::V6));
-        (if icmp { 0 } else { packet.sport }, packet.dport)
-    };
-    (one.family, one.protocol, one.src, one.dst) == (other.family, other.protocol, other.src, other.dst)
-        && ports(one) == ports(other)
-}
-
-/// Whether an event is about a packet of that leg.
-fn event_is_of(event: &Event, packet: &Packet) -> bool {
-    let family = match event.family {
-        4 => Family::V4,
-        6 => Family::V6,
-        _ => return false,
-    };
-    let of = Packet {
-        family,
-        protocol: event.protocol,
-        src: event.src,
-        dst: event.dst,
-        sport: event.sport,
-        dport: event.dport,
-        ident: 0,
-        ..*packet
-    };
-    same_flow(&of, packet)
-}
-
-/// The way the request of a probe goes through the only hook.
-fn direction(lab: &Lab, probe: &Probe) -> Direction {
-    if lab.hooked(&probe.to) { Direction::Inbound } else { Direction::Outbound }
-}
-
 /// Runs a lab on the wire.
 ///
 /// # Errors
 /// See [`WireError`]. Whatever happens, no namespace stays behind.
 pub fn run(lab: &Lab, mode: Mode) -> Result<LabReport, WireError> {
+    run_with(lab, mode, Proxy::Best)
+}
+
+/// As [`run`], choosing what plays load balancers.
+///
+/// # Errors
+/// See [`WireError`]. Whatever happens, no namespace stays behind.
+pub fn run_with(lab: &Lab, mode: Mode, proxy: Proxy) -> Result<LabReport, WireError> {
     let start = Instant::now();
-    let mut bench = Bench::build(lab, Style::Measured)?;
-    let plan = lab.plan(mode)?;
+    let stages = lab.plan(mode)?;
+    let mut bench = Bench::build_with(lab, Style::Measured, proxy)?;
     let mut controls = Vec::new();
-    for stage in &plan {
-        controls.push(bench.control(&bench.cases(stage.probes, &stage.policy))?);
+    for stage in &stages {
+        controls.push(bench.control(bench.plan(stage))?);
     }
     let mut steps = Vec::new();
-    for (stage, controls) in plan.iter().zip(&controls) {
+    for (stage, controls) in stages.iter().zip(&controls) {
         bench.refresh()?;
         bench.install(&stage.policy, Events::All)?;
-        steps.push(bench.step(stage.name, stage.probes, mode, Some(controls), Scrutiny::Exact)?);
+        steps.push(bench.step(stage, mode, Some(controls), Scrutiny::Exact)?);
     }
     Ok(LabReport::new(lab, Level::Wire, mode, start.elapsed().as_secs_f64(), steps))
 }
 
 #[cfg(test)]
 mod tests {
-    use nacl_common::Counter;
-
     use super::*;
-    use crate::lab::file::{self, Settings};
+    use crate::lab::file;
 
-    /// A SYN let in by rule 100, its SYN/ACK denied by `*`, and what counters say of it.
-    fn problems(counted: &[(u16, u64)], reasons: &[Reason]) -> Vec<String> {
-        let lab = file::load("l02").expect("L02");
-        let compiled =
-            lab.compile(&lab.policy, Settings::default(), None).expect("valid").at("server").compiled.clone();
-        let probe = &lab.steps[0].probes[0];
-        let flow = paper::flow(&lab, probe, lab.connections(probe)[0], 52345);
-        let (request, reply) = (flow.request().expect("request"), flow.reply().expect("reply").expect("reply"));
-        let sight = |sent, packet| Sight { at: Duration::ZERO, sent, packet };
-        let count = |packets| Counter { packets, bytes: 0 };
-        let seen = Seen {
-            lab: &lab,
-            compiled: &compiled,
-            sights: [
-                ("client", vec![sight(true, request)]),
-                ("server", vec![sight(false, request), sight(true, reply)]),
-            ]
-            .into(),
-            events: Vec::new(),
-            before: Counters::default(),
-            after: Counters {
-                slots: counted.iter().map(|&(slot, packets)| (slot, count(packets))).collect(),
-                reasons: reasons.iter().map(|&reason| ((reason, Direction::Inbound), count(1))).collect(),
-                events_suppressed: 0,
-            },
-        };
-        let mut problems = Vec::new();
-        seen.check_counters(&lab.steps[0].probes, &mut problems);
-        problems
+    /// How likely it is that of `n` tries, each of which succeeds with probability `p`, a share more than `tolerance` away from
+    /// `p` succeeds.
+    fn false_alarm(n: u16, p: f64, tolerance: f64) -> f64 {
+        let n = f64::from(n);
+        let mut log_choose = 0.0;
+        let mut sum = 0.0;
+        let mut k = 0.0;
+        while k <= n {
+            if (k / n - p).abs() > tolerance {
+                sum += f64::exp(log_choose + k * f64::ln(p) + (n - k) * f64::ln(1.0 - p));
+            }
+            log_choose += f64::ln((n - k) / (k + 1.0));
+            k += 1.0;
+        }
+        sum
     }
 
     #[test]
-    fn every_packet_must_be_counted_by_its_rule_and_no_other() {
-        let lab = file::load("l02").expect("L02");
-        let slots =
-            lab.compile(&lab.policy, Settings::default(), None).expect("valid").at("server").compiled.clone().slots;
-        let slot = |direction, rule: Option<u16>| {
-            let found = slots
-                .slots
-                .iter()
-                .find(|(_, slot)| slot.direction == direction && slot.rule == rule && slot.family == Family::V4);
-            *found.expect("a slot").0
-        };
-        let (rule, star) = (slot(Direction::Inbound, Some(100)), slot(Direction::Outbound, None));
-        assert_eq!(problems(&[(rule, 1), (star, 1)], &[Reason::NaclRule, Reason::Mld]), Vec::<String>::new());
-        for (counted, complaint) in [
-            (vec![(rule, 2), (star, 1)], "inbound 100 (IPv4) counted 2 packets, and the taps saw 1"),
-            (vec![(rule, 1)], "outbound * (IPv4) counted 0 packets, and the taps saw 1"),
-            (vec![(rule, 1), (star, 1), (slot(Direction::Inbound, None), 1)], "inbound * (IPv4) counted 1 packets"),
-        ] {
-            let found = problems(&counted, &[]);
-            assert!(found.len() == 1 && found[0].contains(complaint), "{found:?}");
+    fn what_a_nat_picks_at_random_seldom_fails_a_lab() {
+        // A fair coin thrown four times: all heads or all tails.
+        assert!((false_alarm(4, 0.5, 0.4) - 0.125).abs() < 1e-12);
+        let mut sampled = 0;
+        for lab in file::all().expect("labs") {
+            for (probe, mode) in lab.probes().flat_map(|probe| [(probe, Mode::Stateless), (probe, Mode::Stateful)]) {
+                let (nat, percent) = (&lab.host(&probe.from).nat, probe.expected(mode).percent);
+                let (Some(nat), Some(percent)) = (nat, percent) else { continue };
+                sampled += 1;
+                // Of all or none there is nothing to be unlucky with.
+                if percent > 0.0 && percent < 100.0 {
+                    let chance = false_alarm(nat.connections, percent / 100.0, nat.tolerance / 100.0);
+                    assert!(chance < 1e-6, "{}, {}: fails once in {}", lab.name, probe.name, 1.0 / chance);
+                }
+            }
         }
-        let found = problems(&[(rule, 1), (star, 1)], &[Reason::IpMalformed]);
-        assert!(found.len() == 1 && found[0].contains("ip-malformed"), "{found:?}");
+        assert!(sampled > 0, "no lab samples the ports of a NAT");
     }
 }

@@ -288,10 +288,27 @@ fn peer(row: &GroupRow) -> String {
 }
 
 fn exemptions(out: &mut String, rules: &InterfaceRules, before: Option<&InterfaceRules>, width: Option<u16>) {
-    if rules.exemptions.is_empty() {
+    let before = before.map(|before| &before.exemptions).filter(|before| before.len() == rules.exemptions.len());
+    // AWS's own are many and the same everywhere: those that were met stand in the table, the others in a line.
+    let met = |row: &ExemptionRow| row.failsafe || row.hits.is_some_and(|hits| hits.packets > 0);
+    let mut silent: Vec<&str> = rules.exemptions.iter().filter(|row| !met(row)).map(|row| row.name.as_str()).collect();
+    silent.sort_unstable();
+    silent.dedup();
+    if !silent.is_empty() {
+        let mut line = "AWS filters none of these (exemptions = \"aws\"):".to_owned();
+        for (at, name) in silent.iter().enumerate() {
+            let next = format!(" {name}{}", if at + 1 < silent.len() { "," } else { "" });
+            if width.is_some_and(|width| line.chars().count() + next.chars().count() > usize::from(width)) {
+                let _ = writeln!(out, "{DIM}{line}{DIM:#}");
+                line = " ".to_owned();
+            }
+            line.push_str(&next);
+        }
+        let _ = writeln!(out, "{DIM}{line}{DIM:#}\n");
+    }
+    if !rules.exemptions.iter().any(met) {
         return;
     }
-    let before = before.map(|before| &before.exemptions).filter(|before| before.len() == rules.exemptions.len());
     let row = |(at, row): (usize, &ExemptionRow), leave| Row {
         cells: vec![
             row.name.clone(),
@@ -306,7 +323,13 @@ fn exemptions(out: &mut String, rules: &InterfaceRules, before: Option<&Interfac
     };
     let sheet = |leave| Sheet {
         header: vec!["Service", "Type", "Protocol", "Port range", "Other end"],
-        rows: rules.exemptions.iter().enumerate().map(|exemption| row(exemption, leave)).collect(),
+        rows: rules
+            .exemptions
+            .iter()
+            .enumerate()
+            .filter(|(_, exemption)| met(exemption))
+            .map(|exemption| row(exemption, leave))
+            .collect(),
         since: before.is_some(),
     };
     Sheet::write(out, "Passes unjudged, replies too", sheet, width);

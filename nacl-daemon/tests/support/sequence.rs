@@ -45,7 +45,7 @@ impl Policy {
     }
 
     /// A verdict in the oracle's words.
-    pub fn said(&self, verdict: &Verdict, met: flow::Met, case: &Case) -> Expected {
+    pub fn said(&self, verdict: Verdict, met: flow::Met, case: &Case) -> Expected {
         self.deciders.said(verdict, met, case)
     }
 }
@@ -153,6 +153,9 @@ struct Life {
     later: Option<Case>,
     steps: Vec<(u64, Step)>,
     now: u64,
+    /// The flow whose packet comes next, and how many come before the next change.
+    next: usize,
+    left: u64,
     /// This end's addresses, its own.
     local: [IpAddr; 2],
 }
@@ -230,8 +233,15 @@ impl<S: Subject> Trial<S> {
             };
             let end = at + 10 * MILLISECOND + length;
             for life in &mut lives {
-                for _ in 0..4 + random.below(10) {
-                    self.step(random, life, end, name);
+                life.left = 4 + random.below(10);
+                life.prepare(random, &self.policy.interface, end);
+            }
+            // Whoever is next in time: the clock of the one interface goes forward only.
+            while let Some(life) = lives.iter_mut().filter(|life| life.left > 0).min_by_key(|life| life.now) {
+                self.step(random, life, name);
+                life.left -= 1;
+                if life.left > 0 {
+                    life.prepare(random, &self.policy.interface, end);
                 }
             }
             at = end;
@@ -244,16 +254,11 @@ impl<S: Subject> Trial<S> {
         let v4 = 0x0a00_0000 | (place as u32) << 8 | random.below(250) as u32;
         let v6 = 0x2001_0db8 << 96 | u128::from(place) << 64 | u128::from(random.next());
         let (oracle, local) = (self.base.clone(), [IpAddr::V4(v4.into()), IpAddr::V6(v6.into())]);
-        Life { oracle, flows: Vec::new(), later: None, steps: Vec::new(), now: 0, local }
+        Life { oracle, flows: Vec::new(), later: None, steps: Vec::new(), now: 0, next: 0, left: 0, local }
     }
 
-    fn step(&mut self, random: &mut Random, life: &mut Life, end: u64, change: &'static str) {
-        if life.flows.is_empty() || life.flows.len() < 4 && random.once_in(8) {
-            let flow = life.begin(random, &self.policy.interface);
-            life.flows.push(flow);
-        }
-        let place = random.below(life.flows.len() as u64) as usize;
-        life.wait(random, place, end);
+    fn step(&mut self, random: &mut Random, life: &mut Life, change: &'static str) {
+        let place = life.next;
         let case = life.packet(random, place);
         let now = life.now;
         let expected = life.oracle.meet(&case, now);
@@ -262,7 +267,7 @@ impl<S: Subject> Trial<S> {
         self.packets += 1;
         if got != expected {
             let told = format!("{} says {got:?}\nthe oracle says {expected:?}", "the subject");
-            self.give_up(&life.steps, told);
+            self.give_up(&life.steps, &told);
         }
         self.book(life, place, &case, expected, change);
     }
@@ -317,7 +322,7 @@ impl<S: Subject> Trial<S> {
             let expected = rows_of(&life.oracle, now);
             if got != expected {
                 life.steps.push((now, Step::Nothing));
-                self.give_up(&life.steps, format!("remembered: {got:#?}\nthe oracle remembers {expected:#?}"));
+                self.give_up(&life.steps, &format!("remembered: {got:#?}\nthe oracle remembers {expected:#?}"));
             }
         }
         panic!("connections that are no sequence's: {got:#?}\n{all:#?}");
@@ -361,7 +366,7 @@ impl<S: Subject> Trial<S> {
     }
 
     /// Ends the test with the disagreement, in as few steps and rules as it needs.
-    fn give_up(&mut self, steps: &[(u64, Step)], told: String) -> ! {
+    fn give_up(&mut self, steps: &[(u64, Step)], told: &str) -> ! {
         let mut least = steps.to_vec();
         let Some(mut told) = self.again(&least).map(|again| format!("{told}\n\nAlone it {again}")) else {
             panic!("{told}\n\nThe sequence alone shows no disagreement:\n{}", tell(steps));
@@ -475,6 +480,16 @@ fn tell(steps: &[(u64, Step)]) -> String {
 }
 
 impl Life {
+    /// Chooses the flow that has the next packet, and when.
+    fn prepare(&mut self, random: &mut Random, interface: &Interface, end: u64) {
+        if self.flows.is_empty() || self.flows.len() < 4 && random.once_in(8) {
+            let flow = self.begin(random, interface);
+            self.flows.push(flow);
+        }
+        self.next = random.below(self.flows.len() as u64) as usize;
+        self.wait(random, self.next, end);
+    }
+
     /// Another flow: aimed at the policy's rules, and mostly one that passes.
     fn begin(&self, random: &mut Random, interface: &Interface) -> Flow {
         let mut forward = self.template(random, interface);
@@ -549,8 +564,11 @@ impl Life {
             case.ident = random.next() as u32;
             let hidden = (case.v6() && random.once_in(4)).then_some(60);
             let mut later = Case { part: Part::Later, hidden, ..case.clone() };
-            if random.once_in(8) {
-                later.ident ^= 1 << random.below(32);
+            match random.below(12) {
+                0 => later.ident ^= 1 << random.below(32),
+                // IPv4 tells fragments apart by protocol too, IPv6 does not.
+                1 => later.protocol = *random.pick(&[6, 17, 132]),
+                _ => {}
             }
             // Out of order.
             if random.once_in(6) {
