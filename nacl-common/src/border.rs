@@ -310,9 +310,16 @@ pub struct Entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// [`crate::flow::tag`] of the key.
-    pub tag: u64,
+    pub tag: u32,
+    /// Which place of the ring holds the key, or [`Kept::NOWHERE`].
+    pub place: u32,
     /// What is remembered.
     pub entry: Entry,
+}
+
+impl Kept {
+    /// No place of the ring.
+    pub const NOWHERE: u32 = u32::MAX;
 }
 
 /// A fragmented packet, in one direction.

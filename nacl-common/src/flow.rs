@@ -222,17 +222,18 @@ pub fn key(control: Control, direction: Direction, packet: &Packet) -> Option<Fl
     Some(FlowKey { remote, local, remote_port, local_port, protocol: packet.protocol, family, pad: 0 })
 }
 
-/// A number that tells keys apart: a sum of products, which two different keys share once in 2^64.
+/// A number that tells keys apart: a sum of products, of which two different keys share the upper half once in 2^32.
 #[inline(always)]
-pub const fn tag(key: &FlowKey) -> u64 {
+pub const fn tag(key: &FlowKey) -> u32 {
     let ports = (key.remote_port as u64) << 48 | (key.local_port as u64) << 32;
     let rest = ports | (key.protocol as u64) << 16 | (key.family as u64) << 8 | 1;
-    key.remote[0]
+    let sum = key.remote[0]
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .wrapping_add(key.remote[1].wrapping_mul(0xbf58_476d_1ce4_e5b9))
         .wrapping_add(key.local[0].wrapping_mul(0x94d0_49bb_1331_11eb))
         .wrapping_add(key.local[1].wrapping_mul(0xd6e8_feb8_6659_fd93))
-        .wrapping_add(rest.wrapping_mul(0xff51_afd7_ed55_8ccd))
+        .wrapping_add(rest.wrapping_mul(0xff51_afd7_ed55_8ccd));
+    (sum >> 32) as u32
 }
 
 /// Of an ICMP echo, whether it is a request.

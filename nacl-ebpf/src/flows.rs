@@ -51,6 +51,7 @@ pub fn find(key: &FlowKey, copy: &mut Kept) -> bool {
     // SAFETY: map values.
     unsafe {
         words(&raw const (*kept).entry, &mut copy.entry);
+        copy.place = (&raw const (*kept).place).read_volatile();
         (&raw const (*kept).tag).read_volatile() == tag(key)
     }
 }
@@ -75,24 +76,26 @@ unsafe fn words<T>(from: *const T, to: &mut T) {
 #[inline(always)]
 pub fn write(work: &mut Work) -> bool {
     let Work { key, kept, other, exhausted, at, write, met, .. } = work;
-    match write.kind {
-        WriteKind::Nothing => return true,
-        WriteKind::Touch => {
-            touch(key, &kept.entry, &write.entry);
+    if matches!(write.kind, WriteKind::Nothing) {
+        return true;
+    }
+    if matches!(write.kind, WriteKind::Touch) {
+        touch(key, &kept.entry, &write.entry);
+        return true;
+    }
+    kept.tag = tag(key);
+    kept.entry = write.entry;
+    if matches!(write.kind, WriteKind::Replace) {
+        if FLOWS.insert(&*key, &*kept, u64::from(BPF_EXIST)).is_ok() {
+            return has_place(key, kept.place) || place(key, other, at.now);
+        }
+        // It was deleted a moment ago. A new connection is added then, and a running one stays flushed.
+        if !matches!(met, Met::New) {
             return true;
         }
-        WriteKind::New => *kept = Kept { tag: tag(key), entry: write.entry },
-        WriteKind::Replace => {
-            *kept = Kept { tag: tag(key), entry: write.entry };
-            // It has its place in the ring already, unless it was deleted a moment ago: then a new connection is added, and a
-            // running one stays flushed.
-            let running = !matches!(met, Met::New);
-            if FLOWS.insert(&*key, &*kept, u64::from(BPF_EXIST)).is_ok() || running {
-                return true;
-            }
-        }
     }
-    add(key, kept, other, exhausted, at.now)
+    kept.place = Kept::NOWHERE;
+    add(key, kept, exhausted, other, at.now) && place(key, other, at.now)
 }
 
 /// Stores what has changed, in place. The key is looked up again: in the meantime the element may have become another's.
@@ -112,11 +115,11 @@ fn touch(key: &FlowKey, old: &Entry, new: &Entry) {
     }
 }
 
-/// Puts a connection into the table and into the ring.
+/// Puts a connection into the table.
 #[inline(always)]
-fn add(key: &FlowKey, kept: &Kept, other: &mut FlowKey, exhausted: &mut u64, now: u64) -> bool {
+fn add(key: &FlowKey, kept: &Kept, exhausted: &mut u64, other: &mut FlowKey, now: u64) -> bool {
     if insert(key, kept) {
-        return place(key, other, now);
+        return true;
     }
     // Once in a tick of the clock: a flood must not make every packet search.
     if *exhausted == now + 1 {
@@ -125,12 +128,10 @@ fn add(key: &FlowKey, kept: &Kept, other: &mut FlowKey, exhausted: &mut u64, now
     let mut left = SEARCH;
     while left > 0 {
         left -= 1;
-        if let Some(slot) = slot() {
-            reclaim(slot, other, now);
-        }
+        reclaim(by_chance(), other, now);
     }
     if insert(key, kept) {
-        return place(key, other, now);
+        return true;
     }
     *exhausted = now + 1;
     false
@@ -144,43 +145,63 @@ fn insert(key: &FlowKey, kept: &Kept) -> bool {
 }
 
 /// Gives a connection its place in the ring: one that is free, or that of an expired one, which is forgotten. So every new
-/// connection also collects, and nobody else need. Two CPUs that choose the same place between two instructions leave a
-/// connection without one: it is not collected here, only from user space.
+/// connection also collects, and nobody else need. A connection whose place another CPU takes between two instructions is
+/// not collected here, only from user space, or placed again when it comes again.
 #[inline(always)]
 fn place(key: &FlowKey, other: &mut FlowKey, now: u64) -> bool {
     let mut left = PLACES;
     while left > 0 {
         left -= 1;
-        if let Some(slot) = slot()
-            && reclaim(slot, other, now)
-        {
-            // SAFETY: a map value. Torn by another CPU it is a key that nobody has, so a free place.
-            unsafe { slot.write(*key) };
-            return true;
+        let index = by_chance();
+        if !reclaim(index, other, now) {
+            continue;
         }
+        let (Some(kept), Some(place)) = (FLOWS.get_ptr_mut(key), RING.get_ptr_mut(index)) else { break };
+        // SAFETY: map values. Torn by another CPU a place holds a key that nobody has, so it is free.
+        unsafe {
+            (&raw mut (*kept).place).write_volatile(index);
+            place.write(*key);
+        }
+        return true;
     }
     // Without a place it would stay for ever where nobody else collects.
     FLOWS.remove(key).ok();
     false
 }
 
-/// A place of the ring by chance: so CPUs share no cursor.
+/// Whether a place of the ring holds this key.
 #[inline(always)]
-fn slot() -> Option<*mut FlowKey> {
+fn has_place(key: &FlowKey, index: u32) -> bool {
+    match RING.get(index) {
+        Some(place) => place == key,
+        None => false,
+    }
+}
+
+/// A place of the ring: by chance, so that CPUs share no cursor.
+#[inline(always)]
+fn by_chance() -> u32 {
     // SAFETY: no argument.
     let chance = unsafe { bpf_get_prandom_u32() };
-    RING.get_ptr_mut((u64::from(chance) * u64::from(RING_SIZE.load()) >> 32) as u32)
+    (u64::from(chance) * u64::from(RING_SIZE.load()) >> 32) as u32
 }
 
 /// Whether a place of the ring is free, once an expired connection there is forgotten.
 #[inline(always)]
-fn reclaim(slot: *mut FlowKey, other: &mut FlowKey, now: u64) -> bool {
+fn reclaim(index: u32, other: &mut FlowKey, now: u64) -> bool {
+    let Some(place) = RING.get_ptr(index) else { return false };
     // A copy: what stands there may become the key of a running connection before it is deleted.
     // SAFETY: a map value.
-    unsafe { words(slot, other) };
+    unsafe { words(place, other) };
     let Some(kept) = FLOWS.get_ptr(&*other) else { return true };
-    // SAFETY: a map value, and a u64 is read in one piece.
-    let expires = unsafe { (&raw const (*kept).entry.expires).read_volatile() };
+    // SAFETY: a map value, and each is read in one piece.
+    let (elsewhere, expires) = unsafe {
+        ((&raw const (*kept).place).read_volatile() != index, (&raw const (*kept).entry.expires).read_volatile())
+    };
+    // Forgotten and met again, it has another place since.
+    if elsewhere {
+        return true;
+    }
     if now < expires {
         return false;
     }
