@@ -295,7 +295,16 @@ fn exemptions(out: &mut String, rules: &InterfaceRules, before: Option<&Interfac
     silent.sort_unstable();
     silent.dedup();
     if !silent.is_empty() {
-        let _ = writeln!(out, "{DIM}AWS filters none of these (exemptions = \"aws\"): {}{DIM:#}\n", silent.join(", "));
+        let mut line = "AWS filters none of these (exemptions = \"aws\"):".to_owned();
+        for (at, name) in silent.iter().enumerate() {
+            let next = format!(" {name}{}", if at + 1 < silent.len() { "," } else { "" });
+            if width.is_some_and(|width| line.chars().count() + next.chars().count() > usize::from(width)) {
+                let _ = writeln!(out, "{DIM}{line}{DIM:#}");
+                line = " ".to_owned();
+            }
+            line.push_str(&next);
+        }
+        let _ = writeln!(out, "{DIM}{line}{DIM:#}\n");
     }
     if !rules.exemptions.iter().any(met) {
         return;
