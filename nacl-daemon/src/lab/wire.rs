@@ -128,6 +128,9 @@ struct Planned<'a> {
     /// Source port; 0: whichever comes.
     port: u16,
     patience: Duration,
+    /// Place of the same question of another probe, from the same port: two connections cannot have both ends in common, so
+    /// it is asked once.
+    twin: Option<usize>,
     /// Whether something is to be put in force while its answer is on its way.
     gate: Option<Gate>,
 }
@@ -256,7 +259,7 @@ impl<'a> Bench<'a> {
     }
 
     fn question<'q>(&self, planned: &'q Planned<'_>) -> Question<'q> {
-        let Planned { probe, port, patience, gate } = planned;
+        let Planned { probe, port, patience, gate, twin: _ } = planned;
         let behind = self.lab.host(&probe.from).nat.as_ref();
         let (from, to) = self.lab.ends(probe, self.lab.connections(probe)[0]);
         Question {
@@ -270,7 +273,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs probes with whatever is attached, all at once: each has its own ports, so their packets are told apart. `meanwhile`
-    /// is called while they run, and must open their gates.
+    /// is called while they run.
     fn ask<'p>(
         &mut self,
         planned: &'p [Planned<'a>],
@@ -286,7 +289,9 @@ impl<'a> Bench<'a> {
         thread::scope(|scope| {
             let asking: Vec<_> = questions
                 .iter()
-                .map(|(namespace, question, nat)| {
+                .zip(planned)
+                .filter(|(_, one)| one.twin.is_none())
+                .map(|((namespace, question, nat), _)| {
                     scope.spawn(move || match nat {
                         Some(nat) => {
                             let noticed = ask_often(namespace, question, nat.connections.into())?;
@@ -300,12 +305,17 @@ impl<'a> Bench<'a> {
             let done = meanwhile(self, &over);
             // Whatever happened, nobody is left waiting at a gate.
             planned.iter().filter_map(|one| one.gate.as_ref()).for_each(Gate::open);
-            let noticed = asking
-                .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect::<io::Result<Vec<_>>>()
-                .map_err(socket("asking"));
-            done.and(noticed)
+            let mut answers =
+                asking.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            let mut noticed: Vec<Vec<_>> = Vec::new();
+            for one in planned {
+                let answer = match one.twin {
+                    Some(twin) => noticed[twin].clone(),
+                    None => answers.next().unwrap_or_else(|| Ok(Vec::new())).map_err(socket("asking"))?,
+                };
+                noticed.push(answer);
+            }
+            done.map(|()| noticed)
         })
     }
 
@@ -341,10 +351,16 @@ impl<'a> Bench<'a> {
                 let Ok(seen) = paper::follow(self.lab, probe, [representative, of(&probe.to)], stage, &mut engine);
                 // Of many from a NAT some are not.
                 let answered = seen.outcome == Outcome::Answered && self.sampled(probe).is_none();
+                let same = |one: &Planned<'a>| {
+                    let ends = |probe: &'a Probe| (&probe.from, &probe.to, probe.protocol, probe.port, probe.family);
+                    port != 0 && one.port == port && ends(one.probe) == ends(probe)
+                };
+                let twin = planned.iter().position(same);
                 planned.push(Planned {
                     probe,
                     port,
                     patience: if answered { LONG } else { SHORT },
+                    twin,
                     gate: stage.during.as_ref().map(|_| Gate::default()),
                 });
             }
@@ -544,7 +560,7 @@ impl<'a> Bench<'a> {
             SourcePorts::These(ports) => ports[0],
             _ => 0,
         };
-        let planned = [Planned { probe, port, patience, gate: None }];
+        let planned = [Planned { probe, port, patience, twin: None, gate: None }];
         let taps = self.taps()?;
         let before = self.start_counting()?;
         let mut seen = Seen::default();
