@@ -134,6 +134,7 @@ Without --sequence each line is judged as the first packet of its flow. With it 
 by an interface that is attached at time 0, and what is remembered of a line decides about later ones: time is in \
 seconds, does not go back, and is that of the line before where absent; TCP packets need tcp_flags. The answer's flow says what \
 the connection table knew: new, forward, reply, unknown or none.")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]

@@ -37,7 +37,7 @@ fn engine(compiled: &Compiled, deciders: &Deciders, case: &Case) -> Expected {
         Ok(packet) => compiled.judge(case.direction, &packet),
         Err(reason) => nacl_common::evaluate::judge_other(nacl_common::Control(0), reason),
     };
-    deciders.said(&verdict, Met::Nothing, case)
+    deciders.said(verdict, Met::Nothing, case)
 }
 
 /// The same disagreement with as few rules as it needs.

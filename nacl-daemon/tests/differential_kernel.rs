@@ -67,7 +67,7 @@ fn the_loaded_programs_agree_with_the_oracle() {
             let (action, event) = bed.run(hook, &frame).expect("the program runs");
             let verdict = event.verdict().expect("a known verdict");
             assert_eq!(action, verdict.action, "what was done is what was said");
-            let got = deciders.said(&verdict, Met::Nothing, &case);
+            let got = deciders.said(verdict, Met::Nothing, &case);
             assert_eq!(got, expected, "{side:?} {hook:?} {case:?}\n{interface:#?}");
             assert_eq!(event.direction, case.direction as u8);
             coverage.book(&interface, &case, expected);

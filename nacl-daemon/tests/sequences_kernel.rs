@@ -74,7 +74,7 @@ impl Subject for Kernel {
         assert_eq!(did, verdict.action, "what was done is what was said");
         assert_eq!(event.direction, case.direction as u8);
         assert_eq!(event.time, now, "the clock is the one that was set");
-        policy.said(&verdict, met(&event), case)
+        policy.said(verdict, met(&event), case)
     }
 
     fn connections(&mut self) -> Vec<(FlowKey, Entry)> {

@@ -74,6 +74,7 @@ impl Leg {
 
 /// What is remembered of a flow once its request has passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "two who may remember, and two reasons why nobody does")]
 pub struct Remembered {
     /// By the network ACL, in stateful mode.
     pub nacl: bool,

@@ -1,10 +1,9 @@
 //! One packet as a line of JSON, for `explain --jsonl`: the question a harness asks a million times.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use nacl_common::{
     Direction, Family, Fragment, Packet,
-    flow::SECOND,
     packet::{EXTENSION_HEADERS, tcp},
 };
 use serde::{Deserialize, Deserializer, de};
@@ -90,16 +89,12 @@ impl Query {
     /// # Errors
     /// What is missing, or is no time, as a sentence.
     pub fn in_sequence(&self) -> Result<Option<u64>, &'static str> {
-        /// A few hundred years, and far from where a number of nanoseconds ends.
-        const LAST: f64 = 1e10;
         if self.protocol == 6 && self.fragment != Part::Later && self.tcp_flags.is_none() {
             return Err("in a sequence a TCP packet needs tcp_flags, such as \"S\", \"SA\" or \"A\"");
         }
-        match self.time {
-            None => Ok(None),
-            Some(time) if (0.0..=LAST).contains(&time) => Ok(Some((time * SECOND as f64).round() as u64)),
-            Some(_) => Err("time is in seconds, from 0 to 10000000000"),
-        }
+        let Some(time) = self.time else { return Ok(None) };
+        let time = Duration::try_from_secs_f64(time).ok().and_then(|time| u64::try_from(time.as_nanos()).ok());
+        time.map(Some).ok_or("time is in seconds, from 0 on")
     }
 
     /// Whether it says when it is met.

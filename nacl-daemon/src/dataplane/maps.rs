@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     num::NonZeroUsize,
-    os::fd::AsFd,
+    os::fd::{AsFd, AsRawFd},
     ptr::{self, NonNull},
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -197,28 +197,30 @@ impl Maps {
 
     /// Everything that is remembered of connections.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
-        /// Where a key is deleted while the walk stands on it, the kernel begins again: often enough, under a flood, never to
-        /// come to an end.
-        const ROUNDS: usize = 4;
-        let mut flows = BTreeMap::new();
-        for flow in self.flows.iter().take(ROUNDS * self.entries as usize) {
-            match flow {
-                Ok((KeyPod(key), KeptPod(kept))) => _ = flows.insert(key, kept.entry),
-                Err(source) if gone(&source) => {}
-                Err(source) => return Err(DataplaneError::Map { map: "FLOWS", source }),
-            }
-        }
-        Ok(flows.into_iter().collect())
+        let all = read_flows(self.flows.map()).map_err(|source| table(MapError::IoError(source)))?;
+        Ok(all.into_iter().map(|(key, kept)| (key, kept.entry)).collect())
     }
 
-    /// Forgets the connections that `which` picks, and returns how many.
+    /// Forgets the connections that `which` picks, and returns how many. One that had expired when it was picked, and is met
+    /// again before it is forgotten, stays.
     pub fn forget(&mut self, which: &mut dyn FnMut(&FlowKey, &Entry) -> bool) -> Result<u64, DataplaneError> {
+        let now = self.now();
         let mut forgotten = 0;
-        for (key, _) in self.flows()?.into_iter().filter(|(key, entry)| which(key, entry)) {
-            match self.flows.remove(&KeyPod(key)) {
+        for (key, entry) in self.flows()? {
+            if !which(&key, &entry) {
+                continue;
+            }
+            let key = KeyPod(key);
+            if entry.expires <= now
+                && let Ok(KeptPod(kept)) = self.flows.get(&key, 0)
+                && kept.entry.expires != entry.expires
+            {
+                continue;
+            }
+            match self.flows.remove(&key) {
                 Ok(()) => forgotten += 1,
                 Err(source) if gone(&source) => {}
-                Err(source) => return Err(DataplaneError::Map { map: "FLOWS", source }),
+                Err(source) => return Err(table(source)),
             }
         }
         Ok(forgotten)
@@ -259,6 +261,61 @@ impl Maps {
         let buckets = self.bucket.get(&0, 0).map_err(|source| DataplaneError::Map { map: "BUCKET", source })?;
         counters.events_suppressed = buckets.iter().map(|BucketPod([_, suppressed])| suppressed).sum();
         Ok(counters)
+    }
+}
+
+const fn table(source: MapError) -> DataplaneError {
+    DataplaneError::Map { map: "FLOWS", source }
+}
+
+/// Reads the whole connection table, bucket by bucket (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6), which aya does not offer. Going from
+/// key to key instead, the kernel begins again whenever the key it stands on is deleted: under a flood, for ever.
+fn read_flows(map: &MapData) -> io::Result<Vec<(FlowKey, Kept)>> {
+    /// `struct { ... } batch` of `union bpf_attr`.
+    #[repr(C)]
+    struct Batch {
+        from: u64,
+        to: u64,
+        keys: u64,
+        values: u64,
+        count: u32,
+        fd: i32,
+        element_flags: u64,
+        flags: u64,
+    }
+    const LOOKUP_BATCH: libc::c_long = 24;
+    const AT_ONCE: usize = 4096;
+    let mut keys = vec![FlowKey::default(); AT_ONCE];
+    let mut values = vec![Kept::default(); AT_ONCE];
+    let mut bucket = 0_u32;
+    let mut all = Vec::new();
+    let mut begun = false;
+    loop {
+        let from = if begun { (&raw const bucket) as u64 } else { 0 };
+        let mut batch = Batch {
+            from,
+            to: (&raw mut bucket) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            fd: map.fd().as_fd().as_raw_fd(),
+            element_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: pointers to as many elements of the map's sizes as `count` says, which outlive the call.
+        let done = unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
+        // ENOENT comes with what was behind the last key.
+        let last = match (done < 0).then(io::Error::last_os_error) {
+            Some(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Some(error) => return Err(error),
+            None => false,
+        };
+        let count = (batch.count as usize).min(AT_ONCE);
+        all.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+        if last {
+            return Ok(all);
+        }
+        begun = true;
     }
 }
 

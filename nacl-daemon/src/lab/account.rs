@@ -341,9 +341,14 @@ impl<'a> Account<'a> {
                 self.in_force.iter().flat_map(|it| &it.policy.at(hook).compiled.slots.slots).collect();
             let known: BTreeSet<u16> =
                 meanings.keys().copied().chain(slots.keys()).chain(after.slots.keys()).copied().collect();
+            // A change that gives a slot to another rule has its counter begin anew.
+            let slots_of = |it: &'a InForce| &it.policy.at(hook).compiled.slots;
+            let fresh: BTreeSet<u16> =
+                self.in_force.windows(2).flat_map(|pair| slots_of(&pair[1]).new_since(slots_of(&pair[0]))).collect();
             for slot in known {
                 let packets = |counters: &Counters| counters.slots.get(&slot).map_or(0, |counter| counter.packets);
-                let moved = packets(after) - packets(before);
+                let was = if fresh.contains(&slot) { 0 } else { packets(before) };
+                let moved = packets(after).saturating_sub(was);
                 let expected = slots.get(&slot).copied().unwrap_or(0);
                 let rule = self.decider(hook, slot);
                 let family = meanings.get(&slot).map_or(0, |meaning| meaning.family as u8);
@@ -366,7 +371,7 @@ impl<'a> Account<'a> {
                 let packets = |counters: &Counters| {
                     counters.reasons.get(&(reason, direction)).map_or(0, |counter| counter.packets)
                 };
-                let moved = packets(after) - packets(before);
+                let moved = packets(after).saturating_sub(packets(before));
                 let expected = reasons.get(&(reason, direction)).copied().unwrap_or(0);
                 let errors = direction == Direction::Inbound && loose.iter().any(|verdict| verdict.reason == reason);
                 if !holds(moved, expected, errors) {

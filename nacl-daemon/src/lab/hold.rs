@@ -30,7 +30,11 @@ use super::{
     show,
     wire::{self, Bench, Scrutiny, WireError},
 };
-use crate::{dataplane::Events, policy, resolve::Mode};
+use crate::{
+    dataplane::{Attachment, Events},
+    policy,
+    resolve::Mode,
+};
 
 /// Where labs that are up keep their state, unless the environment says otherwise.
 const ROOT: &str = "/run/nacld/labs";
@@ -475,7 +479,7 @@ impl<'a> Holder<'a> {
         match self.lab.compile_text(&file, &text, Settings::default(), bench.policy()) {
             Ok(policy) => {
                 bench.install(&policy, Events::All)?;
-                let epoch = bench.hooks().values().map(|attachment| attachment.epoch()).max().unwrap_or_default();
+                let epoch = bench.hooks().values().map(Attachment::epoch).max().unwrap_or_default();
                 let text = format!("{}✓{:#} {file} is in force (epoch {epoch})\n", show::GOOD, show::GOOD);
                 Ok(Answer { ok: true, text, report: serde_json::json!({ "epoch": epoch }) })
             }

@@ -118,7 +118,8 @@ pub struct Bench<'a> {
     services: Services,
     proxy: Proxy,
     net: Net,
-    _clock: Clock,
+    #[expect(dead_code, reason = "held for as long as packets are to be stamped")]
+    clock: Clock,
 }
 
 /// One question of a step.
@@ -173,11 +174,11 @@ impl<'a> Bench<'a> {
     /// See [`WireError`].
     pub fn build_with(lab: &'a Lab, style: Style, proxy: Proxy) -> Result<Self, WireError> {
         possible(lab)?;
-        let _clock = Clock::start().map_err(socket("having packets stamped"))?;
+        let clock = Clock::start().map_err(socket("having packets stamped"))?;
         let net = Net::build(lab, style)?;
         let services = Services::start(lab, &net, proxy).map_err(socket("starting the services"))?;
         let (hooks, engine) = (ByHook::new(), Engine::default());
-        Ok(Self { lab, hooks, policy: None, engine, zero: now(), services, proxy, net, _clock })
+        Ok(Self { lab, hooks, policy: None, engine, zero: now(), services, proxy, net, clock })
     }
 
     /// The network.
@@ -235,7 +236,10 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// The kernel refuses.
     pub fn forget(&mut self) -> Result<(), WireError> {
-        // FORGET
+        for attachment in self.hooks.values_mut() {
+            attachment.forget(&mut |_, _| true)?;
+        }
+        let Ok(()) = self.engine.forget();
         Ok(())
     }
 
@@ -432,19 +436,18 @@ impl<'a> Bench<'a> {
             let mut cases = Vec::new();
             for (index, (one, noticed)) in planned.iter().zip(&noticed).enumerate().filter(|(_, (one, _))| of(one)) {
                 let control = controls.map(|controls| controls.get(index).copied().unwrap_or(false));
-                let asked = match self.sampled(probe) {
-                    Some(_) => sampled(&account, probe, noticed, &mut problems),
-                    None => {
-                        let nat = self.lab.host(&probe.from).nat.is_some();
-                        let changed = one.gate.is_some() && changed.is_some();
-                        let asked = |(noticed, port): &(Noticed, u16)| Asked {
-                            probe,
-                            noticed: noticed.clone(),
-                            port: Some(*port).filter(|port| *port != 0 && !nat),
-                            changed,
-                        };
-                        noticed.iter().map(|noticed| (asked(noticed), noticed.1)).collect()
-                    }
+                let asked = if self.sampled(probe).is_some() {
+                    sampled(&account, probe, noticed, &mut problems)
+                } else {
+                    let nat = self.lab.host(&probe.from).nat.is_some();
+                    let changed = one.gate.is_some() && changed.is_some();
+                    let asked = |(noticed, port): &(Noticed, u16)| Asked {
+                        probe,
+                        noticed: noticed.clone(),
+                        port: Some(*port).filter(|port| *port != 0 && !nat),
+                        changed,
+                    };
+                    noticed.iter().map(|noticed| (asked(noticed), noticed.1)).collect()
                 };
                 for (asked, source_port) in asked {
                     let (observation, mut found) = account.observe(&asked);
@@ -516,7 +519,9 @@ impl<'a> Bench<'a> {
             thread::sleep(LOOK);
             seen.take(taps)?;
         }
-        gates.iter().for_each(|gate| gate.open());
+        for gate in gates {
+            gate.open();
+        }
         Ok(Some(Changed { from, to }))
     }
 

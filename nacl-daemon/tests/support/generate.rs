@@ -353,7 +353,7 @@ pub fn case(random: &mut Random, interface: &Interface) -> Case {
     };
     // IPv6 takes these for extension headers, which are no protocol of a packet.
     let protocol = if v6 && [0, 43, 44, 60].contains(&aimed) { 6 } else { aimed };
-    let port = match aim.and_then(|aim| aim.ports) {
+    let aimed_port = match aim.and_then(|aim| aim.ports) {
         Some((first, last)) => match random.below(10) {
             0 | 1 => first,
             2 | 3 => last,
@@ -364,11 +364,12 @@ pub fn case(random: &mut Random, interface: &Interface) -> Case {
         None => random.next() as u16,
     };
     let another = random.next() as u16;
-    let (mut sport, mut dport) = if aim.is_some_and(|aim| aim.source) { (port, another) } else { (another, port) };
+    let (mut sport, mut dport) =
+        if aim.is_some_and(|aim| aim.source) { (aimed_port, another) } else { (another, aimed_port) };
     if protocol == 17 && random.once_in(12) {
-        let (client, server) = if v6 != random.once_in(8) { (546, 547) } else { (68, 67) };
+        let (client, server) = if v6 == random.once_in(8) { (68, 67) } else { (546, 547) };
         (sport, dport) =
-            if (direction == Direction::Outbound) != random.once_in(8) { (client, server) } else { (server, client) };
+            if (direction == Direction::Outbound) == random.once_in(8) { (server, client) } else { (client, server) };
     }
     let icmp = match aim.and_then(|aim| aim.icmp) {
         Some(icmp) => (icmp.kind, icmp.code.filter(|_| !random.once_in(6)).unwrap_or(random.below(5) as u8)),

@@ -43,7 +43,7 @@ impl Subject for Host {
         let (frame, _) = case.bytes();
         let packet = packet::parse(frame.as_slice(), 0).expect("sequences have no flaws");
         let judged = self.0.judged(case.direction, &packet);
-        policy.said(&judged.verdict, judged.met, case)
+        policy.said(judged.verdict, judged.met, case)
     }
 
     fn connections(&mut self) -> Vec<(FlowKey, Entry)> {
@@ -142,7 +142,7 @@ impl Pair {
 pub fn tell(interface: &Interface, direction: Direction, expected: &Expected) -> String {
     let way = direction.name();
     let one = |by: Decider| match by {
-        Decider::Nobody => expected.reason.to_owned(),
+        Decider::Nobody | Decider::Exemption(_) => expected.reason.to_owned(),
         Decider::Nacl(number) => format!("{way} {number}"),
         Decider::NaclStar => format!("{way} *"),
         Decider::SameSubnet => "same-subnet".to_owned(),
@@ -152,7 +152,6 @@ pub fn tell(interface: &Interface, direction: Direction, expected: &Expected) ->
         }
         Decider::GroupStar => format!("{way} sg *"),
         Decider::Tracked => format!("{way} tracked"),
-        Decider::Exemption(_) => expected.reason.to_owned(),
     };
     let also = if expected.also == Decider::Nobody { String::new() } else { format!(", {}", one(expected.also)) };
     if expected.allow {

@@ -237,27 +237,25 @@ impl Oracle {
             let by_nacl = nacl.is_some_and(|said| matches!(said.by, Decider::Nacl(_)));
             let by_group = groups.is_some_and(|said| matches!(said.by, Decider::Group(..)) && said.tracked)
                 && (asks(case) || !oracle::may_answer_untracked(&interface, case));
-            match known {
-                Some(place) => self.another(place, case, now, by_nacl, by_group),
-                None => {
-                    if over {
-                        self.notes.push(("ports used again", if expected.allow { "let pass" } else { "dropped" }));
-                        self.connections.remove(place.expect("what is over was there"));
-                    }
-                    if by_nacl && nacl_remembers || by_group {
-                        if self.begins(case, now, by_nacl, by_group) {
-                            expected.met = Met::New;
-                            if self.live(now) > interface.tracking.entries as usize {
-                                self.connections.pop();
-                                let (by, also) = (Decider::Nobody, Decider::Nobody);
-                                let reason = "conntrack-full";
-                                expected =
-                                    Expected { allow: false, reason, layer: Layer::None, by, also, met: Met::New };
-                            }
+            if let Some(place) = known {
+                self.another(place, case, now, by_nacl, by_group);
+            } else {
+                if over {
+                    self.notes.push(("ports used again", "let pass"));
+                    self.connections.remove(place.expect("what is over was there"));
+                }
+                if by_nacl && nacl_remembers || by_group {
+                    if self.begins(case, now, by_nacl, by_group) {
+                        expected.met = Met::New;
+                        if self.live(now) > interface.tracking.entries as usize {
+                            self.connections.pop();
+                            let (by, also) = (Decider::Nobody, Decider::Nobody);
+                            let reason = "conntrack-full";
+                            expected = Expected { allow: false, reason, layer: Layer::None, by, also, met: Met::New };
                         }
-                    } else if groups.is_some_and(|said| matches!(said.by, Decider::Group(..)) && !said.tracked) {
-                        self.notes.push(("untracked", if case.protocol == 6 { "tcp" } else { "udp" }));
                     }
+                } else if groups.is_some_and(|said| matches!(said.by, Decider::Group(..)) && !said.tracked) {
+                    self.notes.push(("untracked", if case.protocol == 6 { "tcp" } else { "udp" }));
                 }
             }
         } else if known.is_some() {

@@ -45,7 +45,7 @@ impl Policy {
     }
 
     /// A verdict in the oracle's words.
-    pub fn said(&self, verdict: &Verdict, met: flow::Met, case: &Case) -> Expected {
+    pub fn said(&self, verdict: Verdict, met: flow::Met, case: &Case) -> Expected {
         self.deciders.said(verdict, met, case)
     }
 }
@@ -267,7 +267,7 @@ impl<S: Subject> Trial<S> {
         self.packets += 1;
         if got != expected {
             let told = format!("{} says {got:?}\nthe oracle says {expected:?}", "the subject");
-            self.give_up(&life.steps, told);
+            self.give_up(&life.steps, &told);
         }
         self.book(life, place, &case, expected, change);
     }
@@ -322,7 +322,7 @@ impl<S: Subject> Trial<S> {
             let expected = rows_of(&life.oracle, now);
             if got != expected {
                 life.steps.push((now, Step::Nothing));
-                self.give_up(&life.steps, format!("remembered: {got:#?}\nthe oracle remembers {expected:#?}"));
+                self.give_up(&life.steps, &format!("remembered: {got:#?}\nthe oracle remembers {expected:#?}"));
             }
         }
         panic!("connections that are no sequence's: {got:#?}\n{all:#?}");
@@ -366,7 +366,7 @@ impl<S: Subject> Trial<S> {
     }
 
     /// Ends the test with the disagreement, in as few steps and rules as it needs.
-    fn give_up(&mut self, steps: &[(u64, Step)], told: String) -> ! {
+    fn give_up(&mut self, steps: &[(u64, Step)], told: &str) -> ! {
         let mut least = steps.to_vec();
         let Some(mut told) = self.again(&least).map(|again| format!("{told}\n\nAlone it {again}")) else {
             panic!("{told}\n\nThe sequence alone shows no disagreement:\n{}", tell(steps));

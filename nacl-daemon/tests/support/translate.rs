@@ -38,7 +38,7 @@ impl Deciders {
     }
 
     /// A verdict.
-    pub fn said(&self, verdict: &Verdict, met: flow::Met, case: &Case) -> Expected {
+    pub fn said(&self, verdict: Verdict, met: flow::Met, case: &Case) -> Expected {
         Expected {
             allow: verdict.action == Action::Allow,
             reason: verdict.reason.name(),
