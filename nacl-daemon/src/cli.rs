@@ -330,6 +330,7 @@ Examples:
   nacld mode eth0 stateful         let the network ACL remember what it admits
   nacld mode eth0 stateless        judge every packet alone again, as AWS does
   nacld mode eth0 --layers sg      let only the security groups judge")]
+#[expect(clippy::struct_field_names, reason = "`nacld mode eth0 MODE`: there is no other word for it")]
 pub struct Mode {
     /// Interface, by its name in the policy or, where that is unique, by its device.
     #[arg(value_name = "INTERFACE")]

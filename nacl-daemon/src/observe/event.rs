@@ -109,24 +109,24 @@ impl Record {
     /// Names everything in an event. `groups`: the interface's security groups.
     pub fn new(event: &Event, place: &Place, groups: &[String], history: &History, clock: Clock) -> Self {
         let reason = Reason::from_number(event.reason);
-        let layers = [Layer::None, Layer::Nacl, Layer::SecurityGroup];
-        let layer = layers.into_iter().find(|layer| *layer as u8 == event.layer).unwrap_or(Layer::None);
-        let slot = history.at(event.slot, event.epoch);
+        let known = [Layer::None, Layer::Nacl, Layer::SecurityGroup];
+        let layer = known.into_iter().find(|layer| *layer as u8 == event.layer).unwrap_or(Layer::None);
+        let meaning = history.at(event.slot, event.epoch);
         // A reason this nacld does not know is none of a list.
         let decider = |number| Decider::of(number, history.at(number, event.epoch), reason.unwrap_or(Reason::LayerOff));
         let decided_by = decider(event.slot);
         let named =
-            |layer| slot.filter(|slot| slot.layer == layer && !slot.name.is_empty()).map(|slot| slot.name.clone());
+            |layer| meaning.filter(|slot| slot.layer == layer && !slot.name.is_empty()).map(|slot| slot.name.clone());
         let flow = match event.flow {
-            flow if flow == Met::Unknown as u8 => Some("unknown"),
-            flow if flow == Met::New as u8 => Some("new"),
-            flow if flow == Met::Forward as u8 => Some("forward"),
-            flow if flow == Met::Reply as u8 => Some("reply"),
+            met if met == Met::Unknown as u8 => Some("unknown"),
+            met if met == Met::New as u8 => Some("new"),
+            met if met == Met::Forward as u8 => Some("forward"),
+            met if met == Met::Reply as u8 => Some("reply"),
             _ => None,
         };
-        let later = event.fragment == Fragment::Later as u8;
-        let ports = matches!(event.protocol, 6 | 17) && event.family != 0 && !later;
-        let icmp = matches!((event.protocol, event.family), (1, 4) | (58, 6)) && !later;
+        let is_later = event.fragment == Fragment::Later as u8;
+        let ports = matches!(event.protocol, 6 | 17) && event.family != 0 && !is_later;
+        let icmp = matches!((event.protocol, event.family), (1, 4) | (58, 6)) && !is_later;
         let ip = |address| address_of(event.family, address);
         Self {
             time: humantime::format_rfc3339_micros(clock.time(event.time)).to_string(),
@@ -146,13 +146,13 @@ impl Record {
                 _ => None,
             },
             group: named(Layer::SecurityGroup),
-            position: slot.and_then(|slot| slot.position),
+            position: meaning.and_then(|slot| slot.position),
             groups: match decided_by {
                 Decider::GroupImplied { .. } => groups.to_vec(),
                 _ => Vec::new(),
             },
             exemption: named(Layer::None),
-            line: slot.map(|slot| slot.line),
+            line: meaning.map(|slot| slot.line),
             tracked: matches!(decided_by, Decider::Tracked { .. }),
             decided_by,
             also: (event.also != NO_SLOT).then(|| decider(event.also)),
@@ -165,7 +165,7 @@ impl Record {
             icmp_type: icmp.then_some((event.dport >> 8) as u8),
             icmp_code: icmp.then_some((event.dport & 0xff) as u8),
             tcp_flags: (ports && event.protocol == 6).then(|| flags(event.tcp_flags)),
-            fragment: later,
+            fragment: is_later,
             length: event.length,
             epoch: event.epoch,
         }

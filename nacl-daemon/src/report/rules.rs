@@ -300,7 +300,7 @@ fn exemptions(out: &mut String, rules: &InterfaceRules, before: Option<&Interfac
             let next = format!(" {name}{}", if at + 1 < silent.len() { "," } else { "" });
             if width.is_some_and(|width| line.chars().count() + next.chars().count() > usize::from(width)) {
                 let _ = writeln!(out, "{DIM}{line}{DIM:#}");
-                line = " ".to_owned();
+                line = String::from(" ");
             }
             line.push_str(&next);
         }

@@ -91,8 +91,8 @@ fn one(out: &mut String, status: &InterfaceStatus) {
         Some(groups) => format!("{BOLD}{}{BOLD:#}", groups.join(", ")),
     };
     let _ = writeln!(out, "  groups       {groups}");
-    let _ = writeln!(out, "  mode         {}", mode(modes));
-    let _ = writeln!(out, "  layers       {}", layers(modes));
+    let _ = writeln!(out, "  mode         {}", mode(*modes));
+    let _ = writeln!(out, "  layers       {}", layers(*modes));
     if conntrack.on() || conntrack.entries > 0 {
         let exceeded = match conntrack.conntrack_allowance_exceeded {
             0 => String::new(),
@@ -132,7 +132,7 @@ fn one(out: &mut String, status: &InterfaceStatus) {
 }
 
 /// Mode in force; where it was set live, what the policy says.
-fn mode(Modes { in_force, policy }: &Modes) -> String {
+fn mode(Modes { in_force, policy }: Modes) -> String {
     let mode = in_force.mode.name();
     if in_force.mode == policy.mode {
         return mode.to_owned();
@@ -141,7 +141,7 @@ fn mode(Modes { in_force, policy }: &Modes) -> String {
 }
 
 /// Layers in force, likewise.
-fn layers(Modes { in_force, policy }: &Modes) -> String {
+fn layers(Modes { in_force, policy }: Modes) -> String {
     let layers = in_force.layers.name();
     if in_force.layers == policy.layers {
         return layers.to_owned();
@@ -154,7 +154,7 @@ pub fn modes(interfaces: &[InterfaceModes]) -> String {
     let mut out = String::new();
     for InterfaceModes { interface, device, netns, modes, .. } in interfaces {
         let place = named(interface, device, netns.as_deref());
-        let _ = writeln!(out, "{BOLD}{place}{BOLD:#}: mode {}, layers {}", mode(modes), layers(modes));
+        let _ = writeln!(out, "{BOLD}{place}{BOLD:#}: mode {}, layers {}", mode(*modes), layers(*modes));
     }
     out
 }
@@ -273,7 +273,7 @@ pub fn changed(change: &Change) -> String {
         .collect();
     let mut out = format!("{GREEN}reloaded{GREEN:#}: {}\n", parts.join("; "));
     for change in &change.modes {
-        let (before, now) = (setting(&change.before), setting(&change.now));
+        let (before, now) = (setting(change.before), setting(change.now));
         let was = if change.live { format!("{before} had been set live") } else { format!("was {before}") };
         let _ = writeln!(out, "{BOLD}{}{BOLD:#}: {now}, as the policy says ({was})", change.interface);
     }
@@ -293,6 +293,6 @@ pub fn not_reloaded(error: &str, hint: Option<&str>) -> String {
 }
 
 /// `mode stateless, layers both`.
-fn setting(Setting { mode, layers }: &Setting) -> String {
+fn setting(Setting { mode, layers }: Setting) -> String {
     format!("mode {}, layers {}", mode.name(), layers.name())
 }

@@ -188,8 +188,8 @@ impl From<ReloadError> for Failure {
 }
 
 /// What was asked makes no sense.
-fn senseless(error: impl ToString) -> Failure {
-    Failure(StatusCode::BAD_REQUEST, Problem { error: error.to_string(), ..Problem::default() })
+fn senseless(error: impl Into<String>) -> Failure {
+    Failure(StatusCode::BAD_REQUEST, Problem { error: error.into(), ..Problem::default() })
 }
 
 type Outcome<T> = Result<Json<Answer<T>>, Failure>;

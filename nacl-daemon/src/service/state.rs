@@ -695,11 +695,21 @@ impl Enforced {
         });
         let by_slot: u64 = slots.map(|(_, counter)| counter.packets).sum();
         let reasons = counters.reasons.iter().filter(|((reason, _), _)| match reason {
-            // Of lists, whose slots tell.
-            Reason::NaclRule | Reason::NaclImplicit | Reason::GroupImplicit | Reason::SharedFragment => false,
-            Reason::SameSubnet | Reason::GroupRule | Reason::Tracked | Reason::LayerOff => false,
-            Reason::Arp | Reason::NeighbourDiscovery | Reason::Mld => false,
-            Reason::Dhcp | Reason::AwsService | Reason::Failsafe => false,
+            // Of lists, whose slots tell; and what always passes.
+            Reason::NaclRule
+            | Reason::NaclImplicit
+            | Reason::GroupImplicit
+            | Reason::SharedFragment
+            | Reason::SameSubnet
+            | Reason::GroupRule
+            | Reason::Tracked
+            | Reason::LayerOff
+            | Reason::Arp
+            | Reason::NeighbourDiscovery
+            | Reason::Mld
+            | Reason::Dhcp
+            | Reason::AwsService
+            | Reason::Failsafe => false,
             Reason::NonIp => self.options.drop_non_ip,
             _ => true,
         });
