@@ -215,7 +215,8 @@ fn every_treatment_is_the_host_engines() {
     for drop_non_ip in [false, true] {
         for side in [Side::Host, Side::Router] {
             let compiled = two_closed(PORT, PORT + 1);
-            let options = Options { side, drop_non_ip, ..options(Xdp::Auto) };
+            // Each frame by itself: what is remembered has tests of its own.
+            let options = Options { side, drop_non_ip, forgetful: true, ..options(Xdp::Auto) };
             let mut bed = TestBed::load(&options, &compiled).expect("the programs load");
             for (name, frame, reason, at_tc) in frames() {
                 for program in Program::ALL {
@@ -271,7 +272,7 @@ fn other_ethertypes_pass_or_drop_as_told_and_arp_always_passes() {
 #[test]
 fn monitor_mode_says_deny_and_drops_nothing() {
     let compiled = policy(Vec::new(), Vec::new());
-    let options = Options { enforce: false, ..options(Xdp::Auto) };
+    let options = Options { enforce: false, forgetful: true, ..options(Xdp::Auto) };
     let mut bed = TestBed::load(&options, &compiled).expect("the programs load");
     for (name, frame, _, at_tc) in frames() {
         for program in Program::ALL {
