@@ -160,6 +160,17 @@ pub enum Met {
 }
 
 impl Met {
+    /// What this number stands for; a number that is none: nothing.
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            1 => Self::Unknown,
+            2 => Self::New,
+            3 => Self::Forward,
+            4 => Self::Reply,
+            _ => Self::Nothing,
+        }
+    }
+
     /// Stable name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use nacl_common::{Direction, flow::Met};
 use nacl_daemon::{
     analyze::{self, Flow, Lines, Outcome, StreamError},
     compile::{Compiled, compile},
-    dataplane::{DataplaneError, TestBed},
+    dataplane::{Options, TestBed},
     engine::Engine,
     report::{self, explain::Asked},
     resolve::{Interface, NoHost, Resolved},
@@ -92,13 +92,13 @@ fn stream(args: &cli::Explain, interface: &Interface, compiled: &Compiled) -> an
             };
             analyze::answer(nacl, compiled, lines, judge, input, output).map_err(plain)?
         }
-        (cli::Level::Kernel, Lines::Sequence) => {
-            bail!("a sequence is judged by the engine in this process: leave out --level kernel");
-        }
-        (cli::Level::Kernel, Lines::Apart) => {
-            let mut bed = TestBed::load(&interface.into(), compiled)?;
-            let judge =
-                |_, direction, packet: &_| Ok::<_, DataplaneError>((bed.judge(direction, packet)?, Met::Nothing));
+        (cli::Level::Kernel, lines) => {
+            let options = Options { forgetful: lines == Lines::Apart, ..Options::from(interface) };
+            let mut bed = TestBed::load(&options, compiled)?;
+            let judge = |time, direction, packet: &_| {
+                bed.set_time(time);
+                bed.judged(direction, packet)
+            };
             analyze::answer(nacl, compiled, lines, judge, input, output).map_err(plain)?
         }
     };

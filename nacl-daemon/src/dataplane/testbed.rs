@@ -9,6 +9,7 @@ use nacl_common::{
     Action, Direction, Event, Packet, Verdict,
     border::{Entry, FlowKey},
     evaluate::Hook,
+    flow::Met,
 };
 
 use super::{
@@ -147,12 +148,20 @@ impl TestBed {
     /// # Errors
     /// The kernel refuses the run.
     pub fn judge(&mut self, direction: Direction, packet: &Packet) -> Result<Verdict, DataplaneError> {
+        self.judged(direction, packet).map(|(verdict, _)| verdict)
+    }
+
+    /// As [`Self::judge`], with what the connection table said.
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn judged(&mut self, direction: Direction, packet: &Packet) -> Result<(Verdict, Met), DataplaneError> {
         let ingress = self.maps.control().direction(Hook::Ingress);
         let hook = if ingress == direction { Hook::Ingress } else { Hook::Egress };
         let (did, event) = self.run(hook, &frame::bytes(packet))?;
         let enforced = event.enforced == 1;
         match event.verdict() {
-            Some(verdict) if verdict.action == did || !enforced => Ok(verdict),
+            Some(verdict) if verdict.action == did || !enforced => Ok((verdict, Met::from_number(event.flow))),
             _ => Err(DataplaneError::Contradiction { did: did.name(), said: format!("{event:?}") }),
         }
     }

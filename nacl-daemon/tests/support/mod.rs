@@ -1,12 +1,13 @@
 //! What the differential tests share on every level: random policies and packets (`generate`), their bytes (`case`), the
 //! naive evaluator they are judged against (`oracle`, and `memory` of connections) and the table of what was hit (`coverage`); and what the kernel tests
-//! share: a cable (`veth`) and small policies (`policies`). No engine code here.
+//! share: a cable (`veth`), small policies (`policies`) and lines of JSON (`lines`). No engine code here.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod case;
 pub mod coverage;
 pub mod generate;
 pub mod host;
+pub mod lines;
 pub mod memory;
 pub mod oracle;
 pub mod policies;
