@@ -87,7 +87,7 @@ impl Toolchain {
 pub fn ensure() -> Result<Ready> {
     let toolchain = toolchain()?;
     let linker = linker()?;
-    iproute()?;
+    network_tools()?;
     bpf_filesystem()?;
     Ok(Ready { llvm: toolchain.llvm_directory()?, toolchain: toolchain.name, linker })
 }
@@ -245,16 +245,22 @@ fn linker() -> Result<PathBuf> {
     Ok(own.join("bin"))
 }
 
-/// Labs and wire tests lay cables with `ip`.
-fn iproute() -> Result<()> {
-    if find("ip").is_some() {
+/// Labs and wire tests lay cables with `ip`, and translate addresses with `nft` (L12).
+fn network_tools() -> Result<()> {
+    let missing: Vec<_> = [("ip", "iproute2"), ("nft", "nftables")]
+        .into_iter()
+        .filter(|(tool, _)| find(tool).is_none())
+        .map(|(_, package)| package)
+        .collect();
+    if missing.is_empty() {
         return Ok(());
     }
+    let packages = missing.join(" and ");
     if find("apt-get").is_none() {
-        bail!("`ip` is missing: install iproute2 with this machine's package manager");
+        bail!("install {packages} with this machine's package manager");
     }
-    say("installing iproute2 (a few seconds)");
-    apt(&["iproute2"])
+    say(&format!("installing {packages} (a few seconds)"));
+    apt(&missing)
 }
 
 /// The kernel's bpf file system. Nothing is pinned yet, so it need not be mounted; without it the kernel has no BPF.
