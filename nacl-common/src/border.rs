@@ -55,7 +55,7 @@ pub const fn group_implicit_slot(direction: Direction, v6: bool) -> u16 {
 
 /// The slot of packets that passed because their connection is remembered.
 pub const fn tracked_slot(direction: Direction, v6: bool) -> u16 {
-    12 | implicit_slot(direction, v6)
+    0xc | implicit_slot(direction, v6)
 }
 
 /// Where one ordered list (one direction, one family) lies in a generation. All fields are indexes, not bytes.

@@ -454,7 +454,7 @@ fn a_flood_of_connections_hurts_no_running_one() {
             for number in 0..FLOOD {
                 // From addresses to which there is no way back.
                 let host = 0xac10_0000 + (number >> 8);
-                if number % 64 == 0 {
+                if number.is_multiple_of(64) {
                     // A veth takes 256 frames at once, and loses what is more.
                     std::thread::sleep(Duration::from_millis(1));
                 }
@@ -558,13 +558,17 @@ fn two_cpus_lose_no_connection_and_mix_none_up() {
         scope.spawn(|| {
             pin(one);
             while !over.load(Ordering::Acquire) {
-                inbound.iter().for_each(|frame| send(&there, frame));
+                for frame in &inbound {
+                    send(&there, frame);
+                }
             }
         });
         scope.spawn(|| {
             pin(other);
             while !over.load(Ordering::Acquire) {
-                outbound.iter().for_each(|frame| send(&here, frame));
+                for frame in &outbound {
+                    send(&here, frame);
+                }
             }
         });
         scope.spawn(|| {
@@ -572,8 +576,8 @@ fn two_cpus_lose_no_connection_and_mix_none_up() {
             let socket = within(&cable.there, || packet_socket(FAR));
             let mut number = 0_u32;
             while !over.load(Ordering::Acquire) {
-                if number % 512 == 0 {
-                    pin(if number % 1024 == 0 { one } else { other });
+                if number.is_multiple_of(512) {
+                    pin(if number.is_multiple_of(1024) { one } else { other });
                 }
                 let host = 0xac10_0000 + number / 1000;
                 send(&socket, &datagram(&udp(host, 1024 + (number % 1000) as u16, OTHER)));
@@ -629,7 +633,9 @@ fn a_thousand_toggles_drop_nothing_that_both_modes_allow() {
                 let frames: Vec<_> =
                     packets.iter().map(|packet| datagram(&if reply { back(*packet, 0) } else { *packet })).collect();
                 while !over.load(Ordering::Acquire) {
-                    frames.iter().for_each(|frame| send(&socket, frame));
+                    for frame in &frames {
+                        send(&socket, frame);
+                    }
                 }
             });
         }

@@ -528,7 +528,7 @@ struct Download {
     more: mpsc::Sender<()>,
     received: Arc<AtomicUsize>,
     sender: JoinHandle<String>,
-    receiver: JoinHandle<(usize, String)>,
+    reader: JoinHandle<(usize, String)>,
 }
 
 /// Bytes of a piece.
@@ -563,7 +563,7 @@ impl Download {
         });
         let received = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&received);
-        let receiver = thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut sum = Sha256::new();
             let mut buffer = vec![0; 1 << 16];
             loop {
@@ -576,7 +576,7 @@ impl Download {
                 }
             }
         });
-        Self { more, received, sender, receiver }
+        Self { more, received, sender, reader }
     }
 
     /// Has one more piece sent, and does not wait for it.
@@ -600,7 +600,7 @@ impl Download {
     fn finish(self, bytes: usize) {
         drop(self.more);
         let sent = self.sender.join().expect("the server sends all");
-        assert_eq!(self.receiver.join().expect("the client reads all"), (bytes, sent));
+        assert_eq!(self.reader.join().expect("the client reads all"), (bytes, sent));
     }
 }
 
@@ -730,9 +730,9 @@ fn a_client_that_hangs_gets_through_when_the_mode_changes() {
     let stats = &stats["interfaces"][0];
     assert_eq!((&stats["entries"], &stats["conntrack_allowance_exceeded"]), (&1.into(), &0.into()));
     assert_eq!(stats["conntrack_allowance_available"].as_u64().unwrap() + 1, stats["capacity"].as_u64().unwrap());
-    let status = place.ask(&["status"]);
-    assert!(status.contains("mode         stateful (set live; the policy says stateless)"), "{status}");
-    assert!(status.contains("conntrack    1 of "), "{status}");
+    let shown = place.ask(&["status"]);
+    assert!(shown.contains("mode         stateful (set live; the policy says stateless)"), "{shown}");
+    assert!(shown.contains("conntrack    1 of "), "{shown}");
     // Forgotten, its packets are judged one by one again; another filter forgets nothing.
     assert!(place.ask(&["conntrack", "flush", "--port", "1"]).contains(": 0 connections forgotten"));
     let ends = (stream, server, listener);

@@ -59,6 +59,7 @@ pub enum Events {
 
 /// Settings of an interface. All but `xdp` and `trace` may change with [`Attachment::install`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Options {
     /// How ingress is hooked.
     pub xdp: Xdp,
