@@ -8,6 +8,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -120,7 +121,16 @@ fn open(protocol: Transport, address: SocketAddr) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.bind(&address.into())?;
+    // A program that another thread starts holds a copy of every socket, also of the one that was closed here a moment ago, until it
+    // has become that program.
+    let mut left = 100;
+    while let Err(error) = socket.bind(&address.into()) {
+        if error.kind() != io::ErrorKind::AddrInUse || left == 0 {
+            return Err(error);
+        }
+        left -= 1;
+        thread::sleep(Duration::from_millis(10));
+    }
     if protocol == Transport::Tcp {
         socket.listen(512)?;
     }
