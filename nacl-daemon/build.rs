@@ -37,7 +37,10 @@ fn main() -> Result<()> {
         unsafe { env::remove_var(name) };
     }
     println!("cargo:rerun-if-changed=../nacl-common/src");
-    let package = Package { name: "nacl-ebpf", root_dir: "../nacl-ebpf", ..Default::default() };
+    // The benchmark's own programs are built beside them, for whoever measures.
+    let bench = env::var_os("CARGO_FEATURE_KERNEL_TESTS").is_some();
+    let features: &[&str] = if bench { &["bench"] } else { &[] };
+    let package = Package { name: "nacl-ebpf", root_dir: "../nacl-ebpf", features, ..Default::default() };
     build_ebpf([package], Toolchain::Custom(&toolchain))
 }
 

@@ -5,7 +5,7 @@ use aya_log_ebpf::info;
 use nacl_common::{Action, Control, Counter, Direction, Event, Packet, Verdict, border::NO_SLOT, reason::REASONS};
 
 use crate::{
-    TEST, TRACE, flows,
+    OFF, TEST, TRACE, flows,
     maps::{BUCKET, EVENTS, LAST, REASON, SCRATCH, SLOTS},
 };
 
@@ -16,6 +16,10 @@ static EVENT_PERIOD: Global<u64> = Global::new(1_000_003);
 /// Load-time constant: how far ahead of that a burst may run, in nanoseconds.
 #[unsafe(no_mangle)]
 static EVENT_BURST: Global<u64> = Global::new(1_000_000_007);
+
+/// Load-time constant: 1 where nothing is counted, to measure what counting costs.
+#[unsafe(no_mangle)]
+static UNCOUNTED: Global<u32> = Global::new(OFF);
 
 /// What was met.
 pub struct Met<'a> {
@@ -36,13 +40,9 @@ pub struct Met<'a> {
 #[inline(always)]
 pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
     let Verdict { action, reason, layer, slot, also } = met.verdict;
-    if slot != NO_SLOT {
-        count(SLOTS.get_ptr_mut(u32::from(slot)), met);
+    if UNCOUNTED.load() != 1 {
+        count_all(met);
     }
-    if also != NO_SLOT {
-        count(SLOTS.get_ptr_mut(u32::from(also)), met);
-    }
-    count(REASON.get_ptr_mut(met.direction as u32 * REASONS as u32 + reason as u32), met);
 
     let flag = match action {
         Action::Deny => Control::EVENTS_DENIED,
@@ -92,6 +92,18 @@ pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
     if TRACE.load() == 1 {
         trace(ctx, event);
     }
+}
+
+#[inline(always)]
+fn count_all(met: &Met<'_>) {
+    let Verdict { reason, slot, also, .. } = met.verdict;
+    if slot != NO_SLOT {
+        count(SLOTS.get_ptr_mut(u32::from(slot)), met);
+    }
+    if also != NO_SLOT {
+        count(SLOTS.get_ptr_mut(u32::from(also)), met);
+    }
+    count(REASON.get_ptr_mut(met.direction as u32 * REASONS as u32 + reason as u32), met);
 }
 
 #[inline(always)]

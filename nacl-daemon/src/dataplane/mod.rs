@@ -4,6 +4,7 @@
 //! The object is loaded once for each interface. Nothing is pinned: programs, maps and links die with the process.
 
 mod attach;
+mod benchbed;
 mod device;
 mod error;
 mod events;
@@ -22,6 +23,7 @@ use nacl_common::{
 
 pub use self::{
     attach::{Egress, Hooks, Ingress, Tc},
+    benchbed::BenchBed,
     error::DataplaneError,
     events::EventReader,
     leftovers::{detach_leftovers, holders},
@@ -29,7 +31,10 @@ pub use self::{
     object::{may_look_around, missing},
     testbed::{Program, TestBed, Wire},
 };
-use self::{maps::Maps, object::Object};
+use self::{
+    maps::Maps,
+    object::{Build, Object},
+};
 use crate::{
     compile::Compiled,
     netns,
@@ -174,7 +179,7 @@ pub fn attach_with(
     let namespace = device::open_namespace(target)?;
     // A wrong interface is said before a second is spent on loading.
     let device = device::find(target, namespace.as_ref())?;
-    let mut object = Object::load(compiled, options, false)?;
+    let mut object = Object::load(compiled, options, Build::Real)?;
     let mut maps = Maps::take(&mut object, false)?;
     maps.install(*options, compiled)?;
     let events = EventReader::take(&mut object, options.trace)?;

@@ -29,15 +29,27 @@ const SLOTS: u32 = 1024;
 /// A test bed is given one policy after the other.
 const TEST_SLOTS: u32 = 0x2000;
 
+/// What the programs are loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// An interface.
+    Real,
+    /// A test bed: the clock stands in a map, and the last verdict is written down.
+    Test,
+    /// A measurement of what counting costs: nothing is counted.
+    Uncounted,
+}
+
 /// A loaded object.
 pub struct Object(Ebpf);
 
 impl Object {
     /// Makes the maps and prepares the programs; none is in the kernel yet.
-    pub fn load(compiled: &Compiled, options: &Options, test: bool) -> Result<Self, DataplaneError> {
+    pub fn load(compiled: &Compiled, options: &Options, build: Build) -> Result<Self, DataplaneError> {
         if OBJECT.is_empty() {
             return Err(DataplaneError::NotBuiltIn);
         }
+        let test = matches!(build, Build::Test);
         let least = if test { TEST_SLOTS } else { SLOTS };
         let trace = options.trace;
         let (entries, ring) = (options.tracking.entries, ring(options.tracking.entries));
@@ -46,6 +58,9 @@ impl Object {
         if test {
             loader.override_global("TEST", &1_u32, true);
             loader.override_global("TEST_CLOCK", &1_u32, true);
+        }
+        if matches!(build, Build::Uncounted) {
+            loader.override_global("UNCOUNTED", &1_u32, true);
         }
         if trace {
             loader.override_global("TRACE", &1_u32, true);

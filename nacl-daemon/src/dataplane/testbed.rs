@@ -15,7 +15,7 @@ use nacl_common::{
 use super::{
     Counters, DataplaneError, EventReader, Options,
     maps::{Mapped, Maps},
-    object::{self, Object, TC_EGRESS, TC_INGRESS, XDP, XDP_LINEAR, kernel_is},
+    object::{self, Build, Object, TC_EGRESS, TC_INGRESS, XDP, XDP_LINEAR, kernel_is},
 };
 use crate::{compile::Compiled, frame};
 
@@ -41,7 +41,7 @@ impl Program {
         matches!(self, Self::Xdp | Self::XdpLinear)
     }
 
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Xdp => XDP,
             Self::XdpLinear => XDP_LINEAR,
@@ -78,7 +78,7 @@ impl TestBed {
     /// See [`DataplaneError`].
     pub fn load(options: &Options, compiled: &Compiled) -> Result<Self, DataplaneError> {
         object::usable(false)?;
-        let mut object = Object::load(compiled, options, true)?;
+        let mut object = Object::load(compiled, options, Build::Test)?;
         let mut maps = Maps::take(&mut object, true)?;
         maps.install(*options, compiled)?;
         let events = EventReader::take(&mut object, options.trace)?;
@@ -218,18 +218,23 @@ impl TestBed {
     /// # Errors
     /// The kernel cannot be asked.
     pub fn verified(&mut self) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
-        let mut all = Vec::new();
-        for program in Program::ALL {
-            let name = program.name();
-            let info = match program {
-                Program::Xdp | Program::XdpLinear => self.object.xdp_named(name)?.info(),
-                Program::TcIngress | Program::TcEgress => self.object.tc(name)?.info(),
-            };
-            let info = info.map_err(|source| DataplaneError::Load { program: name, source })?;
-            all.push((name, info.verified_instruction_count().unwrap_or_default()));
-        }
-        Ok(all)
+        verified(&mut self.object)
     }
+}
+
+/// How many instructions the verifier walked for each program.
+pub(super) fn verified(object: &mut Object) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
+    let mut all = Vec::new();
+    for program in Program::ALL {
+        let name = program.name();
+        let info = match program {
+            Program::Xdp | Program::XdpLinear => object.xdp_named(name)?.info(),
+            Program::TcIngress | Program::TcEgress => object.tc(name)?.info(),
+        };
+        let info = info.map_err(|source| DataplaneError::Load { program: name, source })?;
+        all.push((name, info.verified_instruction_count().unwrap_or_default()));
+    }
+    Ok(all)
 }
 
 /// A `struct __sk_buff` of which the kernel takes these three fields.

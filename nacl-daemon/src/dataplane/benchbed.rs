@@ -1,0 +1,107 @@
+//! The programs as an interface gets them, loaded and not attached, for whoever measures them (`benches/line_rate`).
+
+use std::time::Duration;
+
+use aya::programs::{ProgramFd, TestRun, TestRunOptions};
+use nacl_common::border::{Entry, FlowKey};
+
+use super::{
+    Counters, DataplaneError, Options, Program,
+    maps::Maps,
+    object::{self, Build, Object},
+    testbed::verified,
+};
+use crate::compile::Compiled;
+
+/// The programs, loaded and not attached.
+pub struct BenchBed {
+    maps: Maps,
+    object: Object,
+}
+
+impl BenchBed {
+    /// Loads the programs and installs a policy. `counted`: false leaves the counters out.
+    ///
+    /// # Errors
+    /// See [`DataplaneError`].
+    pub fn load(options: &Options, compiled: &Compiled, counted: bool) -> Result<Self, DataplaneError> {
+        object::usable(false)?;
+        let build = if counted { Build::Real } else { Build::Uncounted };
+        let mut object = Object::load(compiled, options, build)?;
+        let mut maps = Maps::take(&mut object, false)?;
+        maps.install(*options, compiled)?;
+        Ok(Self { maps, object })
+    }
+
+    /// Switches to another policy, as an attached interface would.
+    ///
+    /// # Errors
+    /// See [`DataplaneError`].
+    pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
+        self.maps.install(*options, compiled)
+    }
+
+    /// Everything that is remembered of connections, expired or not.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
+        self.maps.flows()
+    }
+
+    /// Forgets every connection.
+    ///
+    /// # Errors
+    /// The table cannot be written.
+    pub fn forget(&mut self) -> Result<(), DataplaneError> {
+        self.maps.forget(&mut |_, _| true).map(drop)
+    }
+
+    /// The counters.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn counters(&self) -> Result<Counters, DataplaneError> {
+        self.maps.counters()
+    }
+
+    /// Runs a frame so many times through a program. Returns what the kernel says one run took, in whole nanoseconds and
+    /// without what it did in between, and what the program returned last.
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn time(&mut self, program: Program, frame: &[u8], repeat: u32) -> Result<(Duration, u32), DataplaneError> {
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.repeat = repeat;
+        let name = program.name();
+        let result = match program {
+            Program::Xdp | Program::XdpLinear => self.object.xdp_named(name)?.test_run(options),
+            Program::TcIngress | Program::TcEgress => self.object.tc(name)?.test_run(options),
+        };
+        let result = result.map_err(|source| DataplaneError::TestRun { program: name, source })?;
+        Ok((result.duration, result.return_value))
+    }
+
+    /// A program, loaded, to be called by others.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn program(&mut self, program: Program) -> Result<ProgramFd, DataplaneError> {
+        let name = program.name();
+        let fd = match program {
+            Program::Xdp | Program::XdpLinear => self.object.xdp_named(name)?.fd(),
+            Program::TcIngress | Program::TcEgress => self.object.tc(name)?.fd(),
+        };
+        fd.and_then(|fd| fd.try_clone().map_err(Into::into))
+            .map_err(|source| DataplaneError::Load { program: name, source })
+    }
+
+    /// How many instructions the verifier walked for each program, where the kernel tells (5.16).
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn verified(&mut self) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
+        verified(&mut self.object)
+    }
+}
