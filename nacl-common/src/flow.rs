@@ -6,7 +6,7 @@
 
 use crate::{
     border::{Control, Entry, FlowKey, FragmentKey, Shared},
-    evaluate::{Direction, Verdict},
+    evaluate::{Direction, Verdict, ends},
     packet::{Family, Fragment, Packet, tcp},
     reason::Reason,
 };
@@ -208,17 +208,22 @@ pub struct Write {
     pub entry: Entry,
 }
 
+/// Whether connections are tracked under these settings.
+#[inline(always)]
+pub const fn tracks(control: Control) -> bool {
+    (control.has(Control::GROUPS) || control.has(Control::STATEFUL | Control::NACL)) && !control.has(Control::FORGETFUL)
+}
+
 /// The connection a packet belongs to, if connections are tracked under these settings and such packets have one. Later
 /// fragments have none, because they have no ports; nor has ICMP that is not echo: errors are never let in as related
 /// (S40).
 #[inline(always)]
 pub fn key(control: Control, direction: Direction, packet: &Packet) -> Option<FlowKey> {
-    let tracks = control.has(Control::GROUPS) || control.has(Control::STATEFUL | Control::NACL);
-    if !tracks || control.has(Control::FORGETFUL) || matches!(packet.fragment, Fragment::Later) {
+    if !tracks(control) || matches!(packet.fragment, Fragment::Later) {
         return None;
     }
     let inbound = matches!(direction, Direction::Inbound);
-    let (remote, local) = if inbound { (packet.src, packet.dst) } else { (packet.dst, packet.src) };
+    let (remote, local) = ends(direction, packet);
     let (remote_port, local_port) = match (packet.protocol, packet.family) {
         (6 | 17, _) if inbound => (packet.sport, packet.dport),
         (6 | 17, _) => (packet.dport, packet.sport),
