@@ -59,8 +59,8 @@ pub fn all(run: &Run) -> Result<Vec<Picture>> {
     let charts = [
         alone(run, "xdp", "alone-xdp", "XDP program alone: cost against the number of rules"),
         alone(run, "tc", "alone-tc", "TC program alone: cost against the number of rules"),
-        peers(run, "live", 4, "live-4", "Dropped by the last of N rules, IPv4, live frames"),
-        peers(run, "live", 6, "live-6", "Dropped by the last of N rules, IPv6, live frames"),
+        peers(run, "live", 4, "live-4", "Live frames, IPv4: cost against the number of rules"),
+        peers(run, "live", 6, "live-6", "Live frames, IPv6: cost against the number of rules"),
         peers(run, "e2e", 4, "generator", "End to end: frames of 64 bytes over a veth, the sender included"),
         stateful(run),
         memory(run),
@@ -123,13 +123,24 @@ fn peers(run: &Run, harness: &str, family: u8, name: &'static str, title: &'stat
 }
 
 fn stateful(run: &Run) -> Chart {
+    let plain = |row: &&Row| {
+        let flows = row.detail.len() == 1 && row.detail.contains_key("flows");
+        row.harness == "test_run" && row.mode != "stateless" && flows
+    };
+    let rows: Vec<_> = run.rows.iter().filter(plain).collect();
+    // What is the same everywhere need not be said of each line.
+    let several_sizes = rows.iter().any(|row| row.rules != rows[0].rules);
+    let several_patterns = rows.iter().any(|row| row.pattern != rows[0].pattern);
     let mut lines: Vec<Line> = Vec::new();
-    for row in run.rows.iter().filter(|row| row.harness == "test_run" && row.mode != "stateless") {
-        let plain = |row: &Row| row.detail.keys().all(|key| key == "flows");
-        let Some(flows) = row.detail("flows").and_then(|flows| flows.parse().ok()).filter(|_| plain(row)) else {
-            continue;
-        };
-        let name = format!("{}, {}, IPv{}, N = {}, {}", row.subject, row.mode, row.family, row.rules, row.pattern);
+    for row in rows {
+        let Some(flows) = row.detail("flows").and_then(|flows| flows.parse().ok()) else { continue };
+        let mut name = format!("{}, {}, IPv{}", row.subject, row.mode, row.family);
+        if several_sizes {
+            name = format!("{name}, N = {}", row.rules);
+        }
+        if several_patterns {
+            name = format!("{name}, {}", row.pattern);
+        }
         let at = lines.iter().position(|line| line.name == name).unwrap_or_else(|| {
             let colours = [BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, GREY, BLACK];
             let (colour, dashed) = (colours[lines.len() % colours.len()], lines.len() >= colours.len());
@@ -242,7 +253,7 @@ where
         .label_style((FONT, 14))
         .axis_desc_style((FONT, 15))
         .bold_line_style(RGBColor(215, 215, 215))
-        .light_line_style(RGBColor(240, 240, 240))
+        .max_light_lines(1)
         .draw()
         .map_err(wrong)?;
     for line in &chart.lines {

@@ -18,22 +18,22 @@ pub struct Named {
 /// All of them, in the order of the page.
 pub fn all(run: &Run) -> Vec<Named> {
     let rows = |section| run.rows.iter().filter(move |row| self::section(row) == section).collect::<Vec<_>>();
-    let by_rules = |section| pivot(&rows(section), "rules", &|_, cell| cell);
+    let pivoted = |section| pivot(&rows(section), "rules", &|_, cell| cell);
     [
         ("machine", "The machine", machine(run)),
         ("targets", "Targets", targets(run)),
-        ("alone", "The programs alone: ns a packet, minimum / median / maximum", by_rules(Section::Alone)),
+        ("alone", "The programs alone: ns a packet, minimum / median / maximum", pivoted(Section::Alone)),
         ("net", "Over the floors: ns a packet over parse-only / over bare, minima", net(run)),
         ("more", "Stateful, groups, counters: ns a packet", list(&rows(Section::More))),
-        ("live", "Live frames into a veth: ns a packet, minimum / median / maximum", by_rules(Section::Live)),
+        ("live", "Live frames into a veth: ns a packet, minimum / median / maximum", pivoted(Section::Live)),
         ("ratios", "Live frames: cost of the others as a multiple of nacld's, minima", ratios(run)),
         (
             "generator",
             "End to end, 64-byte frames: ns a packet, minimum / median / maximum",
-            by_rules(Section::Generator),
+            pivoted(Section::Generator),
         ),
         ("iperf3", "End to end, iperf3: Gbit/s, best / median / worst", iperf3(&rows(Section::Iperf3))),
-        ("memory", "Bytes of the kernel's maps", memory(run)),
+        ("memory", "Memory of the kernel's maps", memory(run)),
         ("times", "Time the daemon takes: ms, minimum / median / maximum", times(run)),
         ("verifier", "What the verifier walks", verifier(run)),
         ("cores", "One core and both: ns a packet on each core", cores(&rows(Section::Cores))),
@@ -97,31 +97,37 @@ fn attributes(rows: &[&Row], but: &str) -> Vec<String> {
 /// Rows side by side: one column for each value of an attribute.
 fn pivot(rows: &[&Row], column: &str, cell: &dyn Fn(&Row, String) -> String) -> Table {
     let names = attributes(rows, column);
-    let mut columns: Vec<_> = rows.iter().map(|row| (row.rules, attribute(row, column))).collect();
-    columns.sort();
-    columns.dedup();
-    if column != "rules" {
-        columns = columns.into_iter().map(|(_, name)| (0, name)).collect();
-        columns.sort();
-        columns.dedup();
-    }
-    let heads = columns.iter().map(|(_, name)| match (column, name.as_str()) {
-        ("rules", "-") => "no rules".into(),
-        ("rules", name) => format!("N = {name}"),
-        (_, name) => name.to_owned(),
+    let cells = rows.iter().map(|row| {
+        let value = attribute(row, column);
+        let head = match (column, value.as_str()) {
+            ("rules", "-") => "no rules".into(),
+            ("rules", _) => format!("N = {value}"),
+            _ => value,
+        };
+        let order = if column == "rules" { row.rules } else { 0 };
+        (names.iter().map(|name| attribute(row, name)).collect(), (order, head), cell(row, three(row)))
     });
-    let mut table = Table::new(names.iter().cloned().chain(heads), names.len());
-    let mut lines: Vec<(Vec<String>, BTreeMap<String, String>)> = Vec::new();
-    for row in rows {
-        let key: Vec<_> = names.iter().map(|name| attribute(row, name)).collect();
+    grid(names.clone(), cells.collect())
+}
+
+/// The words a cell's line begins with; its column's place and heading; the cell.
+type Cell = (Vec<String>, (usize, String), String);
+
+/// Cells by line, in the order in which lines are first named, and by column.
+fn grid(names: Vec<String>, cells: Vec<Cell>) -> Table {
+    let columns: BTreeSet<_> = cells.iter().map(|(_, column, _)| column.clone()).collect();
+    let figures = names.len();
+    let mut table = Table::new(names.into_iter().chain(columns.iter().map(|(_, head)| head.clone())), figures);
+    let mut lines: Vec<(Vec<String>, BTreeMap<(usize, String), String>)> = Vec::new();
+    for (key, column, cell) in cells {
         let at = lines.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
             lines.push((key, BTreeMap::new()));
             lines.len() - 1
         });
-        lines[at].1.insert(attribute(row, column), cell(row, three(row)));
+        lines[at].1.insert(column, cell);
     }
     for (key, cells) in lines {
-        let figures = columns.iter().map(|(_, name)| cells.get(name).cloned().unwrap_or_else(|| "-".into()));
+        let figures = columns.iter().map(|column| cells.get(column).cloned().unwrap_or_else(|| "-".into()));
         table.row(key.into_iter().chain(figures));
     }
     table
@@ -248,12 +254,16 @@ fn iperf3(rows: &[&Row]) -> Table {
 }
 
 fn memory(run: &Run) -> Table {
-    let mut table = Table::new(["shape", "form", "tier", "of", "rules", "interfaces", "bytes"], 4);
-    for line in &run.memory {
-        let (rules, interfaces) = (line.rules.to_string(), line.interfaces.to_string());
-        table.row([&line.shape, &line.form, &line.tier, &line.of, &rules, &interfaces, &bytes(line.bytes)]);
-    }
-    table
+    let cells = run.memory.iter().map(|line| {
+        let key = vec![line.shape.clone(), line.of.clone(), line.interfaces.to_string()];
+        let rows = if line.form == "rows" { ", rows" } else { "" };
+        (key, by_rules(line.rules), format!("{} ({}{rows})", bytes(line.bytes), line.tier))
+    });
+    grid(["list", "of", "interfaces"].map(String::from).to_vec(), cells.collect())
+}
+
+fn by_rules(rules: usize) -> (usize, String) {
+    (rules, format!("N = {rules}"))
 }
 
 fn bytes(bytes: u64) -> String {
@@ -268,12 +278,11 @@ fn bytes(bytes: u64) -> String {
 }
 
 fn times(run: &Run) -> Table {
-    let mut table = Table::new(["what", "shape", "rules", "min", "median", "max"], 2);
-    for time in &run.times {
+    let cells = run.times.iter().map(|time| {
         let figures = [time.us_min, time.us_median, time.us_max].map(|us| format!("{:.2}", us / 1000.0));
-        table.row([time.what.clone(), time.shape.clone(), time.rules.to_string()].into_iter().chain(figures));
-    }
-    table
+        (vec![time.what.clone(), time.shape.clone()], by_rules(time.rules), figures.join(" / "))
+    });
+    grid(["what", "list"].map(String::from).to_vec(), cells.collect())
 }
 
 fn verifier(run: &Run) -> Table {
@@ -318,7 +327,7 @@ fn estimate(run: &Run) -> Table {
                 let [few, many] = rates.map(|rate| (wire / rate).ceil());
                 if few < many { format!("{few:.0} to {many:.0}") } else { format!("{few:.0}") }
             });
-            let rate = format!("{:.0} to {:.0}", rates[1], rates[0]);
+            let rate = format!("{:.1} to {:.1}", rates[1], rates[0]);
             table.row([what, format!("{} ns", figure(adds)), rate].into_iter().chain(cores));
         }
     }
