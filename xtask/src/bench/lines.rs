@@ -81,6 +81,7 @@ pub struct Time {
     pub what: String,
     pub shape: String,
     pub rules: usize,
+    pub interfaces: usize,
     pub us_min: f64,
     pub us_median: f64,
     pub us_max: f64,

@@ -33,8 +33,9 @@ impl Table {
     /// For a terminal of so many columns, if it is one.
     pub fn terminal(&self, width: Option<u16>) -> String {
         let mut table = comfy_table::Table::new();
-        table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(&self.head);
-        table.remove_style(TableComponent::HorizontalLines);
+        table.load_preset(presets::NOTHING).set_header(&self.head);
+        table.set_style(TableComponent::HeaderLines, '─');
+        table.set_style(TableComponent::MiddleHeaderIntersections, '─');
         if let Some(width) = width {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
         }

@@ -34,6 +34,11 @@ pub fn all(run: &Run) -> Vec<Named> {
         ),
         ("iperf3", "End to end, iperf3: Gbit/s, best / median / worst", iperf3(&rows(Section::Iperf3))),
         ("memory", "Memory of the kernel's maps", memory(run)),
+        (
+            "crossing",
+            "Where rows take over from tables: ns a packet, minimum / median / maximum",
+            pivoted(Section::Crossing),
+        ),
         ("times", "Time the daemon takes: ms, minimum / median / maximum", times(run)),
         ("verifier", "What the verifier walks", verifier(run)),
         ("cores", "One core and both: ns a packet on each core", cores(&rows(Section::Cores))),
@@ -54,6 +59,7 @@ enum Section {
     Generator,
     Iperf3,
     Cores,
+    Crossing,
 }
 
 /// The one section a row belongs to.
@@ -61,6 +67,9 @@ fn section(row: &Row) -> Section {
     let variant = row.detail("variant").unwrap_or_default();
     if variant.ends_with("-core") || variant.ends_with("-cores") {
         return Section::Cores;
+    }
+    if variant.starts_with("crossing") {
+        return Section::Crossing;
     }
     match row.harness.as_str() {
         "live" => Section::Live,
@@ -113,15 +122,18 @@ fn pivot(rows: &[&Row], column: &str, cell: &dyn Fn(&Row, String) -> String) -> 
 /// The words a cell's line begins with; its column's place and heading; the cell.
 type Cell = (Vec<String>, (usize, String), String);
 
+/// One line's cells by column.
+type Cells = BTreeMap<(usize, String), String>;
+
 /// Cells by line, in the order in which lines are first named, and by column.
 fn grid(names: Vec<String>, cells: Vec<Cell>) -> Table {
     let columns: BTreeSet<_> = cells.iter().map(|(_, column, _)| column.clone()).collect();
     let figures = names.len();
     let mut table = Table::new(names.into_iter().chain(columns.iter().map(|(_, head)| head.clone())), figures);
-    let mut lines: Vec<(Vec<String>, BTreeMap<(usize, String), String>)> = Vec::new();
+    let mut lines: Vec<(Vec<String>, Cells)> = Vec::new();
     for (key, column, cell) in cells {
         let at = lines.iter().position(|(known, _)| *known == key).unwrap_or_else(|| {
-            lines.push((key, BTreeMap::new()));
+            lines.push((key, Cells::new()));
             lines.len() - 1
         });
         lines[at].1.insert(column, cell);
@@ -280,9 +292,10 @@ fn bytes(bytes: u64) -> String {
 fn times(run: &Run) -> Table {
     let cells = run.times.iter().map(|time| {
         let figures = [time.us_min, time.us_median, time.us_max].map(|us| format!("{:.2}", us / 1000.0));
-        (vec![time.what.clone(), time.shape.clone()], by_rules(time.rules), figures.join(" / "))
+        let key = vec![time.what.clone(), time.shape.clone(), time.interfaces.to_string()];
+        (key, by_rules(time.rules), figures.join(" / "))
     });
-    grid(["what", "list"].map(String::from).to_vec(), cells.collect())
+    grid(["what", "list", "interfaces"].map(String::from).to_vec(), cells.collect())
 }
 
 fn verifier(run: &Run) -> Table {
@@ -293,8 +306,26 @@ fn verifier(run: &Run) -> Table {
     table
 }
 
+/// One core and both side by side, and what the other one costs.
 fn cores(rows: &[&Row]) -> Table {
-    pivot(rows, "variant", &|_, cell| cell)
+    let names = attributes(rows, "variant");
+    let mut cells: Vec<Cell> = Vec::new();
+    for row in rows {
+        let key: Vec<_> = names.iter().map(|name| attribute(row, name)).collect();
+        let alone = row.want().with("variant", "one-core");
+        let alone = rows.iter().find(|row| row.want() == alone);
+        let variant = attribute(row, "variant");
+        if let Some(alone) = alone.filter(|_| variant != "one-core") {
+            cells.push((
+                key.clone(),
+                (2, format!("{variant} / one-core")),
+                format!("{:.2}", row.ns_min / alone.ns_min),
+            ));
+        }
+        let place = usize::from(variant != "one-core");
+        cells.push((key, (place, variant), three(row)));
+    }
+    grid(names, cells)
 }
 
 /// What a driver takes for a packet before any program of ours: from and to (XDP paper and drivers' own figures).

@@ -227,7 +227,7 @@ fn reload(run: &Run) -> Figure {
     let of = |shape: &str| {
         run.times
             .iter()
-            .find(|time| time.what == "reload" && time.rules == 1000 && time.shape == shape)
+            .find(|time| time.what == "reload" && (time.rules, time.interfaces) == (1000, 1) && time.shape == shape)
             .ok_or_else(|| format!("no time of a reload of 1000 rules, {shape}"))
     };
     let (typical, adversarial) = (of("typical")?, of("adversarial")?);
@@ -274,6 +274,7 @@ mod tests {
                 what: "reload".into(),
                 shape: shape.into(),
                 rules: 1000,
+                interfaces: 1,
                 us_min: us_max / 4.0,
                 us_median: us_max / 2.0,
                 us_max,
