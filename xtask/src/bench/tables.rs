@@ -136,7 +136,8 @@ fn grid(names: Vec<String>, cells: Vec<Cell>) -> Table {
             lines.push((key, Cells::new()));
             lines.len() - 1
         });
-        lines[at].1.insert(column, cell);
+        // Two of one place are both shown: nothing is hidden.
+        lines[at].1.entry(column).and_modify(|there| *there = format!("{there}; {cell}")).or_insert(cell);
     }
     for (key, cells) in lines {
         let figures = columns.iter().map(|column| cells.get(column).cloned().unwrap_or_else(|| "-".into()));
