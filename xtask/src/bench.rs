@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::Args as ClapArgs;
+use clap::{Args as ClapArgs, builder::PossibleValuesParser};
 
 use self::{
     lines::Run,
@@ -32,13 +32,16 @@ use crate::{
 /// The benchmark's name in nacl-daemon/Cargo.toml.
 pub const NAME: &str = "line_rate";
 
+/// Its parts.
+const PARTS: [&str; 5] = ["test_run", "live", "e2e", "growth", "scaling"];
+
 #[derive(ClapArgs)]
 pub struct Args {
     /// About a minute instead of ten, and figures to match
     #[arg(long)]
     quick: bool,
-    /// These parts only: test_run, live, e2e, growth, scaling. The page then goes to target/, not to docs/
-    #[arg(long, value_name = "PART", value_delimiter = ',')]
+    /// These parts only; the page then goes to target/, not to docs/
+    #[arg(long, value_name = "PART", value_delimiter = ',', value_parser = PossibleValuesParser::new(PARTS))]
     only: Vec<String>,
     /// Measure nothing: make tables and the page again of what a run printed (it is kept in target/bench-lines.jsonl)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only"])]

@@ -3,10 +3,11 @@
 
 use anyhow::{Result, bail};
 
-use super::lines::{Row, Run};
+use super::{
+    PARTS,
+    lines::{Row, Run},
+};
 
-/// The parts of the benchmark. One that is not there any more is a gap in the page.
-const PARTS: [&str; 5] = ["test_run", "live", "e2e", "growth", "scaling"];
 /// The smallest and the largest list the short form has at least.
 const SIZES: [usize; 2] = [1, 1000];
 
@@ -26,6 +27,7 @@ pub fn check(text: &str) -> Result<()> {
     if run.end.is_none() {
         wrong.push("the last line: the run was not finished".to_owned());
     }
+    // One that is not there any more is a gap in the page.
     for part in PARTS {
         if !run.machine.parts.iter().any(|one| one == part) {
             wrong.push(format!("the part {part}"));
