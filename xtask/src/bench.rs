@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
     let failed = status.filter(|status| !status.success());
     let run = match (Run::read(&text), failed) {
         (Ok(run), _) => run,
-        (Err(_), Some(status)) => bail!("the benchmark failed before it measured anything: {status}"),
+        (Err(error), Some(status)) => return Err(error.context(format!("the benchmark failed: {status}"))),
         (Err(error), None) => return Err(error.context(file.display().to_string())),
     };
     let tables = tables::all(&run);
@@ -68,7 +68,9 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(status) = failed {
         bail!("the benchmark failed ({status}); nothing was written but {}", file.display());
     }
-    let folder = if args.only.is_empty() { root().join("docs") } else { target().join("bench") };
+    // The page in docs/ is of a whole run.
+    let whole = PARTS.iter().all(|part| run.machine.parts.iter().any(|one| one == part));
+    let folder = if whole { root().join("docs") } else { target().join("bench") };
     write(&run, &tables, &folder)?;
     summary(&targets::all(&run));
     Ok(())

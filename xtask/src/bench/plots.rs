@@ -338,3 +338,35 @@ impl ValueFormatter<f64> for Decades {
         label(*value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(subject: &str, harness: &str, rules: usize, ns_min: f64) -> Row {
+        Row {
+            subject: subject.into(),
+            harness: harness.into(),
+            mode: "stateless".into(),
+            family: 4,
+            rules,
+            pattern: "hot".into(),
+            ns_min,
+            ..Row::default()
+        }
+    }
+
+    #[test]
+    fn there_are_pictures_of_what_there_is() {
+        assert!(all(&Run::default()).expect("no picture").is_empty());
+        let rows =
+            vec![row("xdp", "live", 20, 60.0), row("iptables", "live", 20, 300.0), row("iptables", "live", 1000, 5e3)];
+        let pictures = all(&Run { rows, ..Run::default() }).expect("pictures");
+        let [picture] = pictures.as_slice() else { panic!("{} pictures", pictures.len()) };
+        assert_eq!(picture.name, "live-4");
+        assert!(NAMES.contains(&picture.name));
+        assert!(picture.svg.contains("iptables, hot") && picture.svg.contains("nacld, hot"));
+        assert!(!picture.svg.contains("linear") && !picture.svg.contains("NaN"));
+        assert_eq!(picture.svg.matches("<circle").count(), 3, "one mark a figure");
+    }
+}

@@ -381,3 +381,95 @@ fn missing(run: &Run) -> Table {
     }
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::lines::{Memory, Time};
+
+    /// A row whose minimum is unlike any other's.
+    fn row(run: &mut Run, want: &Want) {
+        let ns = 1001.0 + 7.0 * run.rows.len() as f64;
+        run.rows.push(Row {
+            subject: want.subject.clone(),
+            harness: want.harness.clone(),
+            mode: want.mode.clone(),
+            family: want.family,
+            rules: want.rules,
+            pattern: want.pattern.clone(),
+            ns_min: ns,
+            ns_median: ns,
+            ns_max: ns,
+            detail: want.detail.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect(),
+        });
+    }
+
+    #[test]
+    fn no_figure_of_a_run_is_hidden() {
+        let mut run = Run::default();
+        for harness in ["test_run", "live", "e2e"] {
+            for mode in ["stateless", "established", "new"] {
+                for (subject, family, rules) in [("bare", 4, 0), ("xdp", 4, 20), ("xdp", 6, 20), ("iptables", 4, 1000)]
+                {
+                    let plain = Want::new(subject, harness).mode(mode).family(family).rules(rules);
+                    row(&mut run, &plain);
+                    row(&mut run, &plain.clone().pattern("random"));
+                    for (detail, value) in [
+                        ("hook", "xdp"),
+                        ("layers", "groups"),
+                        ("flows", "1000"),
+                        ("variant", "uncounted"),
+                        ("variant", "one-core"),
+                        ("variant", "both-cores"),
+                        ("variant", "crossing, rows"),
+                        ("something", "new"),
+                    ] {
+                        row(&mut run, &plain.clone().with(detail, value));
+                    }
+                    if harness == "e2e" {
+                        row(&mut run, &plain.clone().with("variant", "iperf3"));
+                        row(&mut run, &plain.with("variant", "iperf3, nothing"));
+                    }
+                }
+            }
+        }
+        let all: String = all(&run).iter().map(|named| named.table.markdown()).collect();
+        for row in &run.rows {
+            let found = if row.detail("variant").is_some_and(|variant| variant.contains("iperf3")) {
+                all.contains(&format!("| {:.2} |", gigabits(row.ns_min)))
+            } else {
+                all.contains(&figure(row.ns_min))
+            };
+            assert!(found, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn two_figures_of_one_place_are_both_shown() {
+        let memory = |form: &str, bytes| Memory {
+            shape: "typical".into(),
+            rules: 20,
+            interfaces: 1,
+            tier: "small".into(),
+            form: form.into(),
+            bytes,
+            of: "generation".into(),
+        };
+        let time = |us_max| Time {
+            what: "reload".into(),
+            shape: "typical".into(),
+            rules: 20,
+            interfaces: 1,
+            us_min: 1000.0,
+            us_median: 2000.0,
+            us_max,
+        };
+        let run = Run {
+            memory: vec![memory("tables", 200 << 10), memory("rows", 64)],
+            times: vec![time(3000.0), time(4000.0)],
+            ..Run::default()
+        };
+        assert!(super::memory(&run).markdown().contains("| 200 KiB (small); 64 (small, rows) |"));
+        assert!(times(&run).markdown().contains("1.00 / 2.00 / 3.00; 1.00 / 2.00 / 4.00"));
+    }
+}
