@@ -1,5 +1,5 @@
-//! Kernel programs for the benchmark only: the floors that nacld's own programs are measured against, and the scattering
-//! of one frame over many flows. Never part of nacld.
+//! Kernel programs for the benchmark only: the floors that nacld's own programs are measured against, the scattering of
+//! one frame over many flows, a linear scan as a peer, and a generator. Never part of nacld.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -13,11 +13,12 @@ use aya_ebpf::{
     Global,
     bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     btf_maps::{Array, PerCpuArray},
+    helpers::generated::bpf_redirect,
     macros::{btf_map, classifier, map, xdp},
     maps::ProgramArray,
     programs::{TcContext, XdpContext},
 };
-use nacl_common::Packet;
+use nacl_common::{Family, Packet};
 
 use crate::frame::{Parse, SkbFrame, XdpFrame};
 
@@ -31,8 +32,10 @@ pub struct Probe {
     pub sport: u16,
     /// Destination port, likewise.
     pub dport: u16,
+    /// Checksum of the IPv4 header, as it stands there: the stack drops a frame with a wrong one before any filter sees it.
+    pub check: u16,
     /// Always 0.
-    pub pad: u32,
+    pub pad: u16,
 }
 
 /// The probes; as many as are wanted, a power of two.
@@ -54,6 +57,136 @@ static PROBES_MASK: Global<u32> = Global::new(0x5f6f_6666);
 /// Load-time constant: 6 where the frame is IPv6.
 #[unsafe(no_mangle)]
 static SCATTER_FAMILY: Global<u32> = Global::new(0x5f6f_6667);
+
+/// One IPv4 rule of the linear scan.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Row4 {
+    /// Source address, as a number.
+    pub address: u32,
+    /// Its mask.
+    pub mask: u32,
+    /// First destination port.
+    pub first: u16,
+    /// Last destination port.
+    pub last: u16,
+    /// IP protocol; 256: any.
+    pub protocol: u16,
+    /// 1: drop.
+    pub deny: u16,
+}
+
+/// One IPv6 rule of the linear scan.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Row6 {
+    /// Source address, as a number: high and low half.
+    pub address: [u64; 2],
+    /// Its mask.
+    pub mask: [u64; 2],
+    /// First destination port.
+    pub first: u16,
+    /// Last destination port.
+    pub last: u16,
+    /// IP protocol; 256: any.
+    pub protocol: u16,
+    /// 1: drop.
+    pub deny: u16,
+}
+
+/// Rules the scan has room for; user space has the same number. The last one in use matches everything.
+const LINEAR: usize = 5120;
+
+/// The IPv4 rules: one value of a map, so that the scan is one look-up and then reads of memory.
+#[btf_map]
+static LINEAR4: Array<[Row4; LINEAR], 1> = Array::new();
+
+/// The IPv6 rules.
+#[btf_map]
+static LINEAR6: Array<[Row6; LINEAR], 1> = Array::new();
+
+/// How often each rule decided.
+#[btf_map]
+static LINEAR_HITS: PerCpuArray<u64, LINEAR> = PerCpuArray::new();
+
+/// Load-time constant: index of the interface that generated frames leave by.
+#[unsafe(no_mangle)]
+static GENERATE_TO: Global<u32> = Global::new(0x5f6f_6668);
+
+/// Nothing at all, and the frame is gone.
+#[xdp(frags)]
+fn drop(_: XdpContext) -> u32 {
+    xdp_action::XDP_DROP
+}
+
+/// Sends the frame out by an interface: with live frames of BPF_PROG_TEST_RUN a generator.
+#[xdp(frags)]
+fn generate(_: XdpContext) -> u32 {
+    // SAFETY: plain numbers.
+    unsafe { bpf_redirect(GENERATE_TO.load(), 0) as u32 }
+}
+
+/// What most XDP firewalls do: looks at one rule after the other, and counts the one that matches first.
+#[xdp(frags)]
+fn linear(ctx: XdpContext) -> u32 {
+    let Ok(packet) = XdpFrame::new(&ctx).parse(0) else { return xdp_action::XDP_PASS };
+    let found = if packet.family as u8 == Family::V6 as u8 { scan6(&packet) } else { scan4(&packet) };
+    let Some((index, deny)) = found else { return xdp_action::XDP_ABORTED };
+    if let Some(hits) = LINEAR_HITS.get_ptr_mut(index) {
+        // SAFETY: this CPU's own value of a map.
+        unsafe { *hits += 1 };
+    }
+    if deny != 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+}
+
+/// The bound is a constant, and the last rule in use matches everything: so one comparison a rule is all there is where its
+/// address is another. (`bpf_loop` has no bound for the verifier to walk, and costs a call for each rule.)
+#[inline(always)]
+fn scan4(packet: &Packet) -> Option<(u32, u16)> {
+    let rows = LINEAR4.get(0)?;
+    let source = packet.src[1] as u32;
+    let (protocol, port) = (u16::from(packet.protocol), packet.dport);
+    let mut index = 0;
+    while index < LINEAR {
+        // SAFETY: below the length.
+        let row = unsafe { rows.get_unchecked(index) };
+        if (source ^ row.address) & row.mask == 0
+            && (row.protocol == protocol || row.protocol == ANY)
+            && port >= row.first
+            && port <= row.last
+        {
+            return Some((index as u32, row.deny));
+        }
+        index += 1;
+    }
+    None
+}
+
+/// As [`scan4`].
+#[inline(always)]
+fn scan6(packet: &Packet) -> Option<(u32, u16)> {
+    let rows = LINEAR6.get(0)?;
+    let source = packet.src;
+    let (protocol, port) = (u16::from(packet.protocol), packet.dport);
+    let mut index = 0;
+    while index < LINEAR {
+        // SAFETY: below the length.
+        let row = unsafe { rows.get_unchecked(index) };
+        if (source[0] ^ row.address[0]) & row.mask[0] == 0
+            && (source[1] ^ row.address[1]) & row.mask[1] == 0
+            && (row.protocol == protocol || row.protocol == ANY)
+            && port >= row.first
+            && port <= row.last
+        {
+            return Some((index as u32, row.deny));
+        }
+        index += 1;
+    }
+    None
+}
+
+/// No protocol has this number.
+const ANY: u16 = 256;
 
 /// Nothing at all.
 #[xdp(frags)]
@@ -124,7 +257,7 @@ fn scatter_tc(ctx: TcContext) -> i32 {
     TC_ACT_SHOT
 }
 
-/// Checksums are not mended: nothing that is measured looks at them.
+/// TCP's checksum is not mended: nothing that is measured looks at it.
 #[inline(always)]
 fn rewrite(data: usize, end: usize) {
     let Some(cursor) = CURSOR.get_ptr_mut(0) else { return };
@@ -150,6 +283,7 @@ fn rewrite(data: usize, end: usize) {
         }
         // SAFETY: as above.
         unsafe {
+            ((data + 24) as *mut u16).write_unaligned(probe.check);
             ((data + 26) as *mut u32).write_unaligned(probe.src[0]);
             ((data + 34) as *mut [u16; 2]).write_unaligned([probe.sport, probe.dport]);
         }

@@ -9,7 +9,7 @@ use aya::{
     programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
 
-use crate::rules::Probe;
+use crate::rules::{self, Probe};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-bench"));
 
@@ -41,7 +41,8 @@ struct Scattered {
     src: [u8; 16],
     sport: [u8; 2],
     dport: [u8; 2],
-    pad: u32,
+    check: [u8; 2],
+    pad: u16,
 }
 
 // SAFETY: repr(C) without padding; every bit pattern is a value.
@@ -71,7 +72,8 @@ impl Kernel {
                 IpAddr::V6(address) => src = address.octets(),
             }
             let (sport, dport) = (probe.sport.to_be_bytes(), probe.dport.to_be_bytes());
-            map.set(index, Scattered { src, sport, dport, pad: 0 }, 0)?;
+            let check = rules::checksum(*probe);
+            map.set(index, Scattered { src, sport, dport, check, pad: 0 }, 0)?;
         }
         Ok(Self(ebpf))
     }

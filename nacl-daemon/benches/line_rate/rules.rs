@@ -141,6 +141,15 @@ pub fn flows(family: u8, count: usize) -> Vec<Probe> {
         .collect()
 }
 
+/// Checksum of the IPv4 header of a probe's frame, as it stands there; 0 on IPv6, which has none.
+pub fn checksum(probe: Probe) -> [u8; 2] {
+    if probe.src.is_ipv6() {
+        return [0; 2];
+    }
+    let frame = frame(probe, 16);
+    [frame[24], frame[25]]
+}
+
 /// A frame of 64 bytes (74 on IPv6): TCP with these flags, to 198.51.100.1 or 2001:db8:1::1, with right checksums.
 pub fn frame(probe: Probe, flags: u8) -> Vec<u8> {
     let mut tcp = etherparse::TcpHeader::new(probe.sport, probe.dport, 1, 65535);
