@@ -1,15 +1,18 @@
-//! The benchmark's own kernel programs (`nacl-ebpf/src/bench.rs`): floors, and the scattering of one frame over many flows.
+//! The benchmark's own kernel programs (`nacl-ebpf/src/bench.rs`): floors, the scattering of one frame over many flows, the
+//! linear scan, the generator. And how a program is run on live frames.
 
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
-    maps::{Array, MapData, ProgramArray},
-    programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions, Xdp},
+    maps::{Array, MapData, PerCpuArray, ProgramArray},
+    programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp, xdp::XdpMode},
 };
+use ipnet::IpNet;
+use nacl_common::Action;
 
-use crate::rules::{self, Probe};
+use crate::rules::{self, Entry, Probe};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-bench"));
 
@@ -48,19 +51,86 @@ struct Scattered {
 // SAFETY: repr(C) without padding; every bit pattern is a value.
 unsafe impl Pod for Scattered {}
 
+/// Rules the linear scan has room for, the one that ends the list among them; the kernel program has the same number.
+const LINEAR: usize = 5120;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Row4 {
+    address: u32,
+    mask: u32,
+    first: u16,
+    last: u16,
+    protocol: u16,
+    deny: u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Row6 {
+    address: [u64; 2],
+    mask: [u64; 2],
+    first: u16,
+    last: u16,
+    protocol: u16,
+    deny: u16,
+}
+
+// SAFETY: repr(C) without padding; every bit pattern is a value.
+unsafe impl Pod for Row4 {}
+// SAFETY: as above.
+unsafe impl Pod for Row6 {}
+
+/// A list as the scan has it: one value of a map.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Rows<R>([R; LINEAR]);
+
+// SAFETY: an array of what is Pod.
+unsafe impl<R: Pod> Pod for Rows<R> {}
+
+/// Frames that the kernel hands on at once.
+const BATCH: u32 = 64;
+
+/// Has an XDP program meet so many frames, as if this interface of the calling thread's namespace had received them: what
+/// it passes goes up the stack, what it redirects is sent. Returns how long the kernel took for one, the stack's work
+/// included, which is done in between; in whole nanoseconds.
+pub fn live(program: &mut Xdp, frame: &[u8], ifindex: u32, frames: u32) -> Result<Duration> {
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
+    let context: Vec<u8> = context.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.ctx_in = Some(&context);
+    options.repeat = frames;
+    options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+    let result = program.test_run(options).context("live frames (Linux 5.18 and later have them)")?;
+    Ok(result.duration)
+}
+
 impl Kernel {
     /// Loads it.
     pub fn load() -> Result<Self> {
-        Self::with(&[Probe { src: IpAddr::from([0; 4]), sport: 0, dport: 0 }])
+        Self::with(&[NOBODY])
     }
 
     /// Loads it with packets to scatter: a power of two of them, all of one family.
     pub fn with(probes: &[Probe]) -> Result<Self> {
+        Self::new(probes, 0)
+    }
+
+    /// Loads it to send frames out by an interface.
+    pub fn generator(ifindex: u32) -> Result<Self> {
+        Self::new(&[NOBODY], ifindex)
+    }
+
+    fn new(probes: &[Probe], generate_to: u32) -> Result<Self> {
         assert!(probes.len().is_power_of_two());
         let family = if probes[0].src.is_ipv6() { 6_u32 } else { 4 };
         let mut ebpf = EbpfLoader::new()
             .override_global("PROBES_MASK", &(probes.len() as u32 - 1), true)
             .override_global("SCATTER_FAMILY", &family, true)
+            .override_global("GENERATE_TO", &generate_to, true)
             .map_max_entries("PROBES", probes.len() as u32)
             .load(OBJECT)
             .context("loading the benchmark's programs")?;
@@ -106,7 +176,52 @@ impl Kernel {
         Ok(array)
     }
 
-    fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
+    /// Gives the linear scan a list of one family; what no rule matches, it denies.
+    pub fn scan(&mut self, family: u8, entries: &[Entry]) -> Result<()> {
+        anyhow::ensure!(entries.len() < LINEAR, "the linear scan has room for {} rules", LINEAR - 1);
+        if family == 6 {
+            let end = Row6 { address: [0; 2], mask: [0; 2], first: 0, last: u16::MAX, protocol: ANY, deny: 1 };
+            let mut rows = Box::new(Rows([end; LINEAR]));
+            for (row, entry) in rows.0.iter_mut().zip(entries) {
+                let IpNet::V6(net) = entry.cidr else { anyhow::bail!("{} is not IPv6", entry.cidr) };
+                let (first, last) = entry.ports;
+                let deny = u16::from(entry.action == Action::Deny);
+                let (address, mask) = (halves(net.network().into()), halves(net.netmask().into()));
+                *row = Row6 { address, mask, first, last, protocol: TCP, deny };
+            }
+            let mut map: Array<_, Rows<Row6>> = Array::try_from(self.0.map_mut("LINEAR6").context("no list")?)?;
+            map.set(0, &*rows, 0)?;
+        } else {
+            let end = Row4 { address: 0, mask: 0, first: 0, last: u16::MAX, protocol: ANY, deny: 1 };
+            let mut rows = Box::new(Rows([end; LINEAR]));
+            for (row, entry) in rows.0.iter_mut().zip(entries) {
+                let IpNet::V4(net) = entry.cidr else { anyhow::bail!("{} is not IPv4", entry.cidr) };
+                let (first, last) = entry.ports;
+                let deny = u16::from(entry.action == Action::Deny);
+                let (address, mask) = (net.network().into(), net.netmask().into());
+                *row = Row4 { address, mask, first, last, protocol: TCP, deny };
+            }
+            let mut map: Array<_, Rows<Row4>> = Array::try_from(self.0.map_mut("LINEAR4").context("no list")?)?;
+            map.set(0, &*rows, 0)?;
+        }
+        Ok(())
+    }
+
+    /// How often a rule of the linear scan has decided.
+    pub fn scanned(&mut self, index: usize) -> Result<u64> {
+        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.0.map_mut("LINEAR_HITS").context("no counters")?)?;
+        Ok(map.get(&(index as u32), 0)?.iter().sum())
+    }
+
+    /// Puts an XDP program of this object on an interface of the calling thread's namespace, in the driver. It goes with
+    /// the object.
+    pub fn attach(&mut self, name: &str, ifindex: u32) -> Result<()> {
+        self.xdp(name)?.attach_to_if_index(ifindex, XdpMode::Driver).with_context(|| format!("attaching {name}"))?;
+        Ok(())
+    }
+
+    /// An XDP program of this object, loaded.
+    pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
         let program: &mut Xdp = self.0.program_mut(name).context("no such program")?.try_into()?;
         if program.fd().is_err() {
             program.load().with_context(|| format!("loading {name}"))?;
@@ -121,4 +236,14 @@ impl Kernel {
         }
         Ok(program)
     }
+}
+
+/// A packet that nothing is asked about.
+const NOBODY: Probe = Probe { src: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), sport: 0, dport: 0 };
+const TCP: u16 = 6;
+/// No protocol has this number.
+const ANY: u16 = 256;
+
+const fn halves(address: u128) -> [u64; 2] {
+    [(address >> 64) as u64, address as u64]
 }

@@ -125,6 +125,13 @@ pub fn probes(entries: &[Entry], count: usize) -> Vec<Probe> {
         .collect()
 }
 
+/// What a list says to a packet: the first rule that matches, or the implied end.
+pub fn judge(entries: &[Entry], probe: Probe) -> Action {
+    let matches =
+        |entry: &&Entry| entry.cidr.contains(&probe.src) && (entry.ports.0..=entry.ports.1).contains(&probe.dport);
+    entries.iter().find(matches).map_or(Action::Deny, |entry| entry.action)
+}
+
 /// So many flows, each another, all through the last rule's prefix.
 pub fn flows(family: u8, count: usize) -> Vec<Probe> {
     (0..count)
