@@ -58,6 +58,20 @@ static PROBES_MASK: Global<u32> = Global::new(0x5f6f_6666);
 #[unsafe(no_mangle)]
 static SCATTER_FAMILY: Global<u32> = Global::new(0x5f6f_6667);
 
+/// What a rule of the linear scan says beside its source address.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Rest {
+    /// First destination port.
+    pub first: u16,
+    /// How many more.
+    pub more: u16,
+    /// IP protocol.
+    pub protocol: u16,
+    /// Low byte: the bits of it that are looked at. Above: 1 drops.
+    pub flags: u16,
+}
+
 /// One IPv4 rule of the linear scan.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -66,14 +80,8 @@ pub struct Row4 {
     pub address: u32,
     /// Its mask.
     pub mask: u32,
-    /// First destination port.
-    pub first: u16,
-    /// Last destination port.
-    pub last: u16,
-    /// IP protocol; 256: any.
-    pub protocol: u16,
-    /// 1: drop.
-    pub deny: u16,
+    /// What else there is.
+    pub rest: Rest,
 }
 
 /// One IPv6 rule of the linear scan.
@@ -84,18 +92,18 @@ pub struct Row6 {
     pub address: [u64; 2],
     /// Its mask.
     pub mask: [u64; 2],
-    /// First destination port.
-    pub first: u16,
-    /// Last destination port.
-    pub last: u16,
-    /// IP protocol; 256: any.
-    pub protocol: u16,
-    /// 1: drop.
-    pub deny: u16,
+    /// What else there is.
+    pub rest: Rest,
 }
 
-/// Rules the scan has room for; user space has the same number. The last one in use matches everything.
+/// Rules there is room for; user space has the same number. The last one in use matches everything.
 const LINEAR: usize = 5120;
+/// Rules that one program looks at: the verifier keeps 8192 open branches in mind, and a rule has two.
+const PART: usize = LINEAR / 2;
+
+/// The program that looks at the second half.
+#[map]
+static LINEAR_NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The IPv4 rules: one value of a map, so that the scan is one look-up and then reads of memory.
 #[btf_map]
@@ -130,63 +138,75 @@ fn generate(_: XdpContext) -> u32 {
 #[xdp(frags)]
 fn linear(ctx: XdpContext) -> u32 {
     let Ok(packet) = XdpFrame::new(&ctx).parse(0) else { return xdp_action::XDP_PASS };
-    let found = if packet.family as u8 == Family::V6 as u8 { scan6(&packet) } else { scan4(&packet) };
-    let Some((index, deny)) = found else { return xdp_action::XDP_ABORTED };
+    match scan(&packet, 0) {
+        None => {
+            // SAFETY: nothing here is left to be dropped.
+            unsafe { LINEAR_NEXT.tail_call(&ctx, 0) };
+            xdp_action::XDP_ABORTED
+        }
+        Some(found) => count(found),
+    }
+}
+
+/// The second half of a list of more than 2560 rules.
+#[xdp(frags)]
+fn linear_rest(ctx: XdpContext) -> u32 {
+    let Ok(packet) = XdpFrame::new(&ctx).parse(0) else { return xdp_action::XDP_PASS };
+    scan(&packet, PART).map_or(xdp_action::XDP_ABORTED, count)
+}
+
+#[inline(always)]
+fn count((index, flags): (u32, u16)) -> u32 {
     if let Some(hits) = LINEAR_HITS.get_ptr_mut(index) {
         // SAFETY: this CPU's own value of a map.
         unsafe { *hits += 1 };
     }
-    if deny != 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+    if flags >> 8 != 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
 
-/// The bound is a constant, and the last rule in use matches everything: so one comparison a rule is all there is where its
-/// address is another. (`bpf_loop` has no bound for the verifier to walk, and costs a call for each rule.)
+/// The first rule that matches, of one part of the list.
 #[inline(always)]
-fn scan4(packet: &Packet) -> Option<(u32, u16)> {
-    let rows = LINEAR4.get(0)?;
-    let source = packet.src[1] as u32;
-    let (protocol, port) = (u16::from(packet.protocol), packet.dport);
-    let mut index = 0;
-    while index < LINEAR {
+fn scan(packet: &Packet, from: usize) -> Option<(u32, u16)> {
+    if packet.family as u8 == Family::V6 as u8 {
+        let source = packet.src.map(whole);
+        part(packet, LINEAR6.get(0)?, from, |row| {
+            let other = (source[0] ^ row.address[0]) & row.mask[0] | (source[1] ^ row.address[1]) & row.mask[1];
+            (other == 0, &row.rest)
+        })
+    } else {
+        let source = whole(packet.src[1]) as u32;
+        part(packet, LINEAR4.get(0)?, from, |row| ((source ^ row.address) & row.mask == 0, &row.rest))
+    }
+}
+
+/// Two comparisons a rule at most, and one where its address is another: the bound is a constant, and something always
+/// matches. BPF keeps the outcome of a comparison nowhere but in a jump, so the second one is arithmetic. (`bpf_loop` needs
+/// no bound, and costs a call for each rule.)
+#[inline(always)]
+fn part<R>(packet: &Packet, rows: &[R; LINEAR], from: usize, split: impl Fn(&R) -> (bool, &Rest)) -> Option<(u32, u16)> {
+    let (port, protocol) = (whole(packet.dport.into()) as u32, whole(packet.protocol.into()) as u32);
+    let mut index = from;
+    while index < from + PART {
         // SAFETY: below the length.
-        let row = unsafe { rows.get_unchecked(index) };
-        if (source ^ row.address) & row.mask == 0
-            && (row.protocol == protocol || row.protocol == ANY)
-            && port >= row.first
-            && port <= row.last
-        {
-            return Some((index as u32, row.deny));
+        let (same, rest) = split(unsafe { rows.get_unchecked(index) });
+        if same {
+            let beyond = u32::from(rest.more).wrapping_sub(port.wrapping_sub(u32::from(rest.first)) & 0xffff) >> 31;
+            if beyond | (u32::from(rest.protocol) ^ protocol) & u32::from(rest.flags) & 0xff == 0 {
+                return Some((index as u32, rest.flags));
+            }
         }
         index += 1;
     }
     None
 }
 
-/// As [`scan4`].
+/// The same number, of which LLVM knows no longer that it was put together of bytes: else it does that again for each rule.
 #[inline(always)]
-fn scan6(packet: &Packet) -> Option<(u32, u16)> {
-    let rows = LINEAR6.get(0)?;
-    let source = packet.src;
-    let (protocol, port) = (u16::from(packet.protocol), packet.dport);
-    let mut index = 0;
-    while index < LINEAR {
-        // SAFETY: below the length.
-        let row = unsafe { rows.get_unchecked(index) };
-        if (source[0] ^ row.address[0]) & row.mask[0] == 0
-            && (source[1] ^ row.address[1]) & row.mask[1] == 0
-            && (row.protocol == protocol || row.protocol == ANY)
-            && port >= row.first
-            && port <= row.last
-        {
-            return Some((index as u32, row.deny));
-        }
-        index += 1;
-    }
-    None
+fn whole(mut number: u64) -> u64 {
+    // SAFETY: the instruction does nothing.
+    unsafe { asm!("{0} = {0}", inout(reg) number) };
+    number
 }
-
-/// No protocol has this number.
-const ANY: u16 = 256;
 
 /// Nothing at all.
 #[xdp(frags)]

@@ -54,32 +54,23 @@ unsafe impl Pod for Scattered {}
 /// Rules the linear scan has room for, the one that ends the list among them; the kernel program has the same number.
 const LINEAR: usize = 5120;
 
+/// A rule of the linear scan.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct Row4 {
-    address: u32,
-    mask: u32,
+struct ScanRow<A> {
+    address: A,
+    mask: A,
     first: u16,
-    last: u16,
+    more: u16,
     protocol: u16,
-    deny: u16,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Row6 {
-    address: [u64; 2],
-    mask: [u64; 2],
-    first: u16,
-    last: u16,
-    protocol: u16,
-    deny: u16,
+    /// Low byte: the bits of the protocol that are looked at. Above: 1 drops.
+    flags: u16,
 }
 
 // SAFETY: repr(C) without padding; every bit pattern is a value.
-unsafe impl Pod for Row4 {}
+unsafe impl Pod for ScanRow<u32> {}
 // SAFETY: as above.
-unsafe impl Pod for Row6 {}
+unsafe impl Pod for ScanRow<[u64; 2]> {}
 
 /// A list as the scan has it: one value of a map.
 #[repr(C)]
@@ -135,6 +126,7 @@ impl Kernel {
             .load(OBJECT)
             .context("loading the benchmark's programs")?;
         let mut map: Array<_, Scattered> = Array::try_from(ebpf.map_mut("PROBES").context("no probes")?)?;
+        let any = rules::frame(probes[0], 0);
         for (index, probe) in (0..).zip(probes) {
             let mut src = [0; 16];
             match probe.src {
@@ -142,7 +134,7 @@ impl Kernel {
                 IpAddr::V6(address) => src = address.octets(),
             }
             let (sport, dport) = (probe.sport.to_be_bytes(), probe.dport.to_be_bytes());
-            let check = rules::checksum(*probe);
+            let check = rules::checksum(&any, *probe);
             map.set(index, Scattered { src, sport, dport, check, pad: 0 }, 0)?;
         }
         Ok(Self(ebpf))
@@ -176,35 +168,49 @@ impl Kernel {
         Ok(array)
     }
 
-    /// Gives the linear scan a list of one family; what no rule matches, it denies.
-    pub fn scan(&mut self, family: u8, entries: &[Entry]) -> Result<()> {
+    /// Gives the linear scan a list of one family; what no rule matches, it denies. The second half of a long list has a
+    /// program of its own, which the array is for: it is to be kept as long as the scan is run.
+    pub fn scan(&mut self, family: u8, entries: &[Entry]) -> Result<ProgramArray<MapData>> {
         anyhow::ensure!(entries.len() < LINEAR, "the linear scan has room for {} rules", LINEAR - 1);
+        let rest = self.program(Hook::Xdp, "linear_rest")?;
+        let mut next: ProgramArray<MapData> =
+            ProgramArray::try_from(self.0.take_map("LINEAR_NEXT").context("no array")?)?;
+        next.set(0, &rest, 0)?;
         if family == 6 {
-            let end = Row6 { address: [0; 2], mask: [0; 2], first: 0, last: u16::MAX, protocol: ANY, deny: 1 };
-            let mut rows = Box::new(Rows([end; LINEAR]));
-            for (row, entry) in rows.0.iter_mut().zip(entries) {
-                let IpNet::V6(net) = entry.cidr else { anyhow::bail!("{} is not IPv6", entry.cidr) };
-                let (first, last) = entry.ports;
-                let deny = u16::from(entry.action == Action::Deny);
-                let (address, mask) = (halves(net.network().into()), halves(net.netmask().into()));
-                *row = Row6 { address, mask, first, last, protocol: TCP, deny };
-            }
-            let mut map: Array<_, Rows<Row6>> = Array::try_from(self.0.map_mut("LINEAR6").context("no list")?)?;
-            map.set(0, &*rows, 0)?;
+            self.list("LINEAR6", entries, [0; 2], |net| match net {
+                IpNet::V6(net) => Some((halves(net.network().into()), halves(net.netmask().into()))),
+                IpNet::V4(_) => None,
+            })?;
         } else {
-            let end = Row4 { address: 0, mask: 0, first: 0, last: u16::MAX, protocol: ANY, deny: 1 };
-            let mut rows = Box::new(Rows([end; LINEAR]));
-            for (row, entry) in rows.0.iter_mut().zip(entries) {
-                let IpNet::V4(net) = entry.cidr else { anyhow::bail!("{} is not IPv4", entry.cidr) };
-                let (first, last) = entry.ports;
-                let deny = u16::from(entry.action == Action::Deny);
-                let (address, mask) = (net.network().into(), net.netmask().into());
-                *row = Row4 { address, mask, first, last, protocol: TCP, deny };
-            }
-            let mut map: Array<_, Rows<Row4>> = Array::try_from(self.0.map_mut("LINEAR4").context("no list")?)?;
-            map.set(0, &*rows, 0)?;
+            self.list("LINEAR4", entries, 0, |net| match net {
+                IpNet::V4(net) => Some((net.network().into(), net.netmask().into())),
+                IpNet::V6(_) => None,
+            })?;
         }
-        Ok(())
+        Ok(next)
+    }
+
+    fn list<A: Copy + 'static>(
+        &mut self,
+        name: &str,
+        entries: &[Entry],
+        any: A,
+        numbers: impl Fn(IpNet) -> Option<(A, A)>,
+    ) -> Result<()>
+    where
+        ScanRow<A>: Pod,
+    {
+        const DROP: u16 = 1 << 8;
+        let end = ScanRow { address: any, mask: any, first: 0, more: u16::MAX, protocol: 0, flags: DROP };
+        let mut rows = Box::new(Rows([end; LINEAR]));
+        for (row, entry) in rows.0.iter_mut().zip(entries) {
+            let (address, mask) = numbers(entry.cidr).with_context(|| format!("{} in {name}", entry.cidr))?;
+            let (first, last) = entry.ports;
+            let flags = if entry.action == Action::Deny { DROP | 0xff } else { 0xff };
+            *row = ScanRow { address, mask, first, more: last - first, protocol: TCP, flags };
+        }
+        let mut map: Array<_, Rows<ScanRow<A>>> = Array::try_from(self.0.map_mut(name).context("no list")?)?;
+        Ok(map.set(0, &*rows, 0)?)
     }
 
     /// How often a rule of the linear scan has decided.
@@ -241,8 +247,6 @@ impl Kernel {
 /// A packet that nothing is asked about.
 const NOBODY: Probe = Probe { src: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), sport: 0, dport: 0 };
 const TCP: u16 = 6;
-/// No protocol has this number.
-const ANY: u16 = 256;
 
 const fn halves(address: u128) -> [u64; 2] {
     [(address >> 64) as u64, address as u64]

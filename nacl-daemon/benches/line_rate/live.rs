@@ -72,6 +72,8 @@ fn names(peers: &[Peer]) -> String {
 enum Subject {
     /// A program of the benchmark.
     Own(Box<Kernel>, &'static str),
+    /// The linear scan.
+    Linear(Box<Kernel>, ProgramArray<MapData>),
     /// nacld.
     Nacld(Box<BenchBed>),
 }
@@ -80,6 +82,7 @@ impl Subject {
     fn xdp(&mut self) -> Result<&mut Xdp> {
         match self {
             Self::Own(kernel, name) => kernel.xdp(name),
+            Self::Linear(kernel, _) => kernel.xdp("linear"),
             Self::Nacld(bed) => Ok(bed.xdp()?),
         }
     }
@@ -87,6 +90,7 @@ impl Subject {
     fn program(&mut self) -> Result<ProgramFd> {
         match self {
             Self::Own(kernel, name) => kernel.program(Hook::Xdp, name),
+            Self::Linear(kernel, _) => kernel.program(Hook::Xdp, "linear"),
             Self::Nacld(bed) => Ok(bed.program(Program::Xdp)?),
         }
     }
@@ -177,6 +181,8 @@ impl Bed {
     /// Nothing at all, and only parsing.
     fn floors(&mut self) -> Result<()> {
         for family in [4, 6] {
+            let first = self.bare.borrow_mut().program()?;
+            let traffic = Traffic::new(family, 100, &first)?;
             for (subject, name, variant) in
                 [("bare", "drop", Some("drop")), ("bare", "bare", Some("pass")), ("parse-only", "parse_only", None)]
             {
@@ -184,8 +190,6 @@ impl Bed {
                 let mut row = Row::new(subject, "live", "stateless", family, 0, "hot");
                 row.detail.hook = Some("xdp");
                 row.detail.variant = variant;
-                let first = program.borrow_mut().program()?;
-                let traffic = Traffic::new(family, 100, &first)?;
                 let place = Rc::clone(&self.place);
                 self.cells(row, &program, &place, &traffic)?;
             }
@@ -205,7 +209,7 @@ impl Bed {
             if size == 0 && !peer.ordered() {
                 continue;
             }
-            let place = Rc::new(Place::new(&format!("{}.{size}", peer.subject()))?);
+            let place = Rc::new(Place::new(&format!("{}.{size}", peer.word()))?);
             self.prepare(&place)?;
             for traffic in &both {
                 self.peer(peer, size, traffic, &place).with_context(|| format!("{}, IPv{}", peer.name(), traffic.family))?;
@@ -232,11 +236,11 @@ impl Bed {
 
     fn linear(&mut self, size: usize, traffic: &Traffic) -> Result<()> {
         let mut kernel = Kernel::load()?;
-        kernel.scan(traffic.family, &traffic.entries)?;
-        let program = Rc::new(RefCell::new(Subject::Own(Box::new(kernel), "linear")));
+        let next = kernel.scan(traffic.family, &traffic.entries)?;
+        let program = Rc::new(RefCell::new(Subject::Linear(Box::new(kernel), next)));
         let place = Rc::clone(&self.place);
         self.hot(&program, &place, traffic, false)?;
-        if let (Subject::Own(kernel, _), Some(number)) = (&mut *program.borrow_mut(), last(&traffic.entries)) {
+        if let (Subject::Linear(kernel, _), Some(number)) = (&mut *program.borrow_mut(), last(&traffic.entries)) {
             decided("linear", kernel.scanned(number - 1)?, PROOF.into())?;
         }
         self.prove(&program, &place, traffic)?;

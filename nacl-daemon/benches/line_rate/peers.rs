@@ -49,8 +49,13 @@ impl Peer {
     pub fn name(self) -> &'static str {
         match self {
             Self::IptablesLegacy => "iptables (legacy)",
-            _ => self.variant().unwrap_or(self.subject()),
+            _ => self.word(),
         }
+    }
+
+    /// A word of its own.
+    pub fn word(self) -> &'static str {
+        self.variant().unwrap_or(self.subject())
     }
 
     /// Whether it can be had without any rule.
