@@ -3,8 +3,11 @@
 //! its own.
 
 mod kernel;
+mod live;
 mod machine;
 mod out;
+mod peers;
+mod place;
 mod row;
 mod rules;
 mod test_run;
@@ -25,6 +28,7 @@ struct Part {
 /// All parts, in the order they are run.
 const PARTS: &[Part] = &[
     Part { name: "test_run", about: "the programs alone", run: test_run::run },
+    Part { name: "live", about: "nacld and its peers on frames that a veth receives", run: live::run },
     //
 ];
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aya::programs::{ProgramFd, TestRun, TestRunOptions};
+use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use nacl_common::border::{Entry, FlowKey};
 
 use super::{
@@ -81,6 +81,14 @@ impl BenchBed {
         };
         let result = result.map_err(|source| DataplaneError::TestRun { program: name, source })?;
         Ok((result.duration, result.return_value))
+    }
+
+    /// The XDP program, loaded, to be run on frames that an interface then really receives.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn xdp(&mut self) -> Result<&mut Xdp, DataplaneError> {
+        self.object.xdp()
     }
 
     /// A program, loaded, to be called by others.
