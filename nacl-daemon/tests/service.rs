@@ -55,7 +55,7 @@ const SECOND: &str = "[interface.fake1]\nnacl = \"web\"\nside = \"router\"\n";
 #[derive(Default)]
 struct Device {
     epoch: u32,
-    slots: SlotTable,
+    slots: Arc<SlotTable>,
     flags: u64,
     /// Generations written since it was attached: a toggle writes none.
     installed: u32,
