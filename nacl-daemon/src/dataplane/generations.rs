@@ -128,6 +128,11 @@ impl Generations {
     }
 }
 
+/// Puts a generation into the kernel, for as long as the answer lives or somebody has it in force.
+pub fn upload(compiled: &Compiled) -> Result<impl Sized + use<>, DataplaneError> {
+    Uploaded::of(compiled).map_err(|source| DataplaneError::Map { map: "generation", source })
+}
+
 /// Bytes of the generations that all interfaces of this process hold together, each counted once.
 ///
 /// # Errors

@@ -32,6 +32,7 @@ use super::{
     generations::{self, Generations},
     memory,
     object::{self, Object},
+    outer::Outer,
 };
 use crate::compile::{Compiled, SlotTable};
 
@@ -84,6 +85,10 @@ pub struct Maps {
     control: Mapped,
     /// Programs refer to it; only its memory is used.
     _control: Array<MapData, ControlPod>,
+    /// Where the ring of keys stands, once connections were tracked.
+    rings: Outer,
+    /// The ring. It stays when tracking is switched off: connections that are remembered still stand in it.
+    ring: Option<Array<MapData, KeyPod>>,
     /// Memory of the maps whose size does not change.
     fixed: Memory,
     /// What the slots in force mean.
@@ -95,7 +100,7 @@ pub struct Maps {
 impl Maps {
     /// Takes the maps out of an object.
     pub fn take(object: &mut Object, test: bool) -> Result<Self, DataplaneError> {
-        let fixed = object.memory().map_err(|source| DataplaneError::Ask { what: "what maps take".into(), source })?;
+        let fixed = object.memory().map_err(memory::unknown)?;
         let control: Array<MapData, ControlPod> = object.map("CONTROL")?;
         let flows: HashMap<MapData, KeyPod, KeptPod> = object.map("FLOWS")?;
         let entries = flows.map().info().map_err(|source| DataplaneError::Map { map: "FLOWS", source })?.max_entries();
@@ -117,6 +122,8 @@ impl Maps {
             entries,
             control: Mapped::new(control.map()).map_err(DataplaneError::ControlWord)?,
             _control: control,
+            rings: object.outer("RING")?,
+            ring: None,
             fixed,
             meaning: Arc::default(),
             used: 0,
@@ -145,7 +152,7 @@ impl Maps {
         self.used = self.used.max(needed);
         let epoch = self.control().epoch().wrapping_add(1);
         let new = Control::new(at.1 as u8, at.0, options.flags() | compiled.flags, epoch);
-        self.switch(&options, new, false);
+        self.switch(&options, new, false)?;
         self.in_force = Some(at);
         self.meaning = Arc::clone(&compiled.slots);
         Ok(epoch)
@@ -159,12 +166,15 @@ impl Maps {
         let old = self.control();
         let epoch = old.epoch().wrapping_add(1);
         let new = old.0 & GENERATION | options.flags() | flags | u64::from(epoch) << 32;
-        self.switch(&options, Control(new), true);
+        self.switch(&options, Control(new), true)?;
         Ok(epoch)
     }
 
     /// Puts a control word in force.
-    fn switch(&mut self, options: &Options, new: Control, same_rules: bool) {
+    fn switch(&mut self, options: &Options, new: Control, same_rules: bool) -> Result<(), DataplaneError> {
+        if flow::tracks(new) {
+            self.make_ring()?;
+        }
         // Before the first policy no generation is in force, and nothing was tracked.
         let old = self.control();
         let old = (old.epoch() != 0).then(|| (old, self.control.word(1).load(Ordering::Acquire)));
@@ -173,6 +183,20 @@ impl Maps {
         // First, so that no packet is judged by the new word and the old time.
         self.control.word(1).store(until, Ordering::Release);
         self.control.word(0).store(new.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes the ring of keys, unless it is there.
+    fn make_ring(&mut self) -> Result<(), DataplaneError> {
+        /// The size need not be the template's.
+        const BPF_F_INNER_MAP: u32 = 1 << 12;
+        if self.ring.is_none() {
+            let failed = |source| DataplaneError::Map { map: "RING", source };
+            let ring = Array::create(object::ring(self.entries), BPF_F_INNER_MAP).map_err(failed)?;
+            self.rings.put(0, ring.map()).map_err(|source| failed(MapError::IoError(source)))?;
+            self.ring = Some(ring);
+        }
+        Ok(())
     }
 
     const fn same_table(&self, options: &Options) -> Result<(), DataplaneError> {
@@ -241,9 +265,13 @@ impl Maps {
     }
 
     /// What it takes in the kernel.
-    pub fn memory(&self) -> io::Result<Memory> {
-        let connections = self.fixed.connections + memory::of(self.flows.map())?;
-        Ok(Memory { generations: self.generations.bytes()?, connections, ..self.fixed })
+    pub fn memory(&self) -> Result<Memory, DataplaneError> {
+        let bytes = || {
+            let ring = self.ring.as_ref().map_or(Ok(0), |ring| memory::of(ring.map()))?;
+            let connections = self.fixed.connections + memory::of(self.flows.map())? + ring;
+            Ok(Memory { generations: self.generations.bytes()?, connections, ..self.fixed })
+        };
+        bytes().map_err(memory::unknown)
     }
 
     /// The counters, summed over all CPUs.

@@ -7,6 +7,8 @@ use std::{
 
 use aya::maps::{Map, MapData};
 
+use super::DataplaneError;
+
 /// What an interface takes in the kernel, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
@@ -32,6 +34,11 @@ pub fn of(map: &MapData) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd()))?;
     let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
     bytes.ok_or_else(|| io::Error::other("the kernel does not tell what a map takes"))
+}
+
+/// What is said where the kernel does not tell.
+pub fn unknown(source: io::Error) -> DataplaneError {
+    DataplaneError::Ask { what: "what maps take".into(), source }
 }
 
 /// The map itself, of the kinds that the programs have.

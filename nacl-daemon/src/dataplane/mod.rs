@@ -268,7 +268,7 @@ impl Attachment {
     /// # Errors
     /// The kernel cannot be asked.
     pub fn memory(&self) -> Result<Memory, DataplaneError> {
-        self.maps.memory().map_err(|source| DataplaneError::Ask { what: "what maps take".into(), source })
+        self.maps.memory()
     }
 
     /// Number of the policy in force, counted up by every switch.

@@ -66,7 +66,7 @@ impl Object {
             loader.override_global("TRACE", &1_u32, true);
         }
         loader.override_global("RING_SIZE", &ring, true);
-        loader.map_max_entries("FLOWS", entries).map_max_entries("RING", ring);
+        loader.map_max_entries("FLOWS", entries);
         loader
             // Room for as much again, so that a policy can grow while it is in force.
             .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(least, 0x8000));
@@ -151,7 +151,7 @@ impl Object {
 }
 
 /// Places of the ring in which the keys of connections stand: half as many again, so that a free one is found by guessing.
-fn ring(entries: u32) -> u32 {
+pub fn ring(entries: u32) -> u32 {
     (entries / 2).saturating_add(entries).max(64)
 }
 

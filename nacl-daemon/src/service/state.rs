@@ -684,6 +684,7 @@ impl Enforced {
             hooks: self.attachment.hooks(),
             epoch,
             packets: self.totals(&counters),
+            memory: self.attachment.memory().map_err(|source| self.kernel(source))?,
             notes: self.notes.iter().cloned().chain(conntrack.warning()).collect(),
             conntrack,
         })
