@@ -2,6 +2,7 @@
 //! JSON (`out`); `xtask` makes tables, pictures and pages of them. Needs root; every packet stays in namespaces of
 //! its own.
 
+mod growth;
 mod kernel;
 mod machine;
 mod out;
@@ -25,7 +26,7 @@ struct Part {
 /// All parts, in the order they are run.
 const PARTS: &[Part] = &[
     Part { name: "test_run", about: "the programs alone", run: test_run::run },
-    //
+    Part { name: "growth", about: "memory and time by rules and interfaces", run: growth::run },
 ];
 
 #[derive(Parser)]
