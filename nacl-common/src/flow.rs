@@ -211,7 +211,8 @@ pub struct Write {
 /// Whether connections are tracked under these settings.
 #[inline(always)]
 pub const fn tracks(control: Control) -> bool {
-    (control.has(Control::GROUPS) || control.has(Control::STATEFUL | Control::NACL)) && !control.has(Control::FORGETFUL)
+    let remembers = control.has(Control::GROUPS) || control.has(Control::STATEFUL | Control::NACL);
+    remembers && !control.has(Control::FORGETFUL)
 }
 
 /// The connection a packet belongs to, if connections are tracked under these settings and such packets have one. Later

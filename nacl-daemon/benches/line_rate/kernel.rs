@@ -1,15 +1,18 @@
-//! The benchmark's own kernel programs (`nacl-ebpf/src/bench.rs`): floors, and the scattering of one frame over many flows.
+//! The benchmark's own kernel programs (`nacl-ebpf/src/bench.rs`): floors, the scattering of one frame over many flows, the
+//! linear scan, the generator. And how a program is run on live frames.
 
 use std::{net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use aya::{
     Ebpf, EbpfLoader, Pod, include_bytes_aligned,
-    maps::{Array, MapData, ProgramArray},
-    programs::{ProgramFd, SchedClassifier, TestRun, TestRunOptions, Xdp},
+    maps::{Array, MapData, PerCpuArray, ProgramArray},
+    programs::{ProgramFd, SchedClassifier, TestRun, TestRunAttrs, TestRunOptions, Xdp, xdp::XdpMode},
 };
+use ipnet::IpNet;
+use nacl_common::Action;
 
-use crate::rules::Probe;
+use crate::rules::{self, Entry, Probe};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-bench"));
 
@@ -41,29 +44,89 @@ struct Scattered {
     src: [u8; 16],
     sport: [u8; 2],
     dport: [u8; 2],
-    pad: u32,
+    check: [u8; 2],
+    pad: u16,
 }
 
 // SAFETY: repr(C) without padding; every bit pattern is a value.
 unsafe impl Pod for Scattered {}
 
+/// Rules the linear scan has room for, the one that ends the list among them; the kernel program has the same number.
+const LINEAR: usize = 5120;
+
+/// A rule of the linear scan.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ScanRow<A> {
+    address: A,
+    mask: A,
+    first: u16,
+    more: u16,
+    protocol: u16,
+    /// Low byte: the bits of the protocol that are looked at. Above: 1 drops.
+    flags: u16,
+}
+
+// SAFETY: repr(C) without padding; every bit pattern is a value.
+unsafe impl Pod for ScanRow<u32> {}
+// SAFETY: as above.
+unsafe impl Pod for ScanRow<[u64; 2]> {}
+
+/// A list as the scan has it: one value of a map.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Rows<R>([R; LINEAR]);
+
+// SAFETY: an array of what is Pod.
+unsafe impl<R: Pod> Pod for Rows<R> {}
+
+/// Frames that the kernel hands on at once.
+const BATCH: u32 = 64;
+
+/// Has an XDP program meet so many frames, as if this interface of the calling thread's namespace had received them: what
+/// it passes goes up the stack, what it redirects is sent. Returns how long the kernel took for one, the stack's work
+/// included, which is done in between; in whole nanoseconds.
+pub fn live(program: &mut Xdp, frame: &[u8], ifindex: u32, frames: u32) -> Result<Duration> {
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, frame.len() as u32, 0, ifindex, 0, 0];
+    let context: Vec<u8> = context.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(frame);
+    options.ctx_in = Some(&context);
+    options.repeat = frames;
+    options.attrs = TestRunAttrs::new().xdp_live_frames(BATCH);
+    let result = program.test_run(options).context("live frames (Linux 5.18 and later have them)")?;
+    Ok(result.duration)
+}
+
 impl Kernel {
     /// Loads it.
     pub fn load() -> Result<Self> {
-        Self::with(&[Probe { src: IpAddr::from([0; 4]), sport: 0, dport: 0 }])
+        Self::with(&[NOBODY])
     }
 
     /// Loads it with packets to scatter: a power of two of them, all of one family.
     pub fn with(probes: &[Probe]) -> Result<Self> {
+        Self::new(probes, 0)
+    }
+
+    /// Loads it to send frames out by an interface.
+    pub fn generator(ifindex: u32) -> Result<Self> {
+        Self::new(&[NOBODY], ifindex)
+    }
+
+    fn new(probes: &[Probe], generate_to: u32) -> Result<Self> {
         assert!(probes.len().is_power_of_two());
         let family = if probes[0].src.is_ipv6() { 6_u32 } else { 4 };
         let mut ebpf = EbpfLoader::new()
             .override_global("PROBES_MASK", &(probes.len() as u32 - 1), true)
             .override_global("SCATTER_FAMILY", &family, true)
+            .override_global("GENERATE_TO", &generate_to, true)
             .map_max_entries("PROBES", probes.len() as u32)
             .load(OBJECT)
             .context("loading the benchmark's programs")?;
         let mut map: Array<_, Scattered> = Array::try_from(ebpf.map_mut("PROBES").context("no probes")?)?;
+        let any = rules::frame(probes[0], 0);
         for (index, probe) in (0..).zip(probes) {
             let mut src = [0; 16];
             match probe.src {
@@ -71,7 +134,8 @@ impl Kernel {
                 IpAddr::V6(address) => src = address.octets(),
             }
             let (sport, dport) = (probe.sport.to_be_bytes(), probe.dport.to_be_bytes());
-            map.set(index, Scattered { src, sport, dport, pad: 0 }, 0)?;
+            let check = rules::checksum(&any, *probe);
+            map.set(index, Scattered { src, sport, dport, check, pad: 0 }, 0)?;
         }
         Ok(Self(ebpf))
     }
@@ -104,7 +168,66 @@ impl Kernel {
         Ok(array)
     }
 
-    fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
+    /// Gives the linear scan a list of one family; what no rule matches, it denies. The second half of a long list has a
+    /// program of its own, which the array is for: it is to be kept as long as the scan is run.
+    pub fn scan(&mut self, family: u8, entries: &[Entry]) -> Result<ProgramArray<MapData>> {
+        anyhow::ensure!(entries.len() < LINEAR, "the linear scan has room for {} rules", LINEAR - 1);
+        let rest = self.program(Hook::Xdp, "linear_rest")?;
+        let mut next: ProgramArray<MapData> =
+            ProgramArray::try_from(self.0.take_map("LINEAR_NEXT").context("no array")?)?;
+        next.set(0, &rest, 0)?;
+        if family == 6 {
+            self.list("LINEAR6", entries, [0; 2], |net| match net {
+                IpNet::V6(net) => Some((halves(net.network().into()), halves(net.netmask().into()))),
+                IpNet::V4(_) => None,
+            })?;
+        } else {
+            self.list("LINEAR4", entries, 0, |net| match net {
+                IpNet::V4(net) => Some((net.network().into(), net.netmask().into())),
+                IpNet::V6(_) => None,
+            })?;
+        }
+        Ok(next)
+    }
+
+    fn list<A: Copy + 'static>(
+        &mut self,
+        name: &str,
+        entries: &[Entry],
+        any: A,
+        numbers: impl Fn(IpNet) -> Option<(A, A)>,
+    ) -> Result<()>
+    where
+        ScanRow<A>: Pod,
+    {
+        const DROP: u16 = 1 << 8;
+        let end = ScanRow { address: any, mask: any, first: 0, more: u16::MAX, protocol: 0, flags: DROP };
+        let mut rows = Box::new(Rows([end; LINEAR]));
+        for (row, entry) in rows.0.iter_mut().zip(entries) {
+            let (address, mask) = numbers(entry.cidr).with_context(|| format!("{} in {name}", entry.cidr))?;
+            let (first, last) = entry.ports;
+            let flags = if entry.action == Action::Deny { DROP | 0xff } else { 0xff };
+            *row = ScanRow { address, mask, first, more: last - first, protocol: TCP, flags };
+        }
+        let mut map: Array<_, Rows<ScanRow<A>>> = Array::try_from(self.0.map_mut(name).context("no list")?)?;
+        Ok(map.set(0, &*rows, 0)?)
+    }
+
+    /// How often a rule of the linear scan has decided.
+    pub fn scanned(&mut self, index: usize) -> Result<u64> {
+        let map: PerCpuArray<_, u64> = PerCpuArray::try_from(self.0.map_mut("LINEAR_HITS").context("no counters")?)?;
+        Ok(map.get(&(index as u32), 0)?.iter().sum())
+    }
+
+    /// Puts an XDP program of this object on an interface of the calling thread's namespace, in the driver. It goes with
+    /// the object.
+    pub fn attach(&mut self, name: &str, ifindex: u32) -> Result<()> {
+        self.xdp(name)?.attach_to_if_index(ifindex, XdpMode::Driver).with_context(|| format!("attaching {name}"))?;
+        Ok(())
+    }
+
+    /// An XDP program of this object, loaded.
+    pub fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
         let program: &mut Xdp = self.0.program_mut(name).context("no such program")?.try_into()?;
         if program.fd().is_err() {
             program.load().with_context(|| format!("loading {name}"))?;
@@ -119,4 +242,12 @@ impl Kernel {
         }
         Ok(program)
     }
+}
+
+/// A packet that nothing is asked about.
+const NOBODY: Probe = Probe { src: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), sport: 0, dport: 0 };
+const TCP: u16 = 6;
+
+const fn halves(address: u128) -> [u64; 2] {
+    [(address >> 64) as u64, address as u64]
 }

@@ -125,6 +125,13 @@ pub fn probes(entries: &[Entry], count: usize) -> Vec<Probe> {
         .collect()
 }
 
+/// What a list says to a packet: the first rule that matches, or the implied end.
+pub fn judge(entries: &[Entry], probe: Probe) -> Action {
+    let matches =
+        |entry: &&Entry| entry.cidr.contains(&probe.src) && (entry.ports.0..=entry.ports.1).contains(&probe.dport);
+    entries.iter().find(matches).map_or(Action::Deny, |entry| entry.action)
+}
+
 /// So many flows, each another, all through the last rule's prefix.
 pub fn flows(family: u8, count: usize) -> Vec<Probe> {
     (0..count)
@@ -139,6 +146,18 @@ pub fn flows(family: u8, count: usize) -> Vec<Probe> {
             Probe { src, sport, dport: HOT_PORT }
         })
         .collect()
+}
+
+/// Checksum of the IPv4 header of a probe's frame, as it stands there; 0 on IPv6, which has none. `frame` is that of another
+/// probe: they differ in the source address.
+pub fn checksum(frame: &[u8], probe: Probe) -> [u8; 2] {
+    let IpAddr::V4(source) = probe.src else { return [0; 2] };
+    let mut header: [u8; 20] = frame[14..34].try_into().expect("a header");
+    header[10..12].fill(0);
+    header[12..16].copy_from_slice(&source.octets());
+    let sum: u32 = header.chunks(2).map(|half| u32::from(u16::from_be_bytes([half[0], half[1]]))).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes()
 }
 
 /// A frame of 64 bytes (74 on IPv6): TCP with these flags, to 198.51.100.1 or 2001:db8:1::1, with right checksums.

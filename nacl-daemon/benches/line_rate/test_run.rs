@@ -11,6 +11,7 @@ use nacl_daemon::{
 use crate::{
     Plan,
     kernel::{Hook, Kernel},
+    out::Out,
     row::{Cell, Row, measure},
     rules::{self, PROBES},
 };
@@ -18,7 +19,7 @@ use crate::{
 const ACK: u8 = 16;
 
 /// Everything there is to measure this way.
-pub fn run(plan: &Plan) -> Result<Vec<Row>> {
+pub fn run(plan: &Plan, out: &mut Out) -> Result<()> {
     let mut cells = Vec::new();
     for family in [4, 6] {
         floors(plan, &mut cells, family)?;
@@ -26,7 +27,8 @@ pub fn run(plan: &Plan) -> Result<Vec<Row>> {
             stateless(plan, &mut cells, family, size)?;
         }
     }
-    measure(cells, plan.rounds)
+    out.say(&format!("{} figures, {} rounds", cells.len(), plan.rounds));
+    measure(cells, plan.rounds)?.iter().try_for_each(|row| out.row(row))
 }
 
 /// Settings under which both hooks ask the inbound list about the source: TC measures egress, on the router's side.

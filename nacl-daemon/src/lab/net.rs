@@ -221,6 +221,67 @@ pub fn possible(lab: &Lab) -> Result<(), NetError> {
     Ok(())
 }
 
+fn make(name: &str) -> Result<(), NetError> {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if made.ending {
+        return Err(NetError::Own("the process is ending".into()));
+    }
+    ip(None, &["netns", "add", name], None)?;
+    made.names.insert(name.to_string());
+    Ok(())
+}
+
+fn unmake(name: &str) {
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if made.names.remove(name) {
+        let _ = delete(name);
+    }
+}
+
+/// One namespace of this process, with nothing in it and no way out. Gone when dropped.
+#[derive(Debug)]
+pub struct Namespace(String);
+
+impl Namespace {
+    /// Makes one. `purpose` is what it is for, `host` which one it is: a word each.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn new(purpose: &str, host: &str) -> Result<Self, NetError> {
+        let name = format!("{PREFIX}{purpose}-{}-{host}", Owner::this()?.text());
+        make(&name)?;
+        Ok(Self(name))
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Has `ip` do these commands in it, one a line.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn ip(&self, commands: &str) -> Result<(), NetError> {
+        ip(Some(&self.0), &["-batch", "-"], Some(commands))
+    }
+
+    /// Makes settings in it: paths below /proc/sys, and their values.
+    ///
+    /// # Errors
+    /// See [`NetError`].
+    pub fn set(&self, settings: &[(&str, &str)]) -> Result<(), NetError> {
+        let settings: Vec<_> = settings.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect();
+        set(&self.0, &settings)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        unmake(&self.0);
+    }
+}
+
 /// Removes every namespace that this process made, and keeps it from making more. For the way out after a signal.
 pub fn remove_all() {
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -279,12 +340,7 @@ impl Net {
         // From here on dropping it takes away what was made.
         let net = Self { namespaces, inside, router: name("router") };
         for namespace in net.all() {
-            let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-            if made.ending {
-                return Err(NetError::Own("the process is ending".into()));
-            }
-            ip(None, &["netns", "add", namespace], None)?;
-            made.names.insert(namespace.to_string());
+            make(namespace)?;
         }
         set(&net.router, &router_settings())?;
         for (host, namespace) in net.namespaces.iter().chain(&net.inside) {
@@ -526,12 +582,7 @@ fn set(namespace: &str, settings: &[(String, String)]) -> Result<(), NetError> {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-        for name in self.all() {
-            if made.names.remove(name) {
-                let _ = delete(name);
-            }
-        }
+        self.all().for_each(unmake);
     }
 }
 
