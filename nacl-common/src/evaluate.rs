@@ -473,6 +473,12 @@ pub fn decide(open: &[u32; 4], question: &Question, known: u32, answers: &Answer
     combine(direction, &nacl, &groups)
 }
 
+/// Whether nothing is remembered of this packet, and no layer but the network ACL has a say in it.
+#[inline(always)]
+pub const fn alone(control: Control, packet: &Packet) -> bool {
+    control.0 & (Control::GROUPS | Control::STATEFUL) == 0 && matches!(packet.fragment, Fragment::None)
+}
+
 /// [`decide`] where the network ACL is asked alone and nothing is remembered.
 #[inline(always)]
 pub fn decide_alone(question: &Question, answers: &Answers) -> Verdict {

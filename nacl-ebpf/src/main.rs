@@ -20,7 +20,9 @@ use aya_ebpf::{
 use nacl_common::{
     Action, Control, Counter, Direction, Fragment, Packet, Reason, Verdict,
     border::{ALLOW, Header, Tier},
-    evaluate::{Answers, At, Hook, Memory, Question, ask, decide, decide_alone, judge_other, know, question, remember},
+    evaluate::{
+        Answers, At, Hook, Memory, Question, alone, ask, decide, decide_alone, judge_other, know, question, remember,
+    },
     flow,
     tables::{Image, Node, Settle},
 };
@@ -100,14 +102,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
             // From here on the verifier does not know which headers led here, nor what stands in them.
             let work = again(work);
             met.family = work.packet.family as u8;
-            if flow::tracks(control) || !matches!(work.packet.fragment, Fragment::None) {
-                // SAFETY: as above.
-                let pickup_until = unsafe { words.cast::<u64>().add(1).read_volatile() };
-                judge(At { control, now: 0, pickup_until }, direction, work);
-                met.flow = work.met;
-                met.verdict = work.verdict;
-                report::count(&met);
-            } else {
+            if alone(control, &work.packet) {
                 // Nearly every packet of an interface that remembers nothing ends in here.
                 let question = question(control, direction, &work.packet);
                 let answers = ask_alone(control, &work.packet, &question);
@@ -122,6 +117,13 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                     met.verdict = decide_alone(&question, &answers);
                     report::count(&met);
                 }
+            } else {
+                // SAFETY: as above.
+                let pickup_until = unsafe { words.cast::<u64>().add(1).read_volatile() };
+                judge(At { control, now: 0, pickup_until }, direction, work);
+                met.flow = work.met;
+                met.verdict = work.verdict;
+                report::count(&met);
             }
         }
         Err(reason) => {
