@@ -38,7 +38,7 @@ pub struct Probe {
     pub pad: u16,
 }
 
-/// The probes; as many as are wanted, a power of two.
+/// The probes; as many as are wanted.
 #[btf_map]
 static PROBES: Array<Probe, 1> = Array::new();
 
@@ -54,9 +54,9 @@ static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
 #[map]
 static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Load-time constant: one less than the number of probes.
+/// Load-time constant: how many probes there are.
 #[unsafe(no_mangle)]
-static PROBES_MASK: Global<u32> = Global::new(0x5f6f_6666);
+static PROBES_COUNT: Global<u32> = Global::new(0x5f6f_6666);
 
 /// Load-time constant: 6 where the frame is IPv6.
 #[unsafe(no_mangle)]
@@ -282,10 +282,10 @@ fn rewrite(data: usize, end: usize) {
     // SAFETY: this CPU's own value of a map.
     let index = unsafe {
         let index = *cursor;
-        *cursor = index.wrapping_add(1);
+        *cursor = if index + 1 < PROBES_COUNT.load() { index + 1 } else { 0 };
         index
     };
-    let Some(probe) = PROBES.get(index & PROBES_MASK.load()) else { return };
+    let Some(probe) = PROBES.get(index) else { return };
     if SCATTER_FAMILY.load() == 6 {
         if data + 58 > end {
             return;
