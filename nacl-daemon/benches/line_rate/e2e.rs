@@ -18,17 +18,14 @@ use nacl_daemon::{
     dataplane::{Attachment, Events, Ingress, Options, attach},
     resolve::{Group, GroupRule, Interface, Layers, Mode, Nacl, Peer as Other, Protocol, Rule, Xdp},
 };
-use nix::{
-    sched::{CpuSet, sched_setaffinity},
-    unistd::Pid,
-};
+use nix::unistd::Pid;
 
 use crate::{
     Plan, Scale,
     kernel::{self, Kernel},
     out::Out,
     peers::Peer,
-    place::{self, Place},
+    place::{self, Place, pin},
     row::{Cell, Row, measure},
     rules::{self, Entry},
 };
@@ -39,9 +36,6 @@ pub fn run(plan: &Plan, out: &mut Out) -> Result<()> {
     flood(plan, out).context("generator")?;
     streams(plan, out).context("iperf3")
 }
-
-/// Numbers of rules of the peers; nacld has 100 beside them.
-const SIZES: [usize; 3] = [20, 100, 1000];
 
 /// What stands at the near end while something is measured. It is only held.
 #[expect(dead_code, reason = "what it holds is there as long as it is")]
@@ -83,12 +77,6 @@ fn cpus() -> Option<(usize, usize)> {
     Some((numbers.next()?, receiver))
 }
 
-fn pin(process: Pid, cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    Ok(sched_setaffinity(process, &set)?)
-}
-
 /// Frames of 64 bytes that the list denies. The generator is the kernel's own (live frames that a program sends out by the
 /// far end, as `xdp-trafficgen` of xdp-tools does): a packet socket takes several times as long for a frame as what is
 /// measured. What the near end is too slow for is lost at the cable, so the figure is that of the slower side.
@@ -96,10 +84,10 @@ fn flood(plan: &Plan, out: &mut Out) -> Result<()> {
     let Some((sender, receiver)) = cpus() else {
         return out.missing("e2e: generator", "it takes two CPUs, one to send and one to receive");
     };
-    let (rounds, time) = match plan.scale {
-        Scale::Smoke => (1, Duration::from_millis(1)),
-        Scale::Quick => (3, Duration::from_millis(60)),
-        Scale::Full => (10, Duration::from_millis(200)),
+    let (rounds, time, sizes): (_, _, &[usize]) = match plan.scale {
+        Scale::Smoke => (1, Duration::from_millis(1), &[20]),
+        Scale::Quick => (3, Duration::from_millis(60), &[20, 100, 1000]),
+        Scale::Full => (10, Duration::from_millis(200), &[20, 100, 1000]),
     };
     let mut cells = Vec::new();
     for (variant, name) in [("nothing", None), ("bare", Some("bare")), ("drop", Some("drop"))] {
@@ -110,7 +98,7 @@ fn flood(plan: &Plan, out: &mut Out) -> Result<()> {
         let dropped = variant == "drop";
         cells.push(flooded(row, place, standing, dropped, sender, receiver, time)?);
     }
-    for size in SIZES {
+    for &size in sizes {
         let entries = rules::entries(4, size);
         let place = Place::pair(&format!("xdp.{size}"))?;
         let standing = Standing::Nacld(Box::new(nacld(&place, &rules::interface(&entries))?));
@@ -121,6 +109,7 @@ fn flood(plan: &Plan, out: &mut Out) -> Result<()> {
                 out.missing(&format!("e2e: {}", peer.name()), &why)?;
                 continue;
             }
+            // For the shape of a peer's cost two numbers will do.
             if size == 100 {
                 continue;
             }

@@ -49,14 +49,15 @@ pub fn run(plan: &Plan, out: &mut Out) -> Result<()> {
         why: "one verdict map has no order: entries that overlap, as network ACLs may, cannot be put into it (these here do \
               not overlap), and a range of one protocol's ports beside a rule of all protocols takes a second map",
     })?;
-    let (rounds, target) = match plan.scale {
-        Scale::Smoke => (1, Duration::ZERO),
-        Scale::Quick => (4, Duration::from_millis(4)),
-        Scale::Full => (10, Duration::from_millis(10)),
+    let all = [&[0], plan.sizes.as_slice()].concat();
+    let (rounds, target, sizes) = match plan.scale {
+        Scale::Smoke => (1, Duration::ZERO, vec![20]),
+        Scale::Quick => (4, Duration::from_millis(4), all),
+        Scale::Full => (10, Duration::from_millis(10), all),
     };
     let mut bed = Bed::new(target)?;
     bed.floors()?;
-    for &size in [0].iter().chain(&plan.sizes) {
+    for size in sizes {
         out.say(&format!("{size} rules: loading and proving nacld, linear, {}", names(&peers)));
         bed.lists(size, &peers).with_context(|| format!("{size} rules"))?;
     }

@@ -18,7 +18,11 @@ use nacl_daemon::{
     lab::net::{self, Namespace},
     netns,
 };
-use nix::{net::if_::if_nametoindex, unistd::Pid};
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 use crate::kernel::{self, Kernel};
 
@@ -135,7 +139,11 @@ impl Place {
     /// Has an XDP program meet frames that the near end receives; see [`kernel::live`].
     pub fn live(&self, program: &mut Xdp, frame: &[u8], frames: u32) -> Result<Duration> {
         let ifindex = self.ifindex;
-        self.within(|| kernel::live(program, frame, ifindex, frames))?
+        self.within(|| {
+            // The kernel lets it move to another CPU in between, where the scattering has its own place in the packets.
+            pin(Pid::from_raw(0), nix::sched::sched_getcpu()?)?;
+            kernel::live(program, frame, ifindex, frames)
+        })?
     }
 
     /// Runs a program where the near end is, with something to read, and returns what it prints.
@@ -189,6 +197,13 @@ table inet catch {
   }
 }
 ";
+
+/// Has a thread run on one CPU only.
+pub fn pin(thread: Pid, cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(thread, &set)?)
+}
 
 /// The kernel's threads that receive on a near end, of any namespace.
 fn receivers() -> Result<Vec<Pid>> {
