@@ -38,9 +38,12 @@ pub struct Probe {
     pub pad: u16,
 }
 
+/// Probes in one value of the map: user space writes one value a system call.
+const SHEET: usize = 64;
+
 /// The probes; as many as are wanted, a power of two.
 #[btf_map]
-static PROBES: Array<Probe, 1> = Array::new();
+static PROBES: Array<[Probe; SHEET], 1> = Array::new();
 
 /// Which probe comes next, on each CPU.
 #[btf_map]
@@ -287,7 +290,9 @@ fn rewrite(data: usize, end: usize) {
         *cursor = index.wrapping_add(1);
         index
     };
-    let Some(probe) = PROBES.get(index & PROBES_MASK.load()) else { return };
+    let index = index & PROBES_MASK.load();
+    let Some(sheet) = PROBES.get(index / SHEET as u32) else { return };
+    let probe = &sheet[index as usize % SHEET];
     if SCATTER_FAMILY.load() == 6 {
         if data + 58 > end {
             return;
