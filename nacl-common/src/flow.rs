@@ -208,13 +208,19 @@ pub struct Write {
     pub entry: Entry,
 }
 
+/// Whether connections are tracked under these settings.
+#[inline(always)]
+pub const fn tracks(control: Control) -> bool {
+    let remembers = control.has(Control::GROUPS) || control.has(Control::STATEFUL | Control::NACL);
+    remembers && !control.has(Control::FORGETFUL)
+}
+
 /// The connection a packet belongs to, if connections are tracked under these settings and such packets have one. Later
 /// fragments have none, because they have no ports; nor has ICMP that is not echo: errors are never let in as related
 /// (S40).
 #[inline(always)]
 pub fn key(control: Control, direction: Direction, packet: &Packet) -> Option<FlowKey> {
-    let tracks = control.has(Control::GROUPS) || control.has(Control::STATEFUL | Control::NACL);
-    if !tracks || control.has(Control::FORGETFUL) || matches!(packet.fragment, Fragment::Later) {
+    if !tracks(control) || matches!(packet.fragment, Fragment::Later) {
         return None;
     }
     let inbound = matches!(direction, Direction::Inbound);

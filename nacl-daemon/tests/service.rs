@@ -21,7 +21,7 @@ use nacl_common::{
 use nacl_daemon::{
     compile::{Compiled, SlotTable},
     dataplane::{Counters, Events, Options, Target},
-    observe::{Filter, Hits, Hooks, InterfaceRules, Number, Record},
+    observe::{Filter, Hits, Hooks, InterfaceRules, Memory, Number, Record},
     report,
     resolve::{Layers, Mode, NoHost},
     service::{
@@ -55,7 +55,7 @@ const SECOND: &str = "[interface.fake1]\nnacl = \"web\"\nside = \"router\"\n";
 #[derive(Default)]
 struct Device {
     epoch: u32,
-    slots: SlotTable,
+    slots: Arc<SlotTable>,
     flags: u64,
     /// Generations written since it was attached: a toggle writes none.
     installed: u32,
@@ -219,6 +219,10 @@ impl Attached for FakeAttachment {
 
     fn counters(&self) -> Result<Counters, PlaneError> {
         Ok(self.fake.lock().attached[&self.name].counters.clone())
+    }
+
+    fn memory(&self) -> Result<Memory, PlaneError> {
+        Ok(Memory { generations: 192 << 10, counters: 64 << 10, connections: 1 << 20, other: 300 << 10 })
     }
 
     fn sources(&mut self) -> io::Result<Vec<OwnedFd>> {

@@ -156,7 +156,7 @@ fn place(key: &FlowKey, other: &mut FlowKey, now: u64) -> bool {
         if !reclaim(index, other, now) {
             continue;
         }
-        let (Some(kept), Some(place)) = (FLOWS.get_ptr_mut(key), RING.get_ptr_mut(index)) else { break };
+        let (Some(kept), Some(place)) = (FLOWS.get_ptr_mut(key), at_place(index)) else { break };
         // SAFETY: map values. Torn by another CPU a place holds a key that nobody has, so it is free.
         unsafe {
             (&raw mut (*kept).place).write_volatile(index);
@@ -172,10 +172,19 @@ fn place(key: &FlowKey, other: &mut FlowKey, now: u64) -> bool {
 /// Whether a place of the ring holds this key.
 #[inline(always)]
 fn has_place(key: &FlowKey, index: u32) -> bool {
-    match RING.get(index) {
-        Some(place) => place == key,
+    match at_place(index) {
+        // SAFETY: a map value; torn by another CPU it is nobody's key.
+        Some(place) => unsafe { &*place == key },
         None => false,
     }
+}
+
+/// A place of the ring, which is there wherever connections are tracked.
+#[inline(always)]
+fn at_place(index: u32) -> Option<*mut FlowKey> {
+    // A variable: a constant would be merged with a load-time constant of the same value, and be overridden with it.
+    let ring = 0;
+    RING.get_value_ptr_mut(ring, &index)
 }
 
 /// A place of the ring: by chance, so that CPUs share no cursor.
@@ -189,10 +198,10 @@ fn by_chance() -> u32 {
 /// Whether a place of the ring is free, once an expired connection there is forgotten.
 #[inline(always)]
 fn reclaim(index: u32, other: &mut FlowKey, now: u64) -> bool {
-    let Some(place) = RING.get_ptr(index) else { return false };
+    let Some(place) = at_place(index) else { return false };
     // A copy: what stands there may become the key of a running connection before it is deleted.
     // SAFETY: a map value.
-    unsafe { words(place, other) };
+    unsafe { words(place.cast_const(), other) };
     let Some(kept) = FLOWS.get_ptr(&*other) else { return true };
     // SAFETY: a map value, and each is read in one piece.
     let (elsewhere, expires) = unsafe {

@@ -37,10 +37,14 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, Kept, 1, NO_PREALLOC> = HashMap::new();
 
+/// An array of another size than the template's may be put into a map of maps.
+const ANY_SIZE: usize = aya_ebpf::bindings::BPF_F_INNER_MAP as usize;
+
 /// Half as many again as connections, so that a free one is found by guessing: the key of each connection stands in one of
-/// them, and that is how the programs find what has expired.
+/// them, and that is how the programs find what has expired. It is put in when connections are tracked first: for the
+/// default of 65,536 it is 3.9 MB, for nothing where none ever is.
 #[btf_map]
-pub static RING: Array<FlowKey, 1> = Array::new();
+pub static RING: ArrayOfMaps<Array<FlowKey, 1, ANY_SIZE>, 1> = ArrayOfMaps::new();
 
 /// Verdicts of first fragments. One that is evicted means that the later ones fail closed.
 #[btf_map]

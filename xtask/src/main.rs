@@ -1,5 +1,6 @@
-//! Set-up, build, tests and lint: `cargo xtask --help`. One file a command; what they share is in `shell`.
+//! Set-up, build, tests, lint and benchmark: `cargo xtask --help`. One file a command; what they share is in `shell`.
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set-up, build and tests of nacld")]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Set-up, build, tests and benchmark of nacld")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -28,6 +29,8 @@ enum Command {
     Test(test::Args),
     /// rustfmt, clippy and cargo-deny
     Lint,
+    /// Set up, build, and measure what a packet costs; writes docs/performance.md
+    Bench(bench::Args),
     /// Set up, build, and run the quiz: real packets, a real network ACL
     Demo(demo::Args),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Lint => lint::run(),
+        Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match done {

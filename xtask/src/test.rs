@@ -1,10 +1,9 @@
 //! `cargo xtask test`: every test there is. Host level first, as whoever runs this; then, as root, the tests that load
 //! programs into the kernel and put packets on wires. Which those are is said by Cargo.toml: they require the feature
-//! `kernel-tests`.
+//! `kernel-tests`. With them the benchmark, in its short form.
 
 use std::{
-    io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -14,9 +13,10 @@ use clap::Args as ClapArgs;
 use serde_json::Value;
 
 use crate::{
-    build::with_kernel,
+    bench,
+    build::{self, KERNEL_TESTS, PACKAGE, with_kernel},
     setup::{self, Ready},
-    shell::{as_root, cargo, execute, is_root, output, root, say},
+    shell::{as_root, cargo, execute, output, root, say},
 };
 
 #[derive(ClapArgs)]
@@ -28,8 +28,9 @@ pub struct Args {
     filter: Option<String>,
 }
 
-const FEATURE: &str = "kernel-tests";
-const PACKAGE: &str = "nacl-daemon";
+/// The benchmark's short form, beside the test files.
+const SMOKE: &str = "bench_smoke";
+const WHY: &str = "kernel and wire level (network namespaces of their own, programs loaded into the kernel)";
 
 /// The test files of nacl-daemon.
 struct Targets {
@@ -49,10 +50,11 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let minutes = start.elapsed().as_secs_f32() / 60.0;
     say(&format!("host level: unit tests, {}, documentation", targets.host.join(", ")));
+    let privileged = targets.privileged.join(", ");
     if args.host {
-        say(&format!("not asked for: {}", targets.privileged.join(", ")));
+        say(&format!("not asked for: {privileged}, {SMOKE}"));
     } else {
-        say(&format!("kernel and wire level, as root: {}", targets.privileged.join(", ")));
+        say(&format!("kernel and wire level, as root: {privileged}, {SMOKE}"));
     }
     if !failed.is_empty() {
         bail!("FAILED in {minutes:.1} minutes: {}", failed.join(", "));
@@ -71,7 +73,8 @@ fn targets() -> Result<Targets> {
         if target["kind"][0] != "test" {
             continue;
         }
-        let needs = target["required-features"].as_array().is_some_and(|list| list.iter().any(|one| one == FEATURE));
+        let needs =
+            target["required-features"].as_array().is_some_and(|list| list.iter().any(|one| one == KERNEL_TESTS));
         let name = target["name"].as_str().context("a target without a name")?.to_owned();
         if needs { &mut targets.privileged } else { &mut targets.host }.push(name);
     }
@@ -107,14 +110,24 @@ fn host(args: &Args, ready: &Ready, targets: &Targets, failed: &mut Vec<String>)
 
 fn privileged(args: &Args, ready: &Ready, targets: &Targets, failed: &mut Vec<String>) -> Result<()> {
     if targets.privileged.is_empty() {
-        bail!("no test of nacl-daemon requires the feature {FEATURE}");
+        bail!("no test of nacl-daemon requires the feature {KERNEL_TESTS}");
     }
     say("kernel and wire level: building");
     let executables = executables(ready, targets)?;
-    let why = "kernel and wire level (network namespaces of their own, programs loaded into the kernel)";
     for (name, executable) in executables {
+        if name == bench::NAME {
+            if args.filter.as_ref().is_some_and(|filter| !SMOKE.contains(filter.as_str())) {
+                continue;
+            }
+            say(&format!("kernel and wire level: {SMOKE}"));
+            if let Err(error) = smoke(&executable) {
+                say(&format!("{error:#}"));
+                failed.push(SMOKE.into());
+            }
+            continue;
+        }
         say(&format!("kernel and wire level: {name}"));
-        let mut command = if is_root() { Command::new(&executable) } else { as_root(&executable, why)? };
+        let mut command = as_root(&executable, WHY)?;
         command.arg("--show-output").args(&args.filter).current_dir(root().join(PACKAGE));
         if execute(&mut command).is_err() {
             failed.push(name);
@@ -123,30 +136,25 @@ fn privileged(args: &Args, ready: &Ready, targets: &Targets, failed: &mut Vec<St
     Ok(())
 }
 
-/// Builds the privileged tests as this user and says where they are: cargo itself never runs as root.
+/// Builds the privileged tests and the benchmark.
 fn executables(ready: &Ready, targets: &Targets) -> Result<Vec<(String, PathBuf)>> {
     let mut command = cargo_test(ready);
-    command.args(["--package", PACKAGE, "--no-run", "--message-format", "json-render-diagnostics"]);
+    command.args(["--package", PACKAGE, "--no-run", "--bench", bench::NAME]);
     for name in &targets.privileged {
         command.args(["--test", name]);
     }
-    let mut child = command.stdout(Stdio::piped()).spawn().context("cargo test --no-run")?;
-    let mut found = Vec::new();
-    for line in BufReader::new(child.stdout.take().context("no output")?).lines() {
-        let message: Value = serde_json::from_str(&line?).context("cargo's messages")?;
-        if message["reason"] == "compiler-artifact"
-            && message["target"]["kind"][0] == "test"
-            && let (Some(name), Some(file)) = (message["target"]["name"].as_str(), message["executable"].as_str())
-        {
-            found.push((name.to_owned(), PathBuf::from(file)));
-        }
+    let found = build::executables(&mut command, &["test", "bench"]).context("kernel and wire level tests")?;
+    if found.len() != targets.privileged.len() + 1 {
+        bail!("{} programs were to be built, and {} were", targets.privileged.len() + 1, found.len());
     }
-    if !child.wait()?.success() {
-        bail!("the kernel and wire level tests do not build");
-    }
-    if found.len() != targets.privileged.len() {
-        bail!("{} tests were to be built, and {} were", targets.privileged.len(), found.len());
-    }
-    found.sort();
     Ok(found)
+}
+
+/// The benchmark's short form: not what it measures, but that it does.
+fn smoke(program: &Path) -> Result<()> {
+    let output = as_root(program, WHY)?.arg("--smoke").stdout(Stdio::piped()).spawn()?.wait_with_output()?;
+    if !output.status.success() {
+        bail!("{}: {}", program.display(), output.status);
+    }
+    bench::smoke::check(&String::from_utf8_lossy(&output.stdout))
 }

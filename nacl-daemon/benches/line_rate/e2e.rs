@@ -189,7 +189,7 @@ fn streams(plan: &Plan, out: &mut Out) -> Result<()> {
     for (variant, subject) in [("nothing", None), ("bare", Some("bare"))] {
         let place = connected(variant)?;
         let standing = subject.map_or(Ok(Standing::Nothing), |name| bare(&place, name))?;
-        let variant = if subject.is_none() { "iperf3-nothing" } else { "iperf3" };
+        let variant = if subject.is_none() { "iperf3, nothing" } else { "iperf3" };
         cells.push(streamed("bare", "stateless", None, variant, place, standing, seconds));
     }
     for (mode, layers) in [("stateless", None), ("established", None), ("established", Some("groups"))] {

@@ -44,7 +44,7 @@ pub enum Line<'a> {
     },
     /// Bytes of the kernel's maps.
     Memory {
-        /// `typical`, `adversarial`, `prefix-list`, `interfaces`.
+        /// `typical`, `adversarial`, `prefix-list`, `interfaces`, `tracked` (connections are), `tracked-full`.
         shape: &'a str,
         /// Rules in the list.
         rules: usize,
@@ -61,12 +61,14 @@ pub enum Line<'a> {
     },
     /// How long the daemon takes for something, in microseconds.
     Time {
-        /// `compile`, `upload`, `switch`, `reload`.
+        /// `compile`, `upload`, `switch`; `reload`, which is all of them and reading the policy; `attach`.
         what: &'a str,
-        /// `typical` or `adversarial`.
+        /// `typical`, `adversarial`, `prefix-list`, `interfaces`.
         shape: &'a str,
         /// Rules in the list.
         rules: usize,
+        /// Interfaces of that policy.
+        interfaces: usize,
         /// Smallest of all rounds.
         us_min: f64,
         /// Half of the rounds were faster.

@@ -1,13 +1,14 @@
 //! Classes → the bytes of a generation: pages, nodes, tables or rows, in the smallest tier that holds them. The reader is
 //! `nacl_common::tables`; the two must be read together.
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, slice, sync::Arc};
 
 use nacl_common::{
     border::{self, Header, LINK, LISTS, NODE_WORDS, PAGE},
     flow::{SECOND, TIMEOUTS, Timeout},
     tables::{Image, MAX_ROW_WORDS},
 };
+use sha2::{Digest, Sha256};
 
 use super::{
     CompileError, Generation, Whose,
@@ -69,11 +70,11 @@ impl Placed<'_> {
 /// The lists of one layer, by their place: network ACL, security groups, exemptions.
 const LAYERS: [Range<usize>; 3] = [0..4, 4..8, 8..LISTS];
 
-/// Lays the lists out.
+/// Lays the lists out. Second: a digest of what was laid out.
 ///
 /// # Errors
 /// The largest tier is too small.
-pub(super) fn build(interface: &Interface, lists: &[List; LISTS]) -> Result<Generation, CompileError> {
+pub(super) fn build(interface: &Interface, lists: &[List; LISTS]) -> Result<(Generation, [u8; 32]), CompileError> {
     let (words, heap) = (border::Large::WORDS, border::Large::HEAP);
     let mut builder = Builder::default();
     builder.header.open = classes::open(interface);
@@ -374,18 +375,20 @@ impl Builder {
         border::List { decisions, stride: stride as u32, address_rows, l4_rows, ..*at }
     }
 
-    fn finish(self) -> Generation {
+    fn finish(self) -> (Generation, [u8; 32]) {
+        let digest = self.digest();
         let rows = self.header.lists.iter().any(|list| list.form == border::List::ROWS);
         macro_rules! fit {
             ($tier:ident) => {
-                // SAFETY: a generation is integers and arrays of integers, for which all bits zero is a value.
-                let mut image = unsafe { Box::<border::$tier>::new_zeroed().assume_init() };
                 let form = !rows || <border::$tier as Image>::ROWS;
-                if form && self.words.len() <= image.words.len() && self.heap.len() <= image.heap.len() {
+                if form && self.words.len() <= border::$tier::WORDS && self.heap.len() <= border::$tier::HEAP {
+                    // SAFETY: a generation is integers and arrays of integers, for which all bits zero is a value.
+                    let mut shared = unsafe { Arc::<border::$tier>::new_zeroed().assume_init() };
+                    let image = Arc::get_mut(&mut shared).expect("nobody else has it yet");
                     image.header = self.header;
                     image.words[..self.words.len()].copy_from_slice(&self.words);
                     image.heap[..self.heap.len()].copy_from_slice(&self.heap);
-                    return Generation::$tier(image);
+                    return (Generation::$tier(shared), digest);
                 }
             };
         }
@@ -393,6 +396,19 @@ impl Builder {
         fit!(Medium);
         fit!(Large);
         unreachable!("sizes were checked against the largest tier")
+    }
+
+    /// Of everything that makes one generation differ from another. Behind it there are zeroes, up to the size of the tier,
+    /// which follows from it.
+    fn digest(&self) -> [u8; 32] {
+        // SAFETY: integers without padding, as nacl-common asserts.
+        let header: &[u8] = unsafe { slice::from_raw_parts((&raw const self.header).cast(), size_of::<Header>()) };
+        let mut digest = Sha256::new();
+        digest.update(header);
+        digest.update(self.words.len().to_ne_bytes());
+        digest.update(bytemuck::cast_slice(&self.words));
+        digest.update(bytemuck::cast_slice(&self.heap));
+        digest.finalize().into()
     }
 }
 

@@ -28,21 +28,23 @@ use crate::resolve::{Group, Interface, Layers, Mode, Resolved};
 pub struct Compiled {
     /// The tables.
     pub generation: Generation,
+    /// SHA-256 of what is laid out in them: equal generations are one in the kernel.
+    pub digest: [u8; 32],
     /// What each slot means.
-    pub slots: SlotTable,
+    pub slots: Arc<SlotTable>,
     /// Bits of the control word that belong to it: mode, layers and exemptions, as [`flags`] of the interface.
     pub flags: u64,
 }
 
-/// A generation of any tier, boxed.
+/// A generation of any tier, shared by all who enforce it.
 #[derive(Clone)]
 pub enum Generation {
     /// See [`Tier::Small`].
-    Small(Box<Small>),
+    Small(Arc<Small>),
     /// See [`Tier::Medium`].
-    Medium(Box<Medium>),
+    Medium(Arc<Medium>),
     /// See [`Tier::Large`].
-    Large(Box<Large>),
+    Large(Arc<Large>),
 }
 
 impl Generation {
@@ -225,8 +227,49 @@ pub enum CompileError {
 pub fn compile(interface: &Interface, previous: Option<&SlotTable>) -> Result<Compiled, CompileError> {
     let (slots, given) = SlotTable::assign(interface, previous)?;
     let lists = classes::lists(interface, &given);
-    let generation = image::build(interface, &lists)?;
-    Ok(Compiled { generation, slots, flags: flags(interface) })
+    let (generation, digest) = image::build(interface, &lists)?;
+    Ok(Compiled { generation, digest, slots: Arc::new(slots), flags: flags(interface) })
+}
+
+/// Compiles one interface after the other, and those that enforce the same only once: they share tables and slots.
+#[derive(Default)]
+pub struct Compiler<'p> {
+    done: Vec<(&'p Interface, Option<&'p Arc<SlotTable>>, Compiled)>,
+}
+
+impl<'p> Compiler<'p> {
+    /// As [`compile`].
+    ///
+    /// # Errors
+    /// See [`CompileError`].
+    pub fn compile(
+        &mut self,
+        interface: &'p Interface,
+        previous: Option<&'p Arc<SlotTable>>,
+    ) -> Result<Compiled, CompileError> {
+        // Tables that were compiled together are one, and are not compared.
+        let same_slots = |other: Option<&Arc<SlotTable>>| match (other, previous) {
+            (Some(other), Some(previous)) => Arc::ptr_eq(other, previous) || other == previous,
+            (other, previous) => other.is_none() && previous.is_none(),
+        };
+        let same = |(other, slots, _): &&(&Interface, _, _)| {
+            enforce_the_same(other, interface) && other.tracking == interface.tracking && same_slots(*slots)
+        };
+        if let Some((_, _, compiled)) = self.done.iter().find(same) {
+            return Ok(Compiled { flags: flags(interface), ..compiled.clone() });
+        }
+        let compiled = compile(interface, previous.map(|slots| &**slots))?;
+        self.done.push((interface, previous, compiled.clone()));
+        Ok(compiled)
+    }
+}
+
+/// Whether two interfaces have the same lists.
+fn enforce_the_same(one: &Interface, other: &Interface) -> bool {
+    Arc::ptr_eq(&one.nacl, &other.nacl)
+        && one.subnet_cidrs == other.subnet_cidrs
+        && one.groups == other.groups
+        && one.exemptions == other.exemptions
 }
 
 /// Why a policy that means something cannot be enforced: interfaces whose lists no generation holds, once for those that
@@ -235,13 +278,7 @@ pub fn refusals(policy: &Resolved) -> Vec<CompileError> {
     let mut seen: Vec<&Interface> = Vec::new();
     let mut refusals = Vec::new();
     for interface in policy.interfaces.values() {
-        let same = |other: &&Interface| {
-            Arc::ptr_eq(&other.nacl, &interface.nacl)
-                && other.subnet_cidrs == interface.subnet_cidrs
-                && other.groups == interface.groups
-                && other.exemptions == interface.exemptions
-        };
-        if !seen.iter().any(same) {
+        if !seen.iter().any(|other| enforce_the_same(other, interface)) {
             seen.push(interface);
             refusals.extend(compile(interface, None).err());
         }

@@ -6,7 +6,7 @@ use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
 use nacl_common::border::{Entry, FlowKey};
 
 use super::{
-    Counters, DataplaneError, Options, Program,
+    Counters, DataplaneError, EventReader, Memory, Options, Program, generations,
     maps::Maps,
     object::{self, Build, Object},
     testbed::verified,
@@ -16,6 +16,7 @@ use crate::compile::Compiled;
 /// The programs, loaded and not attached.
 pub struct BenchBed {
     maps: Maps,
+    events: EventReader,
     object: Object,
 }
 
@@ -30,7 +31,8 @@ impl BenchBed {
         let mut object = Object::load(compiled, options, build)?;
         let mut maps = Maps::take(&mut object, false)?;
         maps.install(*options, compiled)?;
-        Ok(Self { maps, object })
+        let events = EventReader::take(&mut object, options.trace)?;
+        Ok(Self { maps, events, object })
     }
 
     /// Switches to another policy, as an attached interface would.
@@ -39,6 +41,28 @@ impl BenchBed {
     /// See [`DataplaneError`].
     pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
         self.maps.install(*options, compiled)
+    }
+
+    /// Puts a generation into the kernel and nothing in force. A policy installed while the answer lives is not put there
+    /// again.
+    ///
+    /// # Errors
+    /// See [`DataplaneError`].
+    pub fn upload(&self, compiled: &Compiled) -> Result<impl Sized + use<>, DataplaneError> {
+        generations::upload(compiled)
+    }
+
+    /// What it takes in the kernel.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn memory(&self) -> Result<Memory, DataplaneError> {
+        self.maps.memory()
+    }
+
+    /// The events, which somebody reads or nobody.
+    pub const fn events(&mut self) -> &mut EventReader {
+        &mut self.events
     }
 
     /// Everything that is remembered of connections, expired or not.

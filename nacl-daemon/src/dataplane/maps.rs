@@ -6,16 +6,19 @@ use std::{
     num::NonZeroUsize,
     os::fd::{AsFd, AsRawFd},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aya::{
     Pod,
-    maps::{Array, ArrayOfMaps, HashMap, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nacl_common::{
     Control, Counter, Direction, Event, Reason,
-    border::{Entry, FlowKey, FragmentKey, GENERATIONS, Kept, Large, Medium, Shared, Small},
+    border::{Entry, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small},
     flow,
     reason::REASONS,
 };
@@ -24,8 +27,14 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::{Counters, DataplaneError, Options, object, object::Object};
-use crate::compile::{Compiled, Generation, SlotTable};
+use super::{
+    Counters, DataplaneError, Memory, Options,
+    generations::{self, Generations},
+    memory,
+    object::{self, Object},
+    outer::Outer,
+};
+use crate::compile::{Compiled, SlotTable};
 
 /// Makes a type of the border one that aya may copy to and from maps.
 macro_rules! pod {
@@ -58,13 +67,11 @@ pod! {
     SharedPod(Shared);
 }
 
-type Outer<T> = ArrayOfMaps<MapData, Array<MapData, T>>;
-
 /// The maps of one interface.
 pub struct Maps {
-    small: Outer<SmallPod>,
-    medium: Outer<MediumPod>,
-    large: Outer<LargePod>,
+    generations: Generations,
+    /// Where the generation in force stands.
+    in_force: Option<generations::At>,
     slots: PerCpuArray<MapData, CounterPod>,
     reasons: PerCpuArray<MapData, CounterPod>,
     bucket: PerCpuArray<MapData, BucketPod>,
@@ -78,8 +85,14 @@ pub struct Maps {
     control: Mapped,
     /// Programs refer to it; only its memory is used.
     _control: Array<MapData, ControlPod>,
+    /// Where the ring of keys stands, once connections were tracked.
+    rings: Outer,
+    /// The ring. It stays when tracking is switched off: connections that are remembered still stand in it.
+    ring: Option<Array<MapData, KeyPod>>,
+    /// Memory of the maps whose size does not change.
+    fixed: Memory,
     /// What the slots in force mean.
-    meaning: SlotTable,
+    meaning: Arc<SlotTable>,
     /// One more than the highest slot ever in use.
     used: u32,
 }
@@ -87,6 +100,7 @@ pub struct Maps {
 impl Maps {
     /// Takes the maps out of an object.
     pub fn take(object: &mut Object, test: bool) -> Result<Self, DataplaneError> {
+        let fixed = object.memory().map_err(memory::unknown)?;
         let control: Array<MapData, ControlPod> = object.map("CONTROL")?;
         let flows: HashMap<MapData, KeyPod, KeptPod> = object.map("FLOWS")?;
         let entries = flows.map().info().map_err(|source| DataplaneError::Map { map: "FLOWS", source })?.max_entries();
@@ -97,9 +111,8 @@ impl Maps {
             None
         };
         Ok(Self {
-            small: object.map("SMALL")?,
-            medium: object.map("MEDIUM")?,
-            large: object.map("LARGE")?,
+            generations: Generations::take(object)?,
+            in_force: None,
             slots: object.map("SLOTS")?,
             reasons: object.map("REASON")?,
             bucket: object.map("BUCKET")?,
@@ -109,7 +122,10 @@ impl Maps {
             entries,
             control: Mapped::new(control.map()).map_err(DataplaneError::ControlWord)?,
             _control: control,
-            meaning: SlotTable::default(),
+            rings: object.outer("RING")?,
+            ring: None,
+            fixed,
+            meaning: Arc::default(),
             used: 0,
         })
     }
@@ -132,20 +148,13 @@ impl Maps {
         for slot in fresh.into_iter().map(u32::from).filter(|slot| *slot < self.used) {
             clear("SLOTS", &mut self.slots, slot)?;
         }
-        let old = self.control();
-        // Another slot than the one in force, whichever tiers the two are of.
-        let slot = (old.slot() + 1) % GENERATIONS;
-        match &compiled.generation {
-            Generation::Small(image) => put(&mut self.small, slot, (&**image).into()),
-            Generation::Medium(image) => put(&mut self.medium, slot, (&**image).into()),
-            Generation::Large(image) => put(&mut self.large, slot, (&**image).into()),
-        }
-        .map_err(|source| DataplaneError::Map { map: "generation", source })?;
+        let at = self.generations.put(self.in_force, compiled)?;
         self.used = self.used.max(needed);
-        let epoch = old.epoch().wrapping_add(1);
-        let new = Control::new(slot as u8, compiled.generation.tier(), options.flags() | compiled.flags, epoch);
-        self.switch(&options, new, false);
-        self.meaning = compiled.slots.clone();
+        let epoch = self.control().epoch().wrapping_add(1);
+        let new = Control::new(at.1 as u8, at.0, options.flags() | compiled.flags, epoch);
+        self.switch(&options, new, false)?;
+        self.in_force = Some(at);
+        self.meaning = Arc::clone(&compiled.slots);
         Ok(epoch)
     }
 
@@ -157,12 +166,15 @@ impl Maps {
         let old = self.control();
         let epoch = old.epoch().wrapping_add(1);
         let new = old.0 & GENERATION | options.flags() | flags | u64::from(epoch) << 32;
-        self.switch(&options, Control(new), true);
+        self.switch(&options, Control(new), true)?;
         Ok(epoch)
     }
 
     /// Puts a control word in force.
-    fn switch(&mut self, options: &Options, new: Control, same_rules: bool) {
+    fn switch(&mut self, options: &Options, new: Control, same_rules: bool) -> Result<(), DataplaneError> {
+        if flow::tracks(new) {
+            self.make_ring()?;
+        }
         // Before the first policy no generation is in force, and nothing was tracked.
         let old = self.control();
         let old = (old.epoch() != 0).then(|| (old, self.control.word(1).load(Ordering::Acquire)));
@@ -171,6 +183,20 @@ impl Maps {
         // First, so that no packet is judged by the new word and the old time.
         self.control.word(1).store(until, Ordering::Release);
         self.control.word(0).store(new.0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Makes the ring of keys, unless it is there.
+    fn make_ring(&mut self) -> Result<(), DataplaneError> {
+        /// The size need not be the template's.
+        const BPF_F_INNER_MAP: u32 = 1 << 12;
+        if self.ring.is_none() {
+            let failed = |source| DataplaneError::Map { map: "RING", source };
+            let ring = Array::create(object::ring(self.entries), BPF_F_INNER_MAP).map_err(failed)?;
+            self.rings.put(0, ring.map()).map_err(|source| failed(MapError::IoError(source)))?;
+            self.ring = Some(ring);
+        }
+        Ok(())
     }
 
     const fn same_table(&self, options: &Options) -> Result<(), DataplaneError> {
@@ -236,6 +262,16 @@ impl Maps {
             }
         }
         Ok(())
+    }
+
+    /// What it takes in the kernel.
+    pub fn memory(&self) -> Result<Memory, DataplaneError> {
+        let bytes = || {
+            let ring = self.ring.as_ref().map_or(Ok(0), |ring| memory::of(ring.map()))?;
+            let connections = self.fixed.connections + memory::of(self.flows.map())? + ring;
+            Ok(Memory { generations: self.generations.bytes()?, connections, ..self.fixed })
+        };
+        bytes().map_err(memory::unknown)
     }
 
     /// The counters, summed over all CPUs.
@@ -335,12 +371,6 @@ fn gone(error: &MapError) -> bool {
 pub fn now() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).expect("Linux has this clock");
     now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
-}
-
-fn put<T: Pod>(outer: &mut Outer<T>, slot: u32, image: &T) -> Result<(), MapError> {
-    let mut inner = Array::<MapData, T>::create(1, 0)?;
-    inner.set(0, image, 0)?;
-    outer.set(slot, &inner, 0)
 }
 
 fn sum(map: &'static str, array: &PerCpuArray<MapData, CounterPod>, index: u32) -> Result<Counter, DataplaneError> {

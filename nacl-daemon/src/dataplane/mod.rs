@@ -1,17 +1,21 @@
 //! The kernel side: load, attach, switch, read counters and events. The only room that imports aya. It knows compiled
 //! generations and interfaces, and nothing of rules or policies.
 //!
-//! The object is loaded once for each interface. Nothing is pinned: programs, maps and links die with the process.
+//! The object is loaded once for each interface; only equal generations are shared. Nothing is pinned: programs, maps and
+//! links die with the process.
 
 mod attach;
 mod benchbed;
 mod device;
 mod error;
 mod events;
+mod generations;
 mod leftovers;
 mod maps;
+mod memory;
 mod netlink;
 mod object;
+mod outer;
 mod testbed;
 
 use std::{collections::BTreeMap, fs::File};
@@ -26,8 +30,10 @@ pub use self::{
     benchbed::BenchBed,
     error::DataplaneError,
     events::EventReader,
+    generations::generation_bytes,
     leftovers::{detach_leftovers, holders},
     maps::now,
+    memory::Memory,
     object::{may_look_around, missing},
     testbed::{Program, TestBed, Wire},
 };
@@ -255,6 +261,14 @@ impl Attachment {
     /// A map cannot be read.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         self.maps.counters()
+    }
+
+    /// What it takes in the kernel.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn memory(&self) -> Result<Memory, DataplaneError> {
+        self.maps.memory()
     }
 
     /// Number of the policy in force, counted up by every switch.

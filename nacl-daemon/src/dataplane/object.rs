@@ -1,6 +1,6 @@
 //! The embedded kernel programs: what they need of this machine, and loading them. Attaches nothing.
 
-use std::fs;
+use std::{fs, io};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
@@ -10,7 +10,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{DataplaneError, Options};
+use super::{DataplaneError, Memory, Options, memory, outer::Outer};
 use crate::compile::Compiled;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-ebpf"));
@@ -66,7 +66,7 @@ impl Object {
             loader.override_global("TRACE", &1_u32, true);
         }
         loader.override_global("RING_SIZE", &ring, true);
-        loader.map_max_entries("FLOWS", entries).map_max_entries("RING", ring);
+        loader.map_max_entries("FLOWS", entries);
         loader
             // Room for as much again, so that a policy can grow while it is in force.
             .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(least, 0x8000));
@@ -88,6 +88,29 @@ impl Object {
     pub fn map<T: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<T, DataplaneError> {
         let map = self.0.take_map(name).ok_or(DataplaneError::Lacks(name))?;
         T::try_from(map).map_err(|source| DataplaneError::Map { map: name, source })
+    }
+
+    /// Takes a map of maps out.
+    pub fn outer(&mut self, name: &'static str) -> Result<Outer, DataplaneError> {
+        match self.0.take_map(name) {
+            Some(Map::ArrayOfMaps(map)) => Ok(Outer(map)),
+            _ => Err(DataplaneError::Lacks(name)),
+        }
+    }
+
+    /// What its maps take that do not grow. To be asked before any is taken out.
+    pub fn memory(&self) -> io::Result<Memory> {
+        let mut all = Memory::default();
+        for (name, map) in self.0.maps() {
+            let part = match name {
+                "FLOWS" => continue,
+                "SLOTS" | "REASON" => &mut all.counters,
+                "FRAGMENTS" | "RING" => &mut all.connections,
+                _ => &mut all.other,
+            };
+            *part += memory::data(map).map_or(Ok(0), memory::of)?;
+        }
+        Ok(all)
     }
 
     /// Loads the XDP program this kernel can have, unless that was done, and returns it.
@@ -128,7 +151,7 @@ impl Object {
 }
 
 /// Places of the ring in which the keys of connections stand: half as many again, so that a free one is found by guessing.
-fn ring(entries: u32) -> u32 {
+pub fn ring(entries: u32) -> u32 {
     (entries / 2).saturating_add(entries).max(64)
 }
 

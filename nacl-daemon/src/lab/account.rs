@@ -388,7 +388,7 @@ impl<'a> Account<'a> {
 
     /// What a slot of a hook stands for, under the policy that has it.
     fn decider(&self, hook: &str, slot: u16) -> crate::compile::Decider {
-        let tables: Vec<&SlotTable> = self.in_force.iter().map(|it| &it.policy.at(hook).compiled.slots).collect();
+        let tables: Vec<&SlotTable> = self.in_force.iter().map(|it| &*it.policy.at(hook).compiled.slots).collect();
         let table = tables.iter().find(|table| slot < FIRST_RULE_SLOT || table.slots.contains_key(&slot));
         table.unwrap_or(&tables[0]).decider(slot, Reason::NaclRule)
     }

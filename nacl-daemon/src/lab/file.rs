@@ -778,7 +778,7 @@ impl Lab {
             }
             interface.mode = settings.mode.unwrap_or(interface.mode);
             interface.layers = settings.layers.unwrap_or(interface.layers);
-            let previous = previous.map(|policy| &policy.at(hook).compiled.slots);
+            let previous = previous.map(|policy| &*policy.at(hook).compiled.slots);
             let compiled =
                 compile(&interface, previous).map_err(|source| LabError::Compile { file: file.into(), source })?;
             hooks.insert(hook.clone(), Enforced { interface, compiled });

@@ -79,6 +79,19 @@ pub struct Hooks {
     pub programs: Vec<u32>,
 }
 
+/// What an interface takes in the kernel, in bytes, by the kernel's own account.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// The tables in force and those before them; interfaces with equal ones share them.
+    pub generations: u64,
+    /// Counters of rules and reasons, of all CPUs.
+    pub counters: u64,
+    /// What is remembered of connections and fragments, and the room kept for it.
+    pub connections: u64,
+    /// Everything else: the ring of events, above all.
+    pub other: u64,
+}
+
 /// One interface a policy is enforced on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
@@ -114,6 +127,8 @@ pub struct InterfaceStatus {
     pub epoch: u32,
     /// Packets that were allowed, and packets that were denied.
     pub packets: Totals,
+    /// What it takes in the kernel.
+    pub memory: Memory,
     /// What a person should know about it.
     pub notes: Vec<String>,
 }

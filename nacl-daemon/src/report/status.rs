@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Color, Style};
 
 use super::{conntrack, console, named, rule::protocol_name};
 use crate::{
-    observe::{Change, InterfaceModes, InterfaceStatus, Modes, Record, Setting, Status},
+    observe::{Change, InterfaceModes, InterfaceStatus, Memory, Modes, Record, Setting, Status},
     resolve::{Layers, Mode, Side},
 };
 
@@ -66,6 +66,7 @@ fn one(out: &mut String, status: &InterfaceStatus) {
         enforce,
         hooks,
         packets,
+        memory,
         ..
     } = status;
     let _ = write!(out, "{BOLD}{interface}{BOLD:#}");
@@ -125,6 +126,13 @@ fn one(out: &mut String, status: &InterfaceStatus) {
             console::count(packets.denied)
         );
     }
+    let Memory { generations, counters, connections, other } = *memory;
+    let [total, generations, counters, connections, other] =
+        [generations + counters + connections + other, generations, counters, connections, other].map(console::bytes);
+    let _ = writeln!(
+        out,
+        "  memory       {total}: {generations} tables (once for all interfaces with the same), {connections} connections, {counters} counters, {other} other"
+    );
     for note in &status.notes {
         let _ = writeln!(out, "  {LOUD}note{LOUD:#}         {note}");
     }

@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::{
     compile::Compiled,
     dataplane::{self, Attachment, Counters, Egress, Ingress, Options, Target},
-    observe::Hooks,
+    observe::{Hooks, Memory},
 };
 
 /// Whatever went wrong below.
@@ -54,6 +54,8 @@ pub trait Attached: Send {
     fn epoch(&self) -> u32;
     /// Counters since it was attached.
     fn counters(&self) -> Result<Counters, PlaneError>;
+    /// What it takes in the kernel.
+    fn memory(&self) -> Result<Memory, PlaneError>;
     /// Descriptors that become readable when there are events, or lines of the programs' log.
     fn sources(&mut self) -> io::Result<Vec<OwnedFd>>;
     /// The next event, if there is one.
@@ -150,6 +152,11 @@ impl Attached for Attachment {
 
     fn counters(&self) -> Result<Counters, PlaneError> {
         Ok(self.counters()?)
+    }
+
+    fn memory(&self) -> Result<Memory, PlaneError> {
+        let dataplane::Memory { generations, counters, connections, other } = self.memory()?;
+        Ok(Memory { generations, counters, connections, other })
     }
 
     fn sources(&mut self) -> io::Result<Vec<OwnedFd>> {

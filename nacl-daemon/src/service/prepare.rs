@@ -5,13 +5,14 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
-    compile::{CompileError, Compiled, SlotTable, compile},
+    compile::{CompileError, Compiled, Compiler, SlotTable},
     policy::{self, Diagnostic},
     resolve::{Host, Interface, Resolved},
 };
@@ -109,7 +110,7 @@ pub fn read(file: &Path, host: &dyn Host) -> Result<Reading, PrepareError> {
 }
 
 /// Compiles a policy that was read. `previous`: the slot tables in force, by interface.
-pub fn prepare(reading: &Reading, previous: &BTreeMap<String, SlotTable>) -> Result<Prepared, PrepareError> {
+pub fn prepare(reading: &Reading, previous: &BTreeMap<String, Arc<SlotTable>>) -> Result<Prepared, PrepareError> {
     let file = reading.file.clone();
     let Some(resolved) = &reading.resolved else {
         return Err(PrepareError::Invalid { file, errors: reading.errors() });
@@ -118,8 +119,10 @@ pub fn prepare(reading: &Reading, previous: &BTreeMap<String, SlotTable>) -> Res
         return Err(PrepareError::NoInterface { file });
     }
     let mut interfaces = BTreeMap::new();
+    let mut compiler = Compiler::default();
     for (key, interface) in &resolved.interfaces {
-        let compiled = compile(interface, previous.get(key))
+        let compiled = compiler
+            .compile(interface, previous.get(key))
             .map_err(|source| PrepareError::Compile { interface: key.clone(), source })?;
         interfaces.insert(key.clone(), PreparedInterface { interface: interface.clone(), compiled, notes: Vec::new() });
     }

@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::OwnedFd,
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -175,7 +176,7 @@ impl State {
     }
 
     /// The slot tables in force, which the next policy is compiled against.
-    pub fn slots(&self) -> BTreeMap<String, SlotTable> {
+    pub fn slots(&self) -> BTreeMap<String, Arc<SlotTable>> {
         self.interfaces.iter().map(|(key, enforced)| (key.clone(), enforced.compiled.slots.clone())).collect()
     }
 
@@ -520,7 +521,7 @@ impl State {
     pub fn rules(&self, asked: Option<&str>) -> Result<Vec<InterfaceRules>, StateError> {
         let rules = |held: &Enforced| {
             let counted = held.counters()?;
-            let counted = Some((&held.compiled.slots, &counted));
+            let counted = Some((&*held.compiled.slots, &counted));
             let epoch = Some(held.attachment.epoch());
             Ok(interface_rules(&held.name, &held.interface, held.policy, counted, epoch))
         };
@@ -683,6 +684,7 @@ impl Enforced {
             hooks: self.attachment.hooks(),
             epoch,
             packets: self.totals(&counters),
+            memory: self.attachment.memory().map_err(|source| self.kernel(source))?,
             notes: self.notes.iter().cloned().chain(conntrack.warning()).collect(),
             conntrack,
         })

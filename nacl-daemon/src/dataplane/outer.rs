@@ -1,0 +1,45 @@
+//! Maps of maps: putting a map into a slot, and emptying one, which aya does not offer.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+};
+
+use aya::maps::MapData;
+
+/// An array of maps.
+pub struct Outer(pub MapData);
+
+/// Commands of bpf(2).
+const UPDATE_ELEM: libc::c_long = 2;
+const DELETE_ELEM: libc::c_long = 3;
+
+impl Outer {
+    /// Puts a map into a slot. Returns after an RCU grace period: every program that ran when it was called has ended.
+    pub fn put(&self, slot: u32, inner: &MapData) -> io::Result<()> {
+        let inner = inner.fd().as_fd().as_raw_fd();
+        self.change(UPDATE_ELEM, slot, (&raw const inner) as u64)
+    }
+
+    /// Empties a slot that holds a map. Returns after a grace period, likewise.
+    pub fn empty(&self, slot: u32) -> io::Result<()> {
+        self.change(DELETE_ELEM, slot, 0)
+    }
+
+    fn change(&self, command: libc::c_long, slot: u32, value: u64) -> io::Result<()> {
+        /// What bpf(2) takes for one element of a map.
+        #[repr(C)]
+        struct Element {
+            map: i32,
+            pad: u32,
+            key: u64,
+            value: u64,
+            flags: u64,
+        }
+        let map = self.0.fd().as_fd().as_raw_fd();
+        let mut element = Element { map, pad: 0, key: (&raw const slot) as u64, value, flags: 0 };
+        // SAFETY: an open map, a key and a value of its sizes that outlive the call.
+        let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut element, size_of::<Element>()) };
+        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
