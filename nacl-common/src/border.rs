@@ -87,10 +87,10 @@ impl List {
     pub const ROWS: u32 = 1;
 }
 
-/// 64-bit words of one IPv6 address node: value high, value low, mask high, mask low, links, byte selector, 0, 0.
-/// Links: bits 0 to 15 the entry when the masked address differs from the value, 16 to 23 the shift that brings the
-/// selected byte down, 24 to 31 the mask of that byte, 32 to 63 the heap index of the entries when it is equal.
-/// Selector: all ones when the byte lies in the low half of the address. One node is one cache line.
+/// 64-bit words of one IPv6 address node: value high, value low, mask high, mask low, links, half, values, 0.
+/// Links: bits 0 to 15 the entry when the masked address differs from the value, 16 to 21 the shift that brings the bits down
+/// on which the node branches, 32 to 63 the heap index of the entries when it is equal. Half: all ones when those bits lie in the
+/// low half of the address. Values: the mask of those bits once they are down. One node is one cache line.
 pub const NODE_WORDS: u32 = 8;
 
 /// Lists of a generation.
@@ -206,8 +206,8 @@ impl Control {
     pub const NON_IP_DROP: u64 = 1 << 22;
     /// Flag: dropped packets are reported as events.
     pub const EVENTS_DENIED: u64 = 1 << 23;
-    /// Flag: passed packets are reported as events too.
-    pub const EVENTS_ALLOWED: u64 = 1 << 24;
+    /// Flag: passed packets are reported as events too. The next bit, so that an action is a shift.
+    pub const EVENTS_ALLOWED: u64 = Self::EVENTS_DENIED << Action::Allow as u64;
     /// Flag: what AWS never filters passes unjudged (N43).
     pub const AWS: u64 = 1 << 25;
     /// Flag: nothing is remembered and nothing looked up; every packet is judged as the first of its flow.
@@ -238,11 +238,25 @@ impl Control {
         self.0 & flag == flag
     }
 
+    /// 1 where verdicts with this number of an [`Action`] are reported, else 0. No comparison: which action comes next nobody
+    /// can guess, least of all the processor.
+    #[inline(always)]
+    pub const fn reports(self, action: u64) -> u64 {
+        self.0 >> Self::EVENTS_DENIED.trailing_zeros() >> (action & 1) & 1
+    }
+
+    /// 1 where a packet is dropped for which this is the number of the [`Action`], else 0.
+    #[inline(always)]
+    pub const fn drops(self, action: u64) -> u64 {
+        self.0 >> Self::ENFORCE.trailing_zeros() & !action & 1
+    }
+
     /// What a frame at this hook is to the policy, given the side the interface stands on.
     pub const fn direction(self, hook: Hook) -> Direction {
-        match (hook, self.has(Self::ROUTER)) {
-            (Hook::Ingress, false) | (Hook::Egress, true) => Direction::Inbound,
-            (Hook::Egress, false) | (Hook::Ingress, true) => Direction::Outbound,
+        // Sums, because a comparison is a branch, which the kernel's verifier walks twice.
+        match (hook as u64 ^ self.0 >> Self::ROUTER.trailing_zeros()) & 1 {
+            0 => Direction::Inbound,
+            _ => Direction::Outbound,
         }
     }
 }
@@ -255,6 +269,17 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes, Ethernet header included.
     pub bytes: u64,
+}
+
+/// What a rule slot has met.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Packets that the network ACL alone has judged: their reason and direction follow from the slot, and are not counted by
+    /// reason.
+    pub alone: Counter,
+    /// All others, which are.
+    pub others: Counter,
 }
 
 /// A connection, as one interface sees it: the same for both directions.
@@ -436,6 +461,7 @@ const _: () = {
     assert!(size_of::<List>() == 32);
     assert!(size_of::<Header>() == HEADER);
     assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<Counts>() == 32);
     assert!(size_of::<Control>() == 8);
     assert!(size_of::<Event>() == 72);
     assert!(size_of::<FlowKey>() == 40);

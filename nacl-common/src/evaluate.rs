@@ -3,13 +3,13 @@
 
 use crate::{
     border::{
-        ALLOW, Control, Entry, FIRST_RULE_SLOT, Header, NO_SLOT, OPEN, OPEN_TCP, OPEN_UDP, Service, Shared,
-        exempt_index, group_index, list_index, tracked_slot,
+        ALLOW, Control, Entry, FIRST_RULE_SLOT, Header, NO_SLOT, OPEN, Service, Shared, exempt_index, group_index,
+        list_index, tracked_slot,
     },
     flow::{self, Met, State, Write, WriteKind},
     packet::{Family, Fragment, Packet},
     reason::Reason,
-    tables::{Image, Key, Settle, decide_in_table, first_match, l4_key, split},
+    tables::{Image, Key, Settle, decide_in_table, first_match, kind, kinds, split},
 };
 
 /// A direction as the policy sees it: into or out of the subnet or interface.
@@ -197,10 +197,8 @@ pub mod known {
     pub const GROUPS: u32 = 1 << 4;
     /// It is a later fragment, and the first one's verdict holds.
     pub const SHARED: u32 = 1 << 5;
-    /// No list has a say in it.
-    pub const EXEMPT: u32 = 1 << 6;
     /// It would be remembered, if a rule says so, and may be the answer within a flow that is not.
-    pub const MAY_ANSWER: u32 = 1 << 7;
+    pub const MAY_ANSWER: u32 = 1 << 6;
 }
 
 /// What the lists answered: decisions, or one of the constants.
@@ -221,6 +219,21 @@ impl Answers {
     pub const OFF: u32 = 1 << 16;
     /// The layer remembers the connection.
     pub const REMEMBERED: u32 = 1 << 17;
+    /// There is no generation.
+    const MISSING: u32 = 1 << 18;
+
+    /// Of a generation that is not there.
+    pub const NONE: Self = Self { exempt: 0, nacl: Self::MISSING, groups: Self::OFF, asked_before: 0 };
+
+    /// The decision of the network ACL (see [`ALLOW`]), where nothing else has had a say. Its reason is [`nacl_reason`] of the
+    /// slot.
+    #[inline(always)]
+    pub const fn alone(&self, question: &Question) -> Option<u16> {
+        if question.exempt != 0 || self.exempt & ALLOW as u32 != 0 || self.nacl > u16::MAX as u32 {
+            return None;
+        }
+        Some(self.nacl as u16)
+    }
 
     /// What the network ACL says of a packet.
     #[inline(always)]
@@ -229,62 +242,111 @@ impl Answers {
             return Says::unasked(self.nacl, direction, v6);
         }
         let (allow, slot) = split(self.nacl as u16);
-        let reason = if slot >= FIRST_RULE_SLOT {
-            Reason::NaclRule
-        } else if slot & 4 != 0 {
-            Reason::SameSubnet
-        } else {
-            Reason::NaclImplicit
-        };
-        Says { allow, untracked: false, slot, reason }
+        Says { allow, untracked: false, slot, reason: nacl_reason(slot) }
     }
 
     /// What the security groups say of a packet.
     #[inline(always)]
-    pub fn groups(&self, header: &Header, direction: Direction, packet: &Packet) -> Says {
-        let v6 = matches!(packet.family, Family::V6);
+    pub fn groups(&self, open: &[u32; 4], question: &Question) -> Says {
+        let (direction, v6) = (question.direction(), question.v6());
         if self.groups & (Self::OFF | Self::REMEMBERED) != 0 {
             return Says::unasked(self.groups, direction, v6);
         }
         let (allow, slot) = split(self.groups as u16);
         let reason = if slot >= FIRST_RULE_SLOT { Reason::GroupRule } else { Reason::GroupImplicit };
-        let opens = header.open[list_index(direction.reverse(), v6)] & opens(packet);
+        let opens = open[(question.list as usize ^ 2) & 3] & question.opens();
         let untracked = self.groups & u32::from(OPEN) != 0 && opens != 0 || self.asked_before & u32::from(OPEN) != 0;
         Says { allow, untracked, slot, reason }
     }
 }
 
-/// The bit of [`Header::open`] for the packet's protocol.
+/// Why the network ACL decides as it does, by the slot of what decided.
 #[inline(always)]
-const fn opens(packet: &Packet) -> u32 {
-    match packet.protocol {
-        6 => OPEN_TCP,
-        17 => OPEN_UDP,
-        _ => 0,
+pub const fn nacl_reason(slot: u16) -> Reason {
+    if slot >= FIRST_RULE_SLOT {
+        Reason::NaclRule
+    } else if slot & 4 != 0 {
+        Reason::SameSubnet
+    } else {
+        Reason::NaclImplicit
     }
 }
 
 /// Judges an IP packet that was parsed.
 ///
-/// Four steps, which the kernel takes one by one: only the second needs the image, and none has to know which way the one
+/// Five steps, which the kernel takes one by one: only the third needs the image, and none has to know which way the one
 /// before it came to its answer.
 #[inline(always)]
 pub fn judge<I: Image>(image: &I, at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) -> Judged {
-    let known = know(at, direction, packet, memory);
-    let answers = ask(image, at.control, &question(direction, packet, known));
+    let question = question(at.control, direction, packet);
+    let known = know(at, direction, packet, &question, memory);
+    let answers = ask(image, at.control, packet, &question, known);
     let header = image.header();
     let shared = memory.shared.copied().unwrap_or_default();
-    let verdict = decide(header, at.control, direction, packet, known, &answers, &shared);
+    let verdict = decide(&header.open, &question, known, &answers, &shared);
     let found = memory.found.copied().unwrap_or_default();
-    let (write, met) = remember(image, header, at, direction, packet, known, &answers, &found, verdict.action);
+    let (write, met) =
+        remember(image, header, at, direction, packet, &question, known, &answers, &found, verdict.action);
     Judged { verdict, write, met }
 }
 
-/// First step of [`judge`]: what is known without any list.
+/// What a packet is to the lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The remote address.
+    pub remote: [u64; 2],
+    /// [`list_index`] of direction and family.
+    pub list: u32,
+    /// As of [`kind`].
+    pub kind: u32,
+    /// Place in the L4 key space, by the destination port.
+    pub l4: u32,
+    /// Number of the reason for which no list has a say in it, or 0.
+    pub exempt: u32,
+}
+
+/// First step of [`judge`]: puts a packet as a question.
 #[inline(always)]
-pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) -> u32 {
-    if exempt(at.control, direction, packet).is_some() {
-        return known::EXEMPT;
+pub fn question(control: Control, direction: Direction, packet: &Packet) -> Question {
+    let kind = kind(packet);
+    Question {
+        remote: remote(direction, packet),
+        list: (direction as u32) << 1 | (packet.family as u32 >> 1 & 1),
+        kind,
+        l4: (kind & kinds::L4) + (u32::from(packet.dport) & (kind.cast_signed() >> 31).cast_unsigned()),
+        exempt: exempt(control, direction, packet, kind).map_or(0, |reason| reason as u32),
+    }
+}
+
+impl Question {
+    /// Place in the L4 key space by the source port, where the packet has ports.
+    #[inline(always)]
+    const fn back(&self, packet: &Packet) -> u32 {
+        if self.kind & kinds::PORTS != 0 { (self.kind & kinds::L4) + packet.sport as u32 } else { self.l4 }
+    }
+
+    /// The bit of [`Header::open`] for the packet's protocol.
+    #[inline(always)]
+    const fn opens(&self) -> u32 {
+        self.kind >> kinds::OPENS & 3
+    }
+
+    #[inline(always)]
+    const fn v6(&self) -> bool {
+        self.list & 1 != 0
+    }
+
+    #[inline(always)]
+    const fn direction(&self) -> Direction {
+        if self.list & 2 == 0 { Direction::Inbound } else { Direction::Outbound }
+    }
+}
+
+/// Second step of [`judge`]: what is known without any list.
+#[inline(always)]
+pub fn know(at: &At, direction: Direction, packet: &Packet, question: &Question, memory: Memory<'_>) -> u32 {
+    if question.exempt != 0 {
+        return 0;
     }
     let mut known = if memory.trackable { known::KEY } else { 0 };
     let mut begins = at.now < at.pickup_until;
@@ -316,50 +378,21 @@ pub fn know(at: &At, direction: Direction, packet: &Packet, memory: Memory<'_>) 
     known
 }
 
-/// What the lists are asked.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Question {
-    /// The remote address.
-    pub remote: [u64; 2],
-    /// [`list_index`] of direction and family.
-    pub list: u32,
-    /// [`l4_key`] by the destination port.
-    pub l4: u32,
-    /// The same by the source port, where the packet has ports.
-    pub l4_back: u32,
-    /// As of [`know`].
-    pub known: u32,
-    /// The bit of [`Header::open`] for the packet's protocol.
-    pub opens: u32,
-}
-
-/// Puts a packet as a question.
+/// Third step of [`judge`]: the lists that have a say are asked. All that needs the image, and nothing else.
 #[inline(always)]
-pub fn question(direction: Direction, packet: &Packet, known: u32) -> Question {
-    let v6 = matches!(packet.family, Family::V6);
-    let l4 = l4_key(packet, packet.dport);
-    let has_ports = matches!(packet.protocol, 6 | 17) && packet.fragment != Fragment::Later;
-    let l4_back = if has_ports { l4 & !0xffff | u32::from(packet.sport) } else { l4 };
-    let list = list_index(direction, v6) as u32;
-    Question { remote: remote(direction, packet), list, l4, l4_back, known, opens: opens(packet) }
-}
-
-/// Second step of [`judge`]: the lists that have a say are asked. All that needs the image, and nothing else.
-#[inline(always)]
-pub fn ask<I: Image>(image: &I, control: Control, question: &Question) -> Answers {
+pub fn ask<I: Image>(image: &I, control: Control, packet: &Packet, question: &Question, known: u32) -> Answers {
     let mut answers = Answers { exempt: 0, nacl: Answers::OFF, groups: Answers::OFF, asked_before: 0 };
-    let Question { remote, list, l4, known, .. } = *question;
-    if known & known::EXEMPT != 0 {
+    let Question { remote, list, l4, .. } = *question;
+    if question.exempt != 0 {
         return answers;
     }
     let header = image.header();
     let list = (list & 3) as usize;
     let low = remote[1] as u8;
     if header.exempt[list & 1][(low >> 6) as usize] >> (low & 63) & 1 != 0 {
-        answers.exempt = ask_service(image, Service::Remote, question);
+        answers.exempt = ask_service(image, Service::Remote, packet, question);
         if answers.exempt & u32::from(ALLOW) == 0 {
-            answers.exempt = ask_service(image, Service::Local, question);
+            answers.exempt = ask_service(image, Service::Local, packet, question);
         }
         if answers.exempt & u32::from(ALLOW) != 0 {
             return answers;
@@ -384,8 +417,8 @@ pub fn ask<I: Image>(image: &I, control: Control, question: &Question) -> Answer
         answers.groups = image.settle(answer);
         // Nothing is remembered of an untracked flow. Were its answer taken for the first packet of a connection, the flow
         // would be tracked from then on and outlive its rule (S32).
-        if !remembered && known & known::MAY_ANSWER != 0 && header.open[list] & question.opens != 0 {
-            let key = Key { v6: image.settle(question.list) & 1, remote, l4: question.l4_back };
+        if !remembered && known & known::MAY_ANSWER != 0 && header.open[list] & question.opens() != 0 {
+            let key = Key { v6: image.settle(question.list) & 1, remote, l4: question.back(packet) };
             let rules = &header.lists[group_index(Direction::Inbound, false) | (list ^ 2)];
             answers.asked_before = image.settle(u32::from(decide_in_table(image, rules, &key)));
         }
@@ -395,32 +428,30 @@ pub fn ask<I: Image>(image: &I, control: Control, question: &Question) -> Answer
 
 /// What the list of exempt services at one end says.
 #[inline(always)]
-fn ask_service<I: Image>(image: &I, service: Service, question: &Question) -> u32 {
+fn ask_service<I: Image>(image: &I, service: Service, packet: &Packet, question: &Question) -> u32 {
     let list = image.settle(question.list);
     let v6 = list & 1;
     // The service's port is where requests go and where replies come from.
     let inbound = list & 2 == (Direction::Inbound as u32) << 1;
-    let l4 = if inbound == matches!(service, Service::Remote) { question.l4_back } else { question.l4 };
+    let l4 = if inbound == matches!(service, Service::Remote) { question.back(packet) } else { question.l4 };
     let key = Key { v6, remote: question.remote, l4: image.settle(l4) };
     let list = &image.header().lists[exempt_index(service, false) | v6 as usize];
     image.settle(u32::from(decide_in_table(image, list, &key)))
 }
 
-/// Third step of [`judge`]: the verdict. `shared`: what is remembered of a first fragment, where `known` says so.
+/// Fourth step of [`judge`]: the verdict. `open`: [`Header::open`]. `shared`: what is remembered of a first fragment, where `known` says so.
 #[inline(always)]
-pub fn decide(
-    header: &Header,
-    control: Control,
-    direction: Direction,
-    packet: &Packet,
-    known: u32,
-    answers: &Answers,
-    shared: &Shared,
-) -> Verdict {
-    if known & known::EXEMPT != 0
-        && let Some(verdict) = exempt(control, direction, packet)
-    {
-        return verdict;
+pub fn decide(open: &[u32; 4], question: &Question, known: u32, answers: &Answers, shared: &Shared) -> Verdict {
+    if answers.nacl == Answers::MISSING {
+        return Verdict::without_rule(Action::Deny, Reason::NoGeneration);
+    }
+    if question.exempt != 0 {
+        let reason = match question.exempt {
+            NEIGHBOUR_DISCOVERY => Reason::NeighbourDiscovery,
+            MLD => Reason::Mld,
+            _ => Reason::Dhcp,
+        };
+        return Verdict::without_rule(Action::Allow, reason);
     }
     if answers.exempt & u32::from(ALLOW) != 0 {
         let (_, slot) = split(answers.exempt as u16);
@@ -436,9 +467,22 @@ pub fn decide(
         let action = if shared.action == Action::Allow as u8 { Action::Allow } else { Action::Deny };
         return Verdict { action, reason: Reason::SharedFragment, layer, slot: shared.slot, also: shared.also };
     }
-    let nacl = answers.nacl(direction, matches!(packet.family, Family::V6));
-    let groups = answers.groups(header, direction, packet);
+    let direction = question.direction();
+    let nacl = answers.nacl(direction, question.v6());
+    let groups = answers.groups(open, question);
     combine(direction, &nacl, &groups)
+}
+
+/// Whether nothing is remembered of this packet, and no layer but the network ACL has a say in it.
+#[inline(always)]
+pub const fn alone(control: Control, packet: &Packet) -> bool {
+    control.0 & (Control::GROUPS | Control::STATEFUL) == 0 && matches!(packet.fragment, Fragment::None)
+}
+
+/// [`decide`] where the network ACL is asked alone and nothing is remembered.
+#[inline(always)]
+pub fn decide_alone(question: &Question, answers: &Answers) -> Verdict {
+    decide(&[0; 4], question, 0, answers, &Shared::default())
 }
 
 /// Inbound the network ACL comes first, outbound the groups (O1); the first that denies is named.
@@ -462,7 +506,7 @@ fn combine(direction: Direction, nacl: &Says, groups: &Says) -> Verdict {
     Verdict { action, reason: says.reason, layer, slot: says.slot, also }
 }
 
-/// Fourth step of [`judge`]: what a packet leaves behind that was let pass or not (`action`), and what the connection table
+/// Fifth step of [`judge`]: what a packet leaves behind that was let pass or not (`action`), and what the connection table
 /// said of it. `found`: what is remembered, where `known` says so.
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "inlined; what judging has found out so far")]
@@ -472,6 +516,7 @@ pub fn remember<S: Settle>(
     at: &At,
     direction: Direction,
     packet: &Packet,
+    question: &Question,
     known: u32,
     answers: &Answers,
     found: &Entry,
@@ -496,7 +541,7 @@ pub fn remember<S: Settle>(
     if matches!(answers.nacl(direction, false).reason, Reason::NaclRule) {
         rules |= NACL;
     }
-    let groups = answers.groups(header, direction, packet);
+    let groups = answers.groups(&header.open, question);
     if matches!(groups.reason, Reason::GroupRule) && !groups.untracked {
         rules |= GROUPS;
     }
@@ -557,10 +602,16 @@ fn expires<S: Settle>(settle: &S, header: &Header, at: &At, state: u8) -> u64 {
 /// N22: the CIDR of a rule is the source of inbound and the destination of outbound packets.
 #[inline(always)]
 const fn remote(direction: Direction, packet: &Packet) -> [u64; 2] {
-    match direction {
-        Direction::Inbound => packet.src,
-        Direction::Outbound => packet.dst,
-    }
+    ends(direction, packet).0
+}
+
+/// The remote and the local address. By masks: chosen by a branch, LLVM copies them by a call.
+#[inline(always)]
+pub(crate) const fn ends(direction: Direction, packet: &Packet) -> ([u64; 2], [u64; 2]) {
+    let outbound = (direction as u64).wrapping_neg();
+    let high = (packet.src[0] ^ packet.dst[0]) & outbound;
+    let low = (packet.src[1] ^ packet.dst[1]) & outbound;
+    ([packet.src[0] ^ high, packet.src[1] ^ low], [packet.dst[0] ^ high, packet.dst[1] ^ low])
 }
 
 /// What becomes of a frame that is not a well-formed IP packet.
@@ -576,15 +627,18 @@ pub fn judge_other(control: Control, reason: Reason) -> Verdict {
 
 /// What passes before any list is asked.
 #[inline(always)]
-fn exempt(control: Control, direction: Direction, packet: &Packet) -> Option<Verdict> {
+fn exempt(control: Control, direction: Direction, packet: &Packet, kind: u32) -> Option<Reason> {
+    if kind & kinds::MAY_BE_EXEMPT == 0 {
+        return None;
+    }
     if let Some(reason) = link_exempt(packet) {
-        return Some(Verdict::without_rule(Action::Allow, reason));
+        return Some(reason);
     }
-    if control.has(Control::AWS) && is_dhcp(direction, packet) {
-        return Some(Verdict::without_rule(Action::Allow, Reason::Dhcp));
-    }
-    None
+    (control.has(Control::AWS) && is_dhcp(direction, packet)).then_some(Reason::Dhcp)
 }
+
+const NEIGHBOUR_DISCOVERY: u32 = Reason::NeighbourDiscovery as u32;
+const MLD: u32 = Reason::Mld as u32;
 
 /// Without these IPv6 cannot find its neighbours (N51).
 #[inline(always)]

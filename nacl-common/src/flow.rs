@@ -6,7 +6,7 @@
 
 use crate::{
     border::{Control, Entry, FlowKey, FragmentKey, Shared},
-    evaluate::{Direction, Verdict},
+    evaluate::{Direction, Verdict, ends},
     packet::{Family, Fragment, Packet, tcp},
     reason::Reason,
 };
@@ -224,7 +224,7 @@ pub fn key(control: Control, direction: Direction, packet: &Packet) -> Option<Fl
         return None;
     }
     let inbound = matches!(direction, Direction::Inbound);
-    let (remote, local) = if inbound { (packet.src, packet.dst) } else { (packet.dst, packet.src) };
+    let (remote, local) = ends(direction, packet);
     let (remote_port, local_port) = match (packet.protocol, packet.family) {
         (6 | 17, _) if inbound => (packet.sport, packet.dport),
         (6 | 17, _) => (packet.dport, packet.sport),

@@ -72,6 +72,22 @@ pub struct Packet {
     pub ident: u32,
 }
 
+impl Packet {
+    /// What stands where no packet was parsed.
+    pub const NOT_PARSED: Self = Self {
+        family: Family::V4,
+        protocol: 0,
+        fragment: Fragment::None,
+        hop_limit: 0,
+        tcp_flags: 0,
+        src: [0; 2],
+        dst: [0; 2],
+        sport: 0,
+        dport: 0,
+        ident: 0,
+    };
+}
+
 /// Bits of [`Packet::tcp_flags`].
 pub mod tcp {
     /// The sender is done.
@@ -97,15 +113,29 @@ pub const EXTENSION_HEADERS: [u8; 4] = [0, 43, 44, 60];
 const MAX_TAGS: u32 = 2;
 const MAX_EXTENSIONS: u32 = 8;
 
-#[inline(always)]
-const fn half(bytes: [u8; 2]) -> u16 {
-    u16::from_be_bytes(bytes)
+/// Bytes of a header as a number, in one load where the hardware can: put together byte by byte it is eight.
+macro_rules! number {
+    ($type:ty, $header:expr, $at:expr) => {
+        match $header.get($at..).and_then(<[u8]>::first_chunk) {
+            Some(bytes) => <$type>::from_be_bytes(*bytes),
+            None => 0,
+        }
+    };
 }
 
 /// Parses an Ethernet frame. `tags` is the number of VLAN tags that were already taken off and stand in metadata.
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F, tags: u32) -> Result<Packet, Reason> {
-    let mut kind = half(frame.get(12).ok_or(Reason::EthernetShort)?);
+    let mut packet = Packet::NOT_PARSED;
+    parse_into(frame, tags, &mut packet).map(|_| packet)
+}
+
+/// As [`parse`], into a place of the caller's: the kernel has too few registers for a whole packet, and would put it onto
+/// the stack and from there into the place. Where it fails, what the place holds means nothing. Returns where in the frame the
+/// packet ends, as its header says.
+#[inline(always)]
+pub fn parse_into<F: Frame + ?Sized>(frame: &F, tags: u32, packet: &mut Packet) -> Result<u32, Reason> {
+    let mut kind = u16::from_be_bytes(frame.get(12).ok_or(Reason::EthernetShort)?);
     let mut at = 14;
     let mut tags = tags;
     while matches!(kind, ETHERTYPE_VLAN | ETHERTYPE_QINQ) {
@@ -113,74 +143,67 @@ pub fn parse<F: Frame + ?Sized>(frame: &F, tags: u32) -> Result<Packet, Reason> 
             return Err(Reason::VlanDepth);
         }
         tags += 1;
-        kind = half(frame.get(at + 2).ok_or(Reason::EthernetShort)?);
+        kind = u16::from_be_bytes(frame.get(at + 2).ok_or(Reason::EthernetShort)?);
         at += 4;
     }
     match kind {
-        ETHERTYPE_IPV4 => parse4(frame, at),
-        ETHERTYPE_IPV6 => parse6(frame, at),
+        ETHERTYPE_IPV4 => parse4(frame, at, packet),
+        ETHERTYPE_IPV6 => parse6(frame, at, packet),
         ETHERTYPE_ARP => Err(Reason::Arp),
         _ => Err(Reason::NonIp),
     }
 }
 
 #[inline(always)]
-fn parse4<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<Packet, Reason> {
+fn parse4<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Result<u32, Reason> {
     let header: [u8; 20] = frame.get(at).ok_or(Reason::IpShort)?;
     let length = usize::from(header[0] & 0xf) * 4;
-    let total = u32::from(half([header[2], header[3]]));
+    let total = u32::from(number!(u16, header, 2));
     if header[0] >> 4 != 4 || length < 20 || (total < length as u32 && !frame.oversized()) {
         return Err(Reason::IpMalformed);
     }
     if length > 20 && frame.get::<4>(at + length - 4).is_none() {
         return Err(Reason::IpShort);
     }
-    let flags = half([header[6], header[7]]);
+    packet.family = Family::V4;
+    packet.protocol = header[9];
+    packet.hop_limit = header[8];
+    packet.src = [0, u64::from(number!(u32, header, 12))];
+    packet.dst = [0, u64::from(number!(u32, header, 16))];
+    let flags = number!(u16, header, 6);
     let fragment = fragment_kind(flags & 0x1fff, flags & 0x2000 != 0)?;
-    let packet = Packet {
-        family: Family::V4,
-        protocol: header[9],
-        fragment,
-        hop_limit: header[8],
-        tcp_flags: 0,
-        src: [0, u64::from(u32::from_be_bytes([header[12], header[13], header[14], header[15]]))],
-        dst: [0, u64::from(u32::from_be_bytes([header[16], header[17], header[18], header[19]]))],
-        sport: 0,
-        dport: 0,
-        ident: if matches!(fragment, Fragment::None) { 0 } else { u32::from(half([header[4], header[5]])) },
-    };
+    packet.fragment = fragment;
+    packet.ident = if matches!(fragment, Fragment::None) { 0 } else { u32::from(number!(u16, header, 4)) };
     let left = if frame.oversized() { u32::MAX } else { total - length as u32 };
-    transport(frame, packet, at + length, left)
+    transport(frame, packet, (Family::V4, header[9], fragment), at + length, left)?;
+    Ok(at as u32 + total)
 }
 
 #[inline(always)]
-fn parse6<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<Packet, Reason> {
+fn parse6<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Result<u32, Reason> {
     let header: [u8; 40] = frame.get(at).ok_or(Reason::IpShort)?;
     if header[0] >> 4 != 6 {
         return Err(Reason::IpMalformed);
     }
-    let mut left = if frame.oversized() { u32::MAX } else { u32::from(half([header[4], header[5]])) };
-    let mut packet = Packet {
-        family: Family::V6,
-        protocol: header[6],
-        fragment: Fragment::None,
-        hop_limit: header[7],
-        tcp_flags: 0,
-        src: address(&header, 8),
-        dst: address(&header, 24),
-        sport: 0,
-        dport: 0,
-        ident: 0,
-    };
+    let payload = u32::from(number!(u16, header, 4));
+    let mut left = if frame.oversized() { u32::MAX } else { payload };
+    let end = at as u32 + 40 + payload;
+    packet.family = Family::V6;
+    packet.hop_limit = header[7];
+    packet.src = [number!(u64, header, 8), number!(u64, header, 16)];
+    packet.dst = [number!(u64, header, 24), number!(u64, header, 32)];
+    let mut protocol = header[6];
+    let mut fragment = Fragment::None;
+    let mut ident = 0;
     let mut at = at + 40;
     let mut fragmented = false;
     let mut count = 0;
     loop {
-        let size = match packet.protocol {
+        let size = match protocol {
             // Hop-by-hop, routing and destination options. AH and ESP are protocols to AWS's rules, as on IPv4.
             0 | 43 | 60 => {
                 let head: [u8; 2] = frame.get(at).ok_or(Reason::IpShort)?;
-                packet.protocol = head[0];
+                protocol = head[0];
                 (u32::from(head[1]) + 1) * 8
             }
             44 => {
@@ -189,12 +212,12 @@ fn parse6<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<Packet, Reason> {
                     return Err(Reason::ExtensionHeaders);
                 }
                 fragmented = true;
-                let offset = half([head[2], head[3]]);
-                packet.fragment = fragment_kind(offset >> 3, offset & 1 != 0)?;
-                if !matches!(packet.fragment, Fragment::None) {
-                    packet.ident = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+                let offset = number!(u16, head, 2);
+                fragment = fragment_kind(offset >> 3, offset & 1 != 0)?;
+                if !matches!(fragment, Fragment::None) {
+                    ident = number!(u32, head, 4);
                 }
-                packet.protocol = head[0];
+                protocol = head[0];
                 8
             }
             _ => break,
@@ -205,28 +228,15 @@ fn parse6<F: Frame + ?Sized>(frame: &F, at: usize) -> Result<Packet, Reason> {
         }
         left -= size;
         at += size as usize;
-        if packet.fragment == Fragment::Later {
+        if fragment == Fragment::Later {
             break;
         }
     }
-    transport(frame, packet, at, left)
-}
-
-#[inline(always)]
-fn address(header: &[u8; 40], at: usize) -> [u64; 2] {
-    let half = |at: usize| {
-        u64::from_be_bytes([
-            header[at],
-            header[at + 1],
-            header[at + 2],
-            header[at + 3],
-            header[at + 4],
-            header[at + 5],
-            header[at + 6],
-            header[at + 7],
-        ])
-    };
-    [half(at), half(at + 8)]
+    packet.protocol = protocol;
+    packet.fragment = fragment;
+    packet.ident = ident;
+    transport(frame, packet, (Family::V6, protocol, fragment), at, left)?;
+    Ok(end)
 }
 
 /// `offset` in units of 8 bytes.
@@ -240,41 +250,44 @@ fn fragment_kind(offset: u16, more: bool) -> Result<Fragment, Reason> {
     }
 }
 
-/// Fills in ports, or ICMP type and code. `left` is how many bytes the IP header leaves for the transport.
+/// Fills in ports, or ICMP type and code. `left` is how many bytes the IP header leaves for the transport. What the packet is
+/// stands in it already, and is given once more because memory is slower.
 #[inline(always)]
-fn transport<F: Frame + ?Sized>(frame: &F, packet: Packet, at: usize, left: u32) -> Result<Packet, Reason> {
-    let mut packet = packet;
-    if packet.fragment == Fragment::Later {
-        return Ok(packet);
-    }
-    let short = if packet.fragment == Fragment::First { Reason::FirstFragmentShort } else { Reason::TransportShort };
-    match (packet.protocol, packet.family) {
+fn transport<F: Frame + ?Sized>(
+    frame: &F,
+    packet: &mut Packet,
+    (family, protocol, fragment): (Family, u8, Fragment),
+    at: usize,
+    left: u32,
+) -> Result<(), Reason> {
+    let short = if fragment == Fragment::First { Reason::FirstFragmentShort } else { Reason::TransportShort };
+    let (sport, dport, tcp_flags) = match (protocol, family) {
+        _ if fragment == Fragment::Later => (0, 0, 0),
         (6, _) => {
             let head: [u8; 20] = frame.get(at).ok_or(short)?;
             if left < 20 {
                 return Err(short);
             }
-            packet.sport = half([head[0], head[1]]);
-            packet.dport = half([head[2], head[3]]);
-            packet.tcp_flags = head[13];
+            (number!(u16, head, 0), number!(u16, head, 2), head[13])
         }
         (17, _) => {
             let head: [u8; 8] = frame.get(at).ok_or(short)?;
             if left < 8 {
                 return Err(short);
             }
-            packet.sport = half([head[0], head[1]]);
-            packet.dport = half([head[2], head[3]]);
+            (number!(u16, head, 0), number!(u16, head, 2), 0)
         }
         (1, Family::V4) | (58, Family::V6) => {
             let head: [u8; 8] = frame.get(at).ok_or(short)?;
             if left < 8 {
                 return Err(short);
             }
-            packet.dport = half([head[0], head[1]]);
-            packet.sport = half([head[4], head[5]]);
+            (number!(u16, head, 4), number!(u16, head, 0), 0)
         }
-        _ => {}
-    }
-    Ok(packet)
+        _ => (0, 0, 0),
+    };
+    packet.sport = sport;
+    packet.dport = dport;
+    packet.tcp_flags = tcp_flags;
+    Ok(())
 }

@@ -6,9 +6,12 @@
 //! (Gupta and McKeown's recursive flow classification, reduced to two dimensions).
 
 use crate::{
-    border::{ALLOW, Generation, Header, LINK, Large, List, NODE_WORDS, OPEN, l4},
-    packet::{Family, Fragment, Packet},
+    border::{ALLOW, Generation, Header, LINK, Large, List, NODE_WORDS, OPEN, OPEN_TCP, OPEN_UDP, l4},
+    packet::{Fragment, Packet},
 };
+
+/// An IPv6 address node, as [`NODE_WORDS`] says.
+pub type Node = [u64; NODE_WORDS as usize];
 
 /// Where the kernel's verifier is helped to forget.
 pub trait Settle {
@@ -32,6 +35,8 @@ pub trait Image: Settle {
     fn half(&self, index: u32) -> u32;
     /// One 64-bit word.
     fn word(&self, index: u32) -> u64;
+    /// One IPv6 node.
+    fn node(&self, index: u32) -> &Node;
 }
 
 impl<const WORDS: usize, const HEAP: usize> Settle for Generation<WORDS, HEAP> {}
@@ -55,10 +60,18 @@ impl<const WORDS: usize, const HEAP: usize> Image for Generation<WORDS, HEAP> {
         const { assert!(WORDS.is_power_of_two()) };
         self.words[index as usize & (WORDS - 1)]
     }
+
+    /// Checked once and not for each word: six comparisons a node are a third of what it costs.
+    #[inline(always)]
+    fn node(&self, index: u32) -> &Node {
+        const { assert!(WORDS.is_multiple_of(NODE_WORDS as usize)) };
+        &self.words.as_chunks::<{ NODE_WORDS as usize }>().0[index as usize & (WORDS / NODE_WORDS as usize - 1)]
+    }
 }
 
-/// IPv6 address nodes on a path: at most one for each byte of the address, and one more that compares the rest.
-const MAX_NODES: u32 = 17;
+/// IPv6 address nodes on a path: each but the last branches on eight bits at least, but for one that stops in the middle of
+/// the address, and one more compares the rest.
+pub const MAX_NODES: u32 = 18;
 
 /// Longest row of rule bits, in words: 8192 rules. The kernel's verifier walks each word on several ways, in the one tier that
 /// has rows.
@@ -79,22 +92,21 @@ fn class4<I: Image>(image: &I, list: &List, address: u32) -> u32 {
     image.half((entry & !LINK) << 8 | (address & 0xff))
 }
 
-/// The class of an IPv6 address: a path-compressed trie of bytes. A node compares what all prefixes below it share,
-/// then branches on one byte, so its depth follows the prefixes that are there and not the 128 bits.
+/// The class of an IPv6 address: a trie whose paths and levels are compressed. A node compares what all prefixes below it
+/// share, then branches on as many bits behind that as there are prefixes to tell apart, so its depth follows the prefixes that
+/// are there and not the 128 bits.
 #[inline(always)]
 fn class6<I: Image>(image: &I, list: &List, address: [u64; 2]) -> u32 {
     let mut entry = list.address;
+    let first = list.nodes / NODE_WORDS;
     let mut depth = 0;
     while entry & LINK != 0 && depth < MAX_NODES {
-        let node = list.nodes + (entry & !LINK) * NODE_WORDS;
-        let differs = (address[0] ^ image.word(node)) & image.word(node + 2)
-            | (address[1] ^ image.word(node + 1)) & image.word(node + 3);
-        let links = image.word(node + 4);
+        let [value_high, value_low, mask_high, mask_low, links, low, values, _] = *image.node(first + (entry & !LINK));
+        let differs = (address[0] ^ value_high) & mask_high | (address[1] ^ value_low) & mask_low;
         entry = if differs == 0 {
-            let low = image.word(node + 5);
             let half = address[0] & !low | address[1] & low;
-            let byte = (half >> (links >> 16 & 0x3f)) & (links >> 24 & 0xff);
-            image.half((links >> 32) as u32 + byte as u32)
+            let value = half >> (links >> 16 & 0x3f) & values;
+            image.half((links >> 32) as u32 + value as u32)
         } else {
             (links & 0xffff) as u32
         };
@@ -110,25 +122,54 @@ pub struct Key {
     pub v6: u32,
     /// The remote address.
     pub remote: [u64; 2],
-    /// Place in the L4 key space, as of [`l4_key`].
+    /// Place in the L4 key space.
     pub l4: u32,
 }
 
-/// Where a packet stands in the L4 key space: page, and in the low byte the entry inside the page. `port`: its destination
-/// port, or that of the service where a list is keyed by that.
-#[inline(always)]
-pub fn l4_key(packet: &Packet, port: u16) -> u32 {
-    let protocol = u32::from(packet.protocol);
-    if packet.fragment == Fragment::Later {
-        return l4::FRAGMENT << 8 | protocol;
+/// What a protocol is to the lists, by [`kind`]: where it stands in the L4 key space, and bits.
+pub mod kinds {
+    /// The place in the L4 key space: page, and in the low byte the entry inside the page.
+    pub const L4: u32 = 0x3_ffff;
+    /// It has ports.
+    pub const PORTS: u32 = 1 << 18;
+    /// Some packets of it have no list that has a say in them.
+    pub const MAY_BE_EXEMPT: u32 = 1 << 19;
+    /// How far the bits of [`crate::border::Header::open`] are up, of which there are two.
+    pub const OPENS: u32 = 20;
+    /// Ports, or ICMP's type and code, are part of its place: the sign, so that a shift makes a mask of it.
+    pub const KEYED: u32 = 1 << 31;
+}
+
+/// By protocol, IPv4 and then IPv6. A table, because a comparison is a branch: where the next packet is another's, the
+/// processor guesses wrong, and the kernel's verifier walks all that follows once more.
+static KINDS: [u32; 512] = {
+    let mut kinds = [0; 512];
+    let mut index = 0;
+    while index < 512 {
+        let (protocol, v6) = (index & 0xff, index >> 8 == 1);
+        kinds[index as usize] = match (protocol, v6) {
+            (6, _) => l4::TCP << 8 | kinds::KEYED | kinds::PORTS | OPEN_TCP << kinds::OPENS,
+            // DHCP.
+            (17, _) => l4::UDP << 8 | kinds::KEYED | kinds::PORTS | kinds::MAY_BE_EXEMPT | OPEN_UDP << kinds::OPENS,
+            (1, false) => l4::ICMP << 8 | kinds::KEYED,
+            // Neighbour discovery and MLD.
+            (58, true) => l4::ICMP << 8 | kinds::KEYED | kinds::MAY_BE_EXEMPT,
+            _ => l4::PROTOCOL << 8 | protocol,
+        };
+        index += 1;
     }
-    let base = match (packet.protocol, packet.family) {
-        (6, _) => l4::TCP,
-        (17, _) => l4::UDP,
-        (1, Family::V4) | (58, Family::V6) => l4::ICMP,
-        _ => return l4::PROTOCOL << 8 | protocol,
-    };
-    (base << 8) + u32::from(port)
+    kinds
+};
+
+/// What a packet's protocol is to the lists.
+#[inline(always)]
+pub fn kind(packet: &Packet) -> u32 {
+    let kind = KINDS[(usize::from(packet.protocol) | (packet.family as usize & 2) << 7) & 511];
+    if packet.fragment == Fragment::Later {
+        // It has no ports.
+        return kind & 3 << kinds::OPENS | l4::FRAGMENT << 8 | u32::from(packet.protocol);
+    }
+    kind
 }
 
 /// The decision of one list: [`ALLOW`] and [`OPEN`] or not, and the slot of the rule that matched first.

@@ -41,7 +41,7 @@ pub struct Probe {
 /// Probes in one value of the map: user space writes one value a system call.
 const SHEET: usize = 64;
 
-/// The probes; as many as are wanted, a power of two.
+/// The probes; as many as are wanted.
 #[btf_map]
 static PROBES: Array<[Probe; SHEET], 1> = Array::new();
 
@@ -49,13 +49,17 @@ static PROBES: Array<[Probe; SHEET], 1> = Array::new();
 #[btf_map]
 static CURSOR: PerCpuArray<u32, 1> = PerCpuArray::new();
 
+/// Where what was parsed is kept, so that nothing of it is left out.
+#[btf_map]
+static PACKET: PerCpuArray<Packet, 1> = PerCpuArray::new();
+
 /// The program that is handed the scattered frame.
 #[map]
 static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Load-time constant: one less than the number of probes.
+/// Load-time constant: how many probes there are.
 #[unsafe(no_mangle)]
-static PROBES_MASK: Global<u32> = Global::new(0x5f6f_6666);
+static PROBES_COUNT: Global<u32> = Global::new(0x5f6f_6666);
 
 /// Load-time constant: 6 where the frame is IPv6.
 #[unsafe(no_mangle)]
@@ -140,7 +144,10 @@ fn generate(_: XdpContext) -> u32 {
 /// What most XDP firewalls do: looks at one rule after the other, and counts the one that matches first.
 #[xdp(frags)]
 fn linear(ctx: XdpContext) -> u32 {
-    let Ok(packet) = XdpFrame::new(&ctx).parse(0) else { return xdp_action::XDP_PASS };
+    let mut packet = Packet::NOT_PARSED;
+    if XdpFrame::<true>::new(&ctx).parse(&mut packet).is_err() {
+        return xdp_action::XDP_PASS;
+    }
     match scan(&packet, 0) {
         None => {
             // SAFETY: nothing here is left to be dropped.
@@ -154,7 +161,10 @@ fn linear(ctx: XdpContext) -> u32 {
 /// The second half of a list of more than 2560 rules.
 #[xdp(frags)]
 fn linear_rest(ctx: XdpContext) -> u32 {
-    let Ok(packet) = XdpFrame::new(&ctx).parse(0) else { return xdp_action::XDP_PASS };
+    let mut packet = Packet::NOT_PARSED;
+    if XdpFrame::<true>::new(&ctx).parse(&mut packet).is_err() {
+        return xdp_action::XDP_PASS;
+    }
     scan(&packet, PART).map_or(xdp_action::XDP_ABORTED, count)
 }
 
@@ -186,7 +196,12 @@ fn scan(packet: &Packet, from: usize) -> Option<(u32, u16)> {
 /// matches. BPF keeps the outcome of a comparison nowhere but in a jump, so the second one is arithmetic. (`bpf_loop` needs
 /// no bound, and costs a call for each rule.)
 #[inline(always)]
-fn part<R>(packet: &Packet, rows: &[R; LINEAR], from: usize, split: impl Fn(&R) -> (bool, &Rest)) -> Option<(u32, u16)> {
+fn part<R>(
+    packet: &Packet,
+    rows: &[R; LINEAR],
+    from: usize,
+    split: impl Fn(&R) -> (bool, &Rest),
+) -> Option<(u32, u16)> {
     let (port, protocol) = (whole(packet.dport.into()) as u32, whole(packet.protocol.into()) as u32);
     let mut index = from;
     while index < from + PART {
@@ -226,40 +241,23 @@ fn bare_tc(_: TcContext) -> i32 {
 /// Parses, and keeps what it found.
 #[xdp(frags)]
 fn parse_only(ctx: XdpContext) -> u32 {
-    match XdpFrame::new(&ctx).parse(0) {
-        Ok(packet) if kept(&packet) => xdp_action::XDP_DROP,
-        _ => xdp_action::XDP_PASS,
+    let Some(packet) = PACKET.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
+    // SAFETY: this CPU's own value of a map.
+    match XdpFrame::<true>::new(&ctx).parse(unsafe { &mut *packet }) {
+        Ok(_) => xdp_action::XDP_PASS,
+        Err(_) => xdp_action::XDP_DROP,
     }
 }
 
 /// Likewise, at TC.
 #[classifier]
 fn parse_only_tc(ctx: TcContext) -> i32 {
-    let frame = SkbFrame::new(&ctx);
-    match frame.parse(frame.tags()) {
-        Ok(packet) if kept(&packet) => TC_ACT_SHOT,
-        _ => TC_ACT_UNSPEC,
+    let Some(packet) = PACKET.get_ptr_mut(0) else { return TC_ACT_SHOT };
+    // SAFETY: as above.
+    match SkbFrame::new(&ctx).parse(unsafe { &mut *packet }) {
+        Ok(_) => TC_ACT_UNSPEC,
+        Err(_) => TC_ACT_SHOT,
     }
-}
-
-/// Needs every field, so that none is left out; as good as never true.
-#[inline(always)]
-fn kept(packet: &Packet) -> bool {
-    let mut sum = packet.src[0]
-        ^ packet.src[1]
-        ^ packet.dst[0]
-        ^ packet.dst[1]
-        ^ u64::from(packet.sport)
-        ^ u64::from(packet.dport) << 16
-        ^ u64::from(packet.protocol) << 32
-        ^ u64::from(packet.tcp_flags) << 40
-        ^ u64::from(packet.hop_limit) << 48
-        ^ (packet.family as u64) << 56
-        ^ u64::from(packet.ident)
-        ^ (packet.fragment as u64) << 60;
-    // SAFETY: the instruction does nothing.
-    unsafe { asm!("{0} = {0}", inout(reg) sum) };
-    sum == 0x6e61_636c_645f_6265
 }
 
 /// Sends the frame as the next probe into the program under test.
@@ -287,10 +285,9 @@ fn rewrite(data: usize, end: usize) {
     // SAFETY: this CPU's own value of a map.
     let index = unsafe {
         let index = *cursor;
-        *cursor = index.wrapping_add(1);
+        *cursor = if index + 1 < PROBES_COUNT.load() { index + 1 } else { 0 };
         index
     };
-    let index = index & PROBES_MASK.load();
     let Some(sheet) = PROBES.get(index / SHEET as u32) else { return };
     let probe = &sheet[index as usize % SHEET];
     if SCATTER_FAMILY.load() == 6 {

@@ -1,42 +1,72 @@
 //! A frame's bytes in the kernel: between data and data_end, and beyond the linear part of an skb by a helper.
 //! Knows no protocol.
 
-use core::mem::MaybeUninit;
+use core::{arch::asm, mem::MaybeUninit};
 
 use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::bpf_skb_load_bytes,
+    bindings::{__sk_buff, xdp_md},
+    helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
-use nacl_common::{Frame, Packet, Reason, packet::parse};
+use nacl_common::{Frame, Packet, Reason, packet::parse_into};
 
 /// A frame as a hook hands it over.
 pub trait Parse {
-    /// Parses it; `tags` stand in metadata.
-    fn parse(&self, tags: u32) -> Result<Packet, Reason>;
+    /// Parses it into a place, and returns where the packet ends, as its header says.
+    fn parse(&self, packet: &mut Packet) -> Result<u32, Reason>;
+
+    /// Bytes on the wire; `end`: where the packet in it ends, as its header says.
+    fn bytes(&self, end: u32) -> u32;
+
+    /// Packets on the wire.
+    fn packets(&self) -> u32;
 }
 
-/// The first part of an XDP frame.
-pub struct XdpFrame {
+/// The first part of an XDP frame. `PARTS`: there may be more.
+pub struct XdpFrame<const PARTS: bool> {
+    context: *mut xdp_md,
     data: usize,
     end: usize,
+    length: usize,
 }
 
-impl XdpFrame {
+impl<const PARTS: bool> XdpFrame<PARTS> {
     #[inline(always)]
     pub fn new(ctx: &XdpContext) -> Self {
-        Self { data: ctx.data(), end: ctx.data_end() }
+        let (data, end) = (ctx.data(), ctx.data_end());
+        // Now: computed later, it keeps packet pointers alive through the look-up and doubles the verifier's work.
+        let mut length = end - data;
+        // Otherwise LLVM makes both pointers short before it subtracts them, which the verifier forbids.
+        // SAFETY: the instruction does nothing.
+        unsafe { asm!("{0} = {0}", inout(reg) length) };
+        Self { context: ctx.ctx, data, end, length }
     }
 }
 
-impl Parse for XdpFrame {
+impl<const PARTS: bool> Parse for XdpFrame<PARTS> {
     #[inline(always)]
-    fn parse(&self, tags: u32) -> Result<Packet, Reason> {
-        parse(self, tags)
+    fn parse(&self, packet: &mut Packet) -> Result<u32, Reason> {
+        parse_into(self, 0, packet)
+    }
+
+    /// A packet that ends in the first part has no other. Asking costs as much as an eighth of a verdict, so only the
+    /// frames are asked for whose packet does not.
+    #[inline(always)]
+    fn bytes(&self, end: u32) -> u32 {
+        if !PARTS || end as usize <= self.length {
+            return self.length as u32;
+        }
+        // SAFETY: the context this program was called with.
+        unsafe { bpf_xdp_get_buff_len(self.context) as u32 }
+    }
+
+    #[inline(always)]
+    fn packets(&self) -> u32 {
+        1
     }
 }
 
-impl Frame for XdpFrame {
+impl<const PARTS: bool> Frame for XdpFrame<PARTS> {
     #[inline(always)]
     fn get<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         direct(self.data, self.end, offset)
@@ -62,23 +92,6 @@ impl SkbFrame {
         // SAFETY: the context this program was called with.
         u32::from(unsafe { (*self.skb).vlan_present } != 0)
     }
-
-    /// Packets on the wire: a segmentation-offload skb is as many as its segments.
-    #[inline(always)]
-    pub fn packets(&self) -> u32 {
-        // SAFETY: as above.
-        let segments = unsafe { (*self.skb).gso_segs };
-        if segments == 0 { 1 } else { segments }
-    }
-
-    /// Bytes on the wire, every segment with its headers and the tag in metadata with them.
-    #[inline(always)]
-    pub fn bytes(&self) -> u32 {
-        // SAFETY: as above.
-        let wire = unsafe { (*self.skb).wire_len };
-        let length = length(self.skb);
-        (if wire > length { wire } else { length }) + 4 * self.tags()
-    }
 }
 
 impl Frame for SkbFrame {
@@ -95,16 +108,34 @@ impl Frame for SkbFrame {
 
 impl Parse for SkbFrame {
     #[inline(always)]
-    fn parse(&self, tags: u32) -> Result<Packet, Reason> {
-        let parsed = parse(self, tags);
+    fn parse(&self, packet: &mut Packet) -> Result<u32, Reason> {
+        let tags = self.tags();
+        let parsed = parse_into(self, tags, packet);
         // Not both ways at every read: the verifier would walk each pair of them. Whatever is wrong with bytes that were
         // seen stays wrong, so only a frame that seemed too short is looked at again.
         match parsed {
             Err(Reason::EthernetShort | Reason::IpShort | Reason::TransportShort | Reason::FirstFragmentShort) => {
-                parse(&PagedFrame(self.skb), tags)
+                parse_into(&PagedFrame(self.skb), tags, packet)
             }
             _ => parsed,
         }
+    }
+
+    /// Every segment with its headers and the tag in metadata with them.
+    #[inline(always)]
+    fn bytes(&self, _end: u32) -> u32 {
+        // SAFETY: the context this program was called with.
+        let wire = unsafe { (*self.skb).wire_len };
+        let length = length(self.skb);
+        (if wire > length { wire } else { length }) + 4 * self.tags()
+    }
+
+    /// A segmentation-offload skb is as many as its segments.
+    #[inline(always)]
+    fn packets(&self) -> u32 {
+        // SAFETY: as above.
+        let segments = unsafe { (*self.skb).gso_segs };
+        if segments == 0 { 1 } else { segments }
     }
 }
 

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use nacl_common::{
     Counter, Event, Packet,
-    border::{FlowKey, FragmentKey, GENERATIONS, Kept, Large, Medium, Shared, Small},
+    border::{Counts, FlowKey, FragmentKey, GENERATIONS, Kept, Large, Medium, Shared, Small},
     evaluate::{Answers, At, Question, Verdict},
     flow::{Met, Write},
     reason::REASONS,
@@ -56,9 +56,9 @@ pub static CLOCK: Array<u64, 1, MMAPABLE> = Array::new();
 
 /// What each rule slot has met.
 #[btf_map]
-pub static SLOTS: PerCpuArray<Counter, 512> = PerCpuArray::new();
+pub static SLOTS: PerCpuArray<Counts, 512> = PerCpuArray::new();
 
-/// What each reason has met, by direction: [`REASONS`] inbound, then as many outbound.
+/// What each reason has met, by direction: [`REASONS`] inbound, then as many outbound. Without what `SLOTS` tells of reasons.
 #[btf_map]
 pub static REASON: PerCpuArray<Counter, { 2 * REASONS }> = PerCpuArray::new();
 

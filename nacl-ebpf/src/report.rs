@@ -2,7 +2,9 @@
 
 use aya_ebpf::{EbpfContext, Global};
 use aya_log_ebpf::info;
-use nacl_common::{Action, Control, Counter, Direction, Event, Packet, Verdict, border::NO_SLOT, reason::REASONS};
+use nacl_common::{
+    Control, Counter, Direction, Event, Packet, Verdict, border::NO_SLOT, flow, reason::REASONS, tables::split,
+};
 
 use crate::{
     OFF, TEST, TRACE, flows,
@@ -22,48 +24,88 @@ static EVENT_BURST: Global<u64> = Global::new(1_000_000_007);
 static UNCOUNTED: Global<u32> = Global::new(OFF);
 
 /// What was met.
-pub struct Met<'a> {
+pub struct Met {
     pub control: Control,
     pub direction: Direction,
-    pub packet: &'a Packet,
     /// 0 when the packet was not parsed.
     pub family: u8,
     pub verdict: Verdict,
     /// What the connection table said.
-    pub flow: u8,
-    pub packets: u32,
-    pub length: u32,
-    pub enforced: bool,
+    pub flow: flow::Met,
+    /// Packets and bytes on the wire.
+    pub amount: Counter,
 }
 
-/// Counts always, and reports where asked to.
+/// Counts a packet of which nothing is to be told but its slot. User space knows the reason by that ([`nacl_common::border::Counts`]), so that one
+/// counter is enough: a second one is 2 to 3 ns a packet.
 #[inline(always)]
-pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
-    let Verdict { action, reason, layer, slot, also } = met.verdict;
-    if UNCOUNTED.load() != 1 {
-        count_all(met);
+pub fn count_alone(decision: u16, amount: Counter) {
+    let (_, slot) = split(decision);
+    if UNCOUNTED.load() != 1
+        && let Some(counts) = SLOTS.get_ptr_mut(u32::from(slot))
+    {
+        // SAFETY: this CPU's own value of a map.
+        add(unsafe { &mut (*counts).alone }, amount);
     }
+}
 
-    let flag = match action {
-        Action::Deny => Control::EVENTS_DENIED,
-        Action::Allow => Control::EVENTS_ALLOWED,
-    };
-    let wanted = met.control.has(flag);
-    if !wanted && TEST.load() != 1 && TRACE.load() != 1 {
+/// Counts any other packet.
+#[inline(always)]
+pub fn count(met: &Met) {
+    let Verdict { reason, slot, also, .. } = met.verdict;
+    if UNCOUNTED.load() == 1 {
+        return;
+    }
+    if slot != NO_SLOT {
+        count_slot(slot, met.amount);
+    }
+    if also != NO_SLOT {
+        count_slot(also, met.amount);
+    }
+    if let Some(counter) = REASON.get_ptr_mut(met.direction as u32 * REASONS as u32 + reason as u32) {
+        // SAFETY: this CPU's own value of a map.
+        add(unsafe { &mut *counter }, met.amount);
+    }
+}
+
+#[inline(always)]
+fn count_slot(slot: u16, amount: Counter) {
+    if let Some(counts) = SLOTS.get_ptr_mut(u32::from(slot)) {
+        // SAFETY: this CPU's own value of a map.
+        add(unsafe { &mut (*counts).others }, amount);
+    }
+}
+
+/// Neither hook interrupts the other on one CPU.
+#[inline(always)]
+fn add(counter: &mut Counter, amount: Counter) {
+    counter.packets += amount.packets;
+    counter.bytes += amount.bytes;
+}
+
+/// Whether verdicts with this number of an action are to be told.
+#[inline(always)]
+pub fn wanted(control: Control, action: u64) -> bool {
+    control.reports(action) != 0 || TEST.load() == 1 || TRACE.load() == 1
+}
+
+/// Tells whoever asked to be told.
+#[inline(always)]
+pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet) {
+    let Verdict { action, reason, layer, slot, also } = met.verdict;
+    if !wanted(met.control, action as u64) {
         return;
     }
     // Put together in a map, not on the stack, where the verifier allows no misaligned store.
     let Some(event) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own value of a map.
     let event = unsafe { &mut *event };
-    let time = flows::now();
-    let packet = met.packet;
     *event = Event {
-        time,
+        time: flows::now(),
         src: packet.src,
         dst: packet.dst,
         epoch: met.control.epoch(),
-        length: met.length,
+        length: met.amount.bytes as u32,
         sport: packet.sport,
         dport: packet.dport,
         slot,
@@ -75,8 +117,8 @@ pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
         protocol: packet.protocol,
         tcp_flags: packet.tcp_flags,
         fragment: packet.fragment as u8,
-        enforced: u8::from(met.enforced),
-        flow: met.flow,
+        enforced: u8::from(met.control.has(Control::ENFORCE)),
+        flow: met.flow as u8,
         also,
         pad: [0; 6],
     };
@@ -86,34 +128,11 @@ pub fn report<C: EbpfContext>(ctx: &C, met: &Met<'_>) {
         // SAFETY: a map value; a test bed runs one packet at a time.
         unsafe { *last = *event };
     }
-    if wanted {
+    if met.control.reports(action as u64) != 0 {
         sample(event);
     }
     if TRACE.load() == 1 {
         trace(ctx, event);
-    }
-}
-
-#[inline(always)]
-fn count_all(met: &Met<'_>) {
-    let Verdict { reason, slot, also, .. } = met.verdict;
-    if slot != NO_SLOT {
-        count(SLOTS.get_ptr_mut(u32::from(slot)), met);
-    }
-    if also != NO_SLOT {
-        count(SLOTS.get_ptr_mut(u32::from(also)), met);
-    }
-    count(REASON.get_ptr_mut(met.direction as u32 * REASONS as u32 + reason as u32), met);
-}
-
-#[inline(always)]
-fn count(counter: Option<*mut Counter>, met: &Met<'_>) {
-    if let Some(counter) = counter {
-        // SAFETY: this CPU's own value of a map; neither hook interrupts the other on one CPU.
-        unsafe {
-            (*counter).packets += u64::from(met.packets);
-            (*counter).bytes += u64::from(met.length);
-        }
     }
 }
 

@@ -267,7 +267,8 @@ fn network_tools() -> Result<()> {
 /// nothing here is an error.
 pub fn peers() {
     let wanted = [("iptables-legacy-restore", "iptables"), ("iperf3", "iperf3")];
-    let missing: Vec<_> = wanted.into_iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| package).collect();
+    let missing: Vec<_> =
+        wanted.into_iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| package).collect();
     if missing.is_empty() {
         return;
     }

@@ -259,7 +259,8 @@ fn interface(mode: &str, groups: bool) -> Interface {
         };
         let allowed = self::inbound().into_iter().filter(|entry| entry.action == Action::Allow);
         let inbound = allowed.map(rule).collect();
-        interface.groups = Some(vec![Arc::new(Group { name: "bench".into(), id: None, inbound, outbound: Vec::new() })]);
+        interface.groups =
+            Some(vec![Arc::new(Group { name: "bench".into(), id: None, inbound, outbound: Vec::new() })]);
         interface.layers = Layers::Groups;
     } else if mode == "established" {
         interface.mode = Mode::Stateful;

@@ -108,7 +108,7 @@ impl Kernel {
         Self::with(&[NOBODY])
     }
 
-    /// Loads it with packets to scatter: a power of two of them, all of one family.
+    /// Loads it with packets to scatter, one after the other and again from the first; all of one family.
     pub fn with(probes: &[Probe]) -> Result<Self> {
         Self::new(probes, 0)
     }
@@ -119,10 +119,9 @@ impl Kernel {
     }
 
     fn new(probes: &[Probe], generate_to: u32) -> Result<Self> {
-        assert!(probes.len().is_power_of_two());
         let family = if probes[0].src.is_ipv6() { 6_u32 } else { 4 };
         let mut ebpf = EbpfLoader::new()
-            .override_global("PROBES_MASK", &(probes.len() as u32 - 1), true)
+            .override_global("PROBES_COUNT", &(probes.len() as u32), true)
             .override_global("SCATTER_FAMILY", &family, true)
             .override_global("GENERATE_TO", &generate_to, true)
             .map_max_entries("PROBES", probes.len().div_ceil(SHEET) as u32)

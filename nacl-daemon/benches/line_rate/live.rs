@@ -228,7 +228,8 @@ impl Bed {
             let place = Rc::new(Place::new(&format!("{}.{size}", peer.word()))?);
             self.prepare(&place)?;
             for traffic in &both {
-                self.peer(peer, size, traffic, &place).with_context(|| format!("{}, IPv{}", peer.name(), traffic.family))?;
+                self.peer(peer, size, traffic, &place)
+                    .with_context(|| format!("{}, IPv{}", peer.name(), traffic.family))?;
             }
         }
         Ok(())
@@ -300,7 +301,11 @@ impl Bed {
         let fd = program.borrow_mut().program()?;
         traffic.few.borrow_mut().live(&fd, place, &traffic.frame, PROOF)?;
         let passed = place.passed()? - before;
-        ensure!(passed == traffic.pass, "{passed} of {PROOF} packets by chance passed, the list allows {}", traffic.pass);
+        ensure!(
+            passed == traffic.pass,
+            "{passed} of {PROOF} packets by chance passed, the list allows {}",
+            traffic.pass
+        );
         Ok(())
     }
 
@@ -313,9 +318,7 @@ impl Bed {
         traffic: &Traffic,
     ) -> Result<()> {
         let (subject, here, frame) = (Rc::clone(program), Rc::clone(place), traffic.frame.clone());
-        let take = self.paced(move |frames| {
-            subject.borrow_mut().live(&here, &frame, frames)
-        });
+        let take = self.paced(move |frames| subject.borrow_mut().live(&here, &frame, frames));
         self.cells.push(Cell { row: row.clone(), take });
         row.pattern = "random";
         let fd = program.borrow_mut().program()?;
@@ -356,5 +359,10 @@ const fn last(entries: &[Entry]) -> Option<usize> {
 
 /// The counter of a rule.
 fn slot(compiled: &Compiled, number: usize) -> Option<u16> {
-    compiled.slots.slots.iter().find(|(_, slot)| slot.rule.is_some_and(|rule| usize::from(rule) == number)).map(|(n, _)| *n)
+    compiled
+        .slots
+        .slots
+        .iter()
+        .find(|(_, slot)| slot.rule.is_some_and(|rule| usize::from(rule) == number))
+        .map(|(n, _)| *n)
 }

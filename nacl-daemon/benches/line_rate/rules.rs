@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 use nacl_common::Action;
-use nacl_daemon::resolve::{Interface, Nacl, Protocol, Rule};
+use nacl_daemon::resolve::{Group, GroupRule, Interface, Layers, Mode, Nacl, Peer, Protocol, Rule};
 
 /// Numbers of rules that are measured.
 pub const SIZES: [usize; 6] = [1, 20, 40, 100, 1000, 5000];
@@ -84,6 +84,33 @@ pub fn interface(entries: &[Entry]) -> Interface {
         .collect();
     let nacl = Nacl { name: "bench".into(), id: None, inbound, outbound: Vec::new() };
     Interface::new("bench0", Arc::new(nacl))
+}
+
+/// The same interface with every rule turned into an allowing one, so that connections are let in and remembered: by the
+/// network ACL, or by a security group with those rules.
+pub fn remembering(entries: &[Entry], layers: Layers, connections: usize) -> Interface {
+    let entries: Vec<_> = entries.iter().map(|entry| Entry { action: Action::Allow, ..entry.clone() }).collect();
+    let mut interface = interface(&entries);
+    interface.mode = Mode::Stateful;
+    interface.layers = layers;
+    // Room for twice as many, as the documentation advises.
+    interface.tracking.entries = interface.tracking.entries.max(2 * connections as u32);
+    if layers != Layers::Nacl {
+        let rule = |entry: &Entry| GroupRule {
+            protocol: Protocol::Number(6),
+            ports: Some(entry.ports),
+            icmp: None,
+            peer: Peer::Cidr(entry.cidr),
+            cidrs: vec![entry.cidr],
+            description: None,
+            line: 0,
+            span: 0..0,
+        };
+        let inbound = entries.iter().map(rule).collect();
+        let group = Group { name: "bench".into(), id: None, inbound, outbound: Vec::new() };
+        interface.groups = Some(vec![Arc::new(group)]);
+    }
+    interface
 }
 
 /// What tells one packet of the random pattern from another.

@@ -1,22 +1,29 @@
 //! The programs alone, by BPF_PROG_TEST_RUN: what a packet costs without a network around it. The kernel reports whole
 //! nanoseconds.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nacl_daemon::{
     compile::{Compiled, compile},
     dataplane::{BenchBed, Events, Options, Program},
-    resolve::{Interface, Side},
+    resolve::{Interface, Layers, Side},
 };
 
 use crate::{
     Plan,
     kernel::{Hook, Kernel},
     out::Out,
-    row::{Cell, Row, measure},
+    row::{Cell, Detail, Row, measure},
     rules::{self, PROBES},
 };
 
+const SYN: u8 = 2;
 const ACK: u8 = 16;
+/// Rules where it is not their number that is measured.
+const RULES: usize = 20;
+/// Connections that are remembered.
+const FLOWS: [usize; 3] = [1000, 65_000, 200_000];
+/// New connections in a row.
+const NEW: usize = 50_000;
 
 /// Everything there is to measure this way.
 pub fn run(plan: &Plan, out: &mut Out) -> Result<()> {
@@ -25,6 +32,15 @@ pub fn run(plan: &Plan, out: &mut Out) -> Result<()> {
         floors(plan, &mut cells, family)?;
         for &size in &plan.sizes {
             stateless(plan, &mut cells, family, size)?;
+        }
+        variants(plan, &mut cells, family)?;
+        for hook in [Hook::Xdp, Hook::Tc] {
+            for flows in FLOWS {
+                remembered(plan, &mut cells, hook, family, Layers::Nacl, flows)?;
+            }
+            for layers in [Layers::Groups, Layers::Both] {
+                remembered(plan, &mut cells, hook, family, layers, FLOWS[0])?;
+            }
         }
     }
     out.say(&format!("{} figures, {} rounds", cells.len(), plan.rounds));
@@ -87,6 +103,75 @@ fn stateless(plan: &Plan, cells: &mut Vec<Cell<'_>>, family: u8, size: usize) ->
         let next = bed.program(program(hook))?;
         let kernel = Kernel::with(&rules::probes(&entries, PROBES))?;
         cells.push(scattered(row, plan, hook, kernel, &next, bed)?);
+    }
+    Ok(())
+}
+
+/// What counting costs, and telling of what was denied.
+fn variants(plan: &Plan, cells: &mut Vec<Cell<'_>>, family: u8) -> Result<()> {
+    let repeat = plan.repeat;
+    let interface = rules::interface(&rules::entries(family, RULES));
+    let compiled = compile(&interface, None)?;
+    for hook in [Hook::Xdp, Hook::Tc] {
+        for (variant, counted, events) in [("uncounted", false, Events::None), ("events", true, Events::Denied)] {
+            let mut row = Row::new(hook.name(), "test_run", "stateless", family, RULES, "hot");
+            row.detail.variant = Some(variant);
+            let options = Options { events, ..options(&interface, hook) };
+            let mut bed = BenchBed::load(&options, &compiled, counted)?;
+            let frame = rules::frame(rules::hot(family), ACK);
+            let take = move || Ok(nanoseconds(bed.time(program(hook), &frame, repeat)?));
+            cells.push(Cell { row, take: Box::new(take) });
+        }
+    }
+    Ok(())
+}
+
+/// Packets of connections that are remembered, and the first packets of new ones.
+fn remembered(
+    plan: &Plan,
+    cells: &mut Vec<Cell<'_>>,
+    hook: Hook,
+    family: u8,
+    layers: Layers,
+    flows: usize,
+) -> Result<()> {
+    let entries = rules::entries(family, RULES);
+    let name = if hook == Hook::Xdp { "scatter" } else { "scatter_tc" };
+    let [syn, ack] = [SYN, ACK].map(|flags| rules::frame(rules::hot(family), flags));
+    let mut row = Row::new(hook.name(), "test_run", "established", family, RULES, "random");
+    row.detail.layers = match layers {
+        Layers::Nacl => None,
+        Layers::Groups => Some("groups"),
+        Layers::Both => Some("both"),
+    };
+    let load = |flows: usize| -> Result<_> {
+        let interface = rules::remembering(&entries, layers, flows);
+        let compiled = compile(&interface, None)?;
+        let mut bed = bed(&interface, &compiled, hook, true)?;
+        let mut kernel = Kernel::with(&rules::flows(family, flows))?;
+        let array = kernel.hand_to(&bed.program(program(hook))?)?;
+        Ok((bed, kernel, array))
+    };
+    let (bed, mut kernel, array) = load(flows)?;
+    kernel.time(hook, name, &syn, flows as u32)?;
+    let there = bed.flows()?.len();
+    ensure!(there == flows, "{there} of {flows} connections are remembered");
+    let repeat = plan.repeat.max(flows as u32);
+    let take = move || {
+        let _kept = (&array, &bed);
+        Ok(nanoseconds(kernel.time(hook, name, &ack, repeat)?))
+    };
+    let established = Row { detail: Detail { flows: Some(flows), ..row.detail.clone() }, ..row.clone() };
+    cells.push(Cell { row: established, take: Box::new(take) });
+    if flows == FLOWS[0] {
+        let (mut bed, mut kernel, array) = load(NEW)?;
+        row.mode = "new";
+        let take = move || {
+            let _kept = &array;
+            bed.forget()?;
+            Ok(nanoseconds(kernel.time(hook, name, &syn, NEW as u32)?))
+        };
+        cells.push(Cell { row, take: Box::new(take) });
     }
     Ok(())
 }

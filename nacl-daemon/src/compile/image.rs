@@ -222,12 +222,12 @@ impl Builder {
         }
         let mut entries = [0; PAGE];
         let end = 8 * (level + 1);
-        let by_byte = by_byte(prefixes, |(address, length, _)| {
+        let touching = by_value(prefixes, PAGE, |(address, length, _)| {
             let own = (address >> (32 - end) & 0xff) as usize;
             own..own + (1 << end.saturating_sub(*length))
         });
         let mut untouched = None;
-        for (prefixes, entry) in by_byte.iter().zip(&mut entries) {
+        for (prefixes, entry) in touching.iter().zip(&mut entries) {
             if let (true, Some(same)) = (prefixes.is_empty(), untouched) {
                 *entry = same;
                 continue;
@@ -276,54 +276,48 @@ impl Builder {
         }
         let longer: Vec<_> = prefixes.iter().filter(|(_, length, _)| *length > common).copied().collect();
         let mask = if common == 0 { 0 } else { u128::MAX << (128 - common) };
-        let byte = common / 8;
-        let (entries, select) = if longer.is_empty() {
-            let class = self.class(addresses, &cover);
-            (u32::from(self.uniform(class)) * PAGE as u32, 0)
-        } else {
-            let shift = 120 - 8 * byte;
-            let end = 8 * (byte + 1);
-            let mut entries = [outside; PAGE];
-            let by_byte = by_byte(&longer, |(address, length, _)| {
-                let own = (address >> shift & 0xff) as usize;
-                own..own + (1 << end.saturating_sub(*length))
-            });
-            let mut untouched = None;
-            for ((value, prefixes), entry) in (0..).zip(&by_byte).zip(&mut entries) {
-                // Values that contradict the comparison are never read.
-                if (value ^ (first.0 >> shift & 0xff)) & (mask >> shift & 0xff) != 0 {
-                    continue;
-                }
-                if let (true, Some(same)) = (prefixes.is_empty(), untouched) {
-                    *entry = same;
-                    continue;
-                }
-                let mut cover = cover.clone();
-                let mut inner = Vec::new();
-                for prefix in prefixes {
-                    let (_, length, set) = **prefix;
-                    if *length > end {
-                        inner.push(**prefix);
-                    } else {
-                        join(&mut cover, set);
-                    }
-                }
-                *entry = self.node6(base, &inner, &cover, addresses);
-                if prefixes.is_empty() {
-                    untouched = Some(*entry);
+        let width = width(common, &longer);
+        let (end, values) = (common + width, 1 << width);
+        // What is selected stands in one half of the address.
+        let high = common < 64;
+        let shift = if high { 64 - end } else { 128 - end };
+        let mut entries = vec![0; values];
+        let touching = by_value(&longer, values, |(address, length, _)| {
+            let own = (address.unbounded_shr(u32::from(128 - end)) as usize) & (values - 1);
+            own..own + (1 << end.saturating_sub(*length))
+        });
+        let mut untouched = None;
+        for (prefixes, entry) in touching.iter().zip(&mut entries) {
+            if let (true, Some(same)) = (prefixes.is_empty(), untouched) {
+                *entry = same;
+                continue;
+            }
+            let mut cover = cover.clone();
+            let mut inner = Vec::new();
+            for prefix in prefixes {
+                let (_, length, set) = **prefix;
+                if *length > end {
+                    inner.push(**prefix);
+                } else {
+                    join(&mut cover, set);
                 }
             }
-            (u32::from(self.page(&entries)) * PAGE as u32, 0xff)
-        };
-        let shift = u64::from(56 - 8 * (byte % 8)) & 0x3f;
+            *entry = self.node6(base, &inner, &cover, addresses);
+            if prefixes.is_empty() {
+                untouched = Some(*entry);
+            }
+        }
+        let entries = self.run(entries);
         let value = first.0 & mask;
-        self.words[node..node + 6].copy_from_slice(&[
+        self.words[node..node + NODE_WORDS as usize].copy_from_slice(&[
             (value >> 64) as u64,
             value as u64,
             (mask >> 64) as u64,
             mask as u64,
-            u64::from(outside) | shift << 16 | select << 24 | u64::from(entries) << 32,
-            if byte < 8 { 0 } else { u64::MAX },
+            u64::from(outside) | u64::from(shift & 0x3f) << 16 | u64::from(entries) << 32,
+            if high { 0 } else { u64::MAX },
+            values as u64 - 1,
+            0,
         ]);
         LINK as u16 | number as u16
     }
@@ -412,12 +406,25 @@ impl Builder {
     }
 }
 
-/// The prefixes that touch each value of one byte, by the values that each of them touches. Most touch one value, and most
+/// The prefixes that touch each value of a few bits, by the values that each of them touches. Most touch one value, and most
 /// values are touched by none: looking at each pair takes minutes where there are ten thousand rules.
-fn by_byte<P>(prefixes: &[P], values: impl Fn(&P) -> Range<usize>) -> [Vec<&P>; PAGE] {
-    let mut found = std::array::from_fn(|_| Vec::new());
+fn by_value<P>(prefixes: &[P], values: usize, touches: impl Fn(&P) -> Range<usize>) -> Vec<Vec<&P>> {
+    let mut found = vec![Vec::new(); values];
     for prefix in prefixes {
-        found[values(prefix)].iter_mut().for_each(|touching: &mut Vec<&P>| touching.push(prefix));
+        found[touches(prefix)].iter_mut().for_each(|touching: &mut Vec<&P>| touching.push(prefix));
     }
     found
 }
+
+/// How many bits behind the first `common` ones an IPv6 node branches on, below which these longer prefixes are. The wider,
+/// the fewer nodes on a path, each of which costs as much as all of IPv4's four levels; at most so wide that most entries are
+/// not waste, and at least eight bits, so that a path has at most [`nacl_common::tables::MAX_NODES`] nodes.
+fn width(common: u8, longer: &[&(u128, u8, Set)]) -> u8 {
+    let Some(longest) = longer.iter().map(|(_, length, _)| *length).max() else { return 0 };
+    let half = if common < 64 { 64 } else { 128 };
+    let wanted = (ENTRIES * longer.len()).ilog2().clamp(8, 16) as u8;
+    wanted.min(longest - common).min(half - common)
+}
+
+/// Entries of an IPv6 node for each prefix below it.
+const ENTRIES: usize = 16;

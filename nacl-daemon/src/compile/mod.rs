@@ -93,14 +93,15 @@ fn says<I: Image>(
     packet: &Packet,
     found: Option<&Entry>,
 ) -> Vec<(Layer, Says)> {
-    let known = evaluate::know(at, direction, packet, Memory { trackable: true, found, shared: None });
-    let answers = evaluate::ask(image, at.control, &evaluate::question(direction, packet, known));
-    if known & evaluate::known::EXEMPT != 0 || answers.exempt & u32::from(ALLOW) != 0 {
+    let question = evaluate::question(at.control, direction, packet);
+    let known = evaluate::know(at, direction, packet, &question, Memory { trackable: true, found, shared: None });
+    let answers = evaluate::ask(image, at.control, packet, &question, known);
+    if question.exempt != 0 || answers.exempt & u32::from(ALLOW) != 0 {
         return Vec::new();
     }
     let mut both = vec![
         (Layer::Nacl, answers.nacl(direction, packet.family == Family::V6)),
-        (Layer::SecurityGroup, answers.groups(image.header(), direction, packet)),
+        (Layer::SecurityGroup, answers.groups(&image.header().open, &question)),
     ];
     if direction == Direction::Outbound {
         both.reverse();

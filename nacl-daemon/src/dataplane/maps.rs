@@ -18,7 +18,8 @@ use aya::{
 };
 use nacl_common::{
     Control, Counter, Direction, Event, Reason,
-    border::{Entry, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small},
+    border::{Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small, implicit_slot},
+    evaluate::nacl_reason,
     flow,
     reason::REASONS,
 };
@@ -59,6 +60,7 @@ pod! {
     MediumPod(Medium);
     LargePod(Large);
     CounterPod(Counter);
+    CountsPod(Counts);
     BucketPod([u64; 2]);
     ControlPod([u64; 2]);
     KeyPod(FlowKey);
@@ -72,7 +74,7 @@ pub struct Maps {
     generations: Generations,
     /// Where the generation in force stands.
     in_force: Option<generations::At>,
-    slots: PerCpuArray<MapData, CounterPod>,
+    slots: PerCpuArray<MapData, CountsPod>,
     reasons: PerCpuArray<MapData, CounterPod>,
     bucket: PerCpuArray<MapData, BucketPod>,
     flows: HashMap<MapData, KeyPod, KeptPod>,
@@ -93,6 +95,10 @@ pub struct Maps {
     fixed: Memory,
     /// What the slots in force mean.
     meaning: Arc<SlotTable>,
+    /// Which direction each slot counts that was ever in use.
+    directions: BTreeMap<u16, Direction>,
+    /// What slots told of reasons before they were cleared.
+    cleared: BTreeMap<(Reason, Direction), Counter>,
     /// One more than the highest slot ever in use.
     used: u32,
 }
@@ -126,6 +132,8 @@ impl Maps {
             ring: None,
             fixed,
             meaning: Arc::default(),
+            directions: BTreeMap::new(),
+            cleared: BTreeMap::new(),
             used: 0,
         })
     }
@@ -145,9 +153,14 @@ impl Maps {
         self.same_table(&options)?;
         // The policy in force counts in none of these slots, so nothing is lost and nothing comes in between.
         let fresh = compiled.slots.new_since(&self.meaning);
-        for slot in fresh.into_iter().map(u32::from).filter(|slot| *slot < self.used) {
-            clear("SLOTS", &mut self.slots, slot)?;
+        for slot in fresh.into_iter().filter(|slot| u32::from(*slot) < self.used) {
+            let counts = self.counts(slot)?;
+            if let Some(reason) = self.reason(slot) {
+                add(self.cleared.entry(reason).or_default(), counts.alone);
+            }
+            clear("SLOTS", &mut self.slots, slot.into())?;
         }
+        self.directions.extend(compiled.slots.slots.iter().map(|(slot, meaning)| (*slot, meaning.direction)));
         let at = self.generations.put(self.in_force, compiled)?;
         self.used = self.used.max(needed);
         let epoch = self.control().epoch().wrapping_add(1);
@@ -264,6 +277,27 @@ impl Maps {
         Ok(())
     }
 
+    /// What a slot has met, summed over all CPUs.
+    fn counts(&self, slot: u16) -> Result<Counts, DataplaneError> {
+        let values = self.slots.get(&slot.into(), 0).map_err(refused("SLOTS"))?;
+        let mut counts = Counts::default();
+        for CountsPod(one) in values.iter() {
+            add(&mut counts.alone, one.alone);
+            add(&mut counts.others, one.others);
+        }
+        Ok(counts)
+    }
+
+    /// Why packets were judged that a slot has counted alone, and in which direction; nothing of a slot never in use.
+    fn reason(&self, slot: u16) -> Option<(Reason, Direction)> {
+        let direction = match slot {
+            FIRST_RULE_SLOT.. => *self.directions.get(&slot)?,
+            _ if slot & implicit_slot(Direction::Outbound, false) != 0 => Direction::Outbound,
+            _ => Direction::Inbound,
+        };
+        Some((nacl_reason(slot), direction))
+    }
+
     /// What it takes in the kernel.
     pub fn memory(&self) -> Result<Memory, DataplaneError> {
         let bytes = || {
@@ -277,24 +311,29 @@ impl Maps {
     /// The counters, summed over all CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         let mut counters = Counters::default();
-        for slot in 0..self.used {
-            let counter = sum("SLOTS", &self.slots, slot)?;
-            if counter != Counter::default() {
-                counters.slots.insert(slot as u16, counter);
+        let mut reasons = self.cleared.clone();
+        for slot in 0..self.used as u16 {
+            let Counts { alone, others } = self.counts(slot)?;
+            if let Some(reason) = self.reason(slot) {
+                add(reasons.entry(reason).or_default(), alone);
+            }
+            let mut all = alone;
+            add(&mut all, others);
+            if all != Counter::default() {
+                counters.slots.insert(slot, all);
             }
         }
-        let mut reasons = BTreeMap::new();
         for &direction in &Direction::ALL {
             for &reason in Reason::ALL {
                 let index = direction as u32 * REASONS as u32 + reason as u32;
-                let counter = sum("REASON", &self.reasons, index)?;
-                if counter != Counter::default() {
-                    reasons.insert((reason, direction), counter);
-                }
+                let values = self.reasons.get(&index, 0).map_err(refused("REASON"))?;
+                let told = reasons.entry((reason, direction)).or_default();
+                values.iter().for_each(|CounterPod(one)| add(told, *one));
             }
         }
+        reasons.retain(|_, counter| *counter != Counter::default());
         counters.reasons = reasons;
-        let buckets = self.bucket.get(&0, 0).map_err(|source| DataplaneError::Map { map: "BUCKET", source })?;
+        let buckets = self.bucket.get(&0, 0).map_err(refused("BUCKET"))?;
         counters.events_suppressed = buckets.iter().map(|BucketPod([_, suppressed])| suppressed).sum();
         Ok(counters)
     }
@@ -373,22 +412,21 @@ pub fn now() -> u64 {
     now.tv_sec().cast_unsigned() * 1_000_000_000 + now.tv_nsec().cast_unsigned()
 }
 
-fn sum(map: &'static str, array: &PerCpuArray<MapData, CounterPod>, index: u32) -> Result<Counter, DataplaneError> {
-    let values = array.get(&index, 0).map_err(|source| DataplaneError::Map { map, source })?;
-    let add = |sum: Counter, CounterPod(one): &CounterPod| Counter {
-        packets: sum.packets.wrapping_add(one.packets),
-        bytes: sum.bytes.wrapping_add(one.bytes),
-    };
-    Ok(values.iter().fold(Counter::default(), add))
+fn add(sum: &mut Counter, one: Counter) {
+    sum.packets = sum.packets.wrapping_add(one.packets);
+    sum.bytes = sum.bytes.wrapping_add(one.bytes);
+}
+
+fn refused(map: &'static str) -> impl Fn(MapError) -> DataplaneError {
+    move |source| DataplaneError::Map { map, source }
 }
 
 /// Sets a counter to zero on every CPU.
-fn clear(map: &'static str, array: &mut PerCpuArray<MapData, CounterPod>, index: u32) -> Result<(), DataplaneError> {
-    let refused = |source| DataplaneError::Map { map, source };
-    let cpus = array.get(&index, 0).map_err(refused)?.len();
-    let zero = PerCpuValues::try_from(vec![CounterPod(Counter::default()); cpus])
-        .map_err(|source| refused(MapError::IoError(source)))?;
-    array.set(index, zero, 0).map_err(refused)
+fn clear(map: &'static str, array: &mut PerCpuArray<MapData, CountsPod>, index: u32) -> Result<(), DataplaneError> {
+    let cpus = array.get(&index, 0).map_err(refused(map))?.len();
+    let zero = PerCpuValues::try_from(vec![CountsPod(Counts::default()); cpus])
+        .map_err(|source| refused(map)(MapError::IoError(source)))?;
+    array.set(index, zero, 0).map_err(refused(map))
 }
 
 /// The memory of an array made with `BPF_F_MMAPABLE`, of at most a page: a store through it is one store, which
