@@ -149,9 +149,8 @@ fn flooded(
                 kernel::live(generator.xdp("generate")?, &frame, 0, frames)
             })??;
             let sent = one * frames;
-            // The last ones may still lie in the ring.
-            thread::sleep(Duration::from_millis(5));
-            let (arrived, stack) = (place.arrived()? - arrived, place.received(4)? - stack);
+            let now = settled(&place)?;
+            let (arrived, stack) = (now.0 - arrived, now.1 - stack);
             ensure!(arrived > 0, "{name}: of {frames} frames none has arrived");
             let expected = if dropped { 0 } else { arrived };
             ensure!(stack == expected, "{name}: of {arrived} frames {stack} came to the stack, and not {expected}");
@@ -164,6 +163,20 @@ fn flooded(
         }
     };
     Ok(Cell { row, take: Box::new(take) })
+}
+
+/// What has arrived, and what has come to the stack, once the last frames of the ring have done so too.
+fn settled(place: &Place) -> Result<(u64, u64)> {
+    let mut last = None;
+    for _ in 0..400 {
+        thread::sleep(Duration::from_millis(5));
+        let now = (place.arrived()?, place.received(4)?);
+        if last == Some(now) {
+            return Ok(now);
+        }
+        last = Some(now);
+    }
+    anyhow::bail!("frames still arrive long after the last one was sent")
 }
 
 const PORT: u16 = 5201;
