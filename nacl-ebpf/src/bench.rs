@@ -38,9 +38,12 @@ pub struct Probe {
     pub pad: u16,
 }
 
+/// Probes in one value of the map: user space writes one value a system call.
+const SHEET: usize = 64;
+
 /// The probes; as many as are wanted.
 #[btf_map]
-static PROBES: Array<Probe, 1> = Array::new();
+static PROBES: Array<[Probe; SHEET], 1> = Array::new();
 
 /// Which probe comes next, on each CPU.
 #[btf_map]
@@ -285,7 +288,8 @@ fn rewrite(data: usize, end: usize) {
         *cursor = if index + 1 < PROBES_COUNT.load() { index + 1 } else { 0 };
         index
     };
-    let Some(probe) = PROBES.get(index) else { return };
+    let Some(sheet) = PROBES.get(index / SHEET as u32) else { return };
+    let probe = &sheet[index as usize % SHEET];
     if SCATTER_FAMILY.load() == 6 {
         if data + 58 > end {
             return;

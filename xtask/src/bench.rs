@@ -79,6 +79,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// Builds and runs the benchmark. Returns what it printed, which `file` keeps, and how it ended.
 fn measure(args: &Args, file: &Path) -> Result<(String, ExitStatus)> {
     let ready = setup::ensure()?;
+    setup::peers();
     say("building the benchmark as the product is built, optimised (minutes, the first time)");
     let mut command = cargo();
     command.args(["build", "--release", "--package", build::PACKAGE, "--features", build::KERNEL_TESTS]);

@@ -263,6 +263,26 @@ fn network_tools() -> Result<()> {
     apt(&missing)
 }
 
+/// What nacld is compared with, for the benchmark only. Without them it measures the rest and says what it left out, so
+/// nothing here is an error.
+pub fn peers() {
+    let wanted = [("iptables-legacy-restore", "iptables"), ("iperf3", "iperf3")];
+    let missing: Vec<_> =
+        wanted.into_iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| package).collect();
+    if missing.is_empty() {
+        return;
+    }
+    let packages = missing.join(" and ");
+    if find("apt-get").is_none() {
+        say(&format!("the benchmark leaves out {packages}: install it with this machine's package manager"));
+        return;
+    }
+    say(&format!("installing {packages}, to compare nacld with (a few seconds)"));
+    if let Err(error) = apt(&missing) {
+        say(&format!("the benchmark leaves out {packages}: {error:#}"));
+    }
+}
+
 /// The kernel's bpf file system. Nothing is pinned yet, so it need not be mounted; without it the kernel has no BPF.
 fn bpf_filesystem() -> Result<()> {
     let known = fs::read_to_string("/proc/filesystems").context("/proc/filesystems")?;

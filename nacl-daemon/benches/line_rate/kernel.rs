@@ -35,11 +35,14 @@ impl Hook {
     }
 }
 
+/// Probes in one value of the map, as the kernel program has it.
+const SHEET: usize = 64;
+
 /// The object, loaded.
 pub struct Kernel(Ebpf);
 
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Scattered {
     src: [u8; 16],
     sport: [u8; 2],
@@ -121,20 +124,23 @@ impl Kernel {
             .override_global("PROBES_COUNT", &(probes.len() as u32), true)
             .override_global("SCATTER_FAMILY", &family, true)
             .override_global("GENERATE_TO", &generate_to, true)
-            .map_max_entries("PROBES", probes.len() as u32)
+            .map_max_entries("PROBES", probes.len().div_ceil(SHEET) as u32)
             .load(OBJECT)
             .context("loading the benchmark's programs")?;
-        let mut map: Array<_, Scattered> = Array::try_from(ebpf.map_mut("PROBES").context("no probes")?)?;
+        let mut map: Array<_, [Scattered; SHEET]> = Array::try_from(ebpf.map_mut("PROBES").context("no probes")?)?;
         let any = rules::frame(probes[0], 0);
-        for (index, probe) in (0..).zip(probes) {
-            let mut src = [0; 16];
-            match probe.src {
-                IpAddr::V4(address) => src[..4].copy_from_slice(&address.octets()),
-                IpAddr::V6(address) => src = address.octets(),
+        for (index, probes) in (0..).zip(probes.chunks(SHEET)) {
+            let mut sheet = [Scattered::default(); SHEET];
+            for (place, probe) in sheet.iter_mut().zip(probes) {
+                let mut src = [0; 16];
+                match probe.src {
+                    IpAddr::V4(address) => src[..4].copy_from_slice(&address.octets()),
+                    IpAddr::V6(address) => src = address.octets(),
+                }
+                let (sport, dport) = (probe.sport.to_be_bytes(), probe.dport.to_be_bytes());
+                *place = Scattered { src, sport, dport, check: rules::checksum(&any, *probe), pad: 0 };
             }
-            let (sport, dport) = (probe.sport.to_be_bytes(), probe.dport.to_be_bytes());
-            let check = rules::checksum(&any, *probe);
-            map.set(index, Scattered { src, sport, dport, check, pad: 0 }, 0)?;
+            map.set(index, sheet, 0)?;
         }
         Ok(Self(ebpf))
     }
@@ -167,26 +173,30 @@ impl Kernel {
         Ok(array)
     }
 
-    /// Gives the linear scan a list of one family; what no rule matches, it denies. The second half of a long list has a
-    /// program of its own, which the array is for: it is to be kept as long as the scan is run.
-    pub fn scan(&mut self, family: u8, entries: &[Entry]) -> Result<ProgramArray<MapData>> {
-        anyhow::ensure!(entries.len() < LINEAR, "the linear scan has room for {} rules", LINEAR - 1);
+    /// The second half of a long list has a program of its own, which the first one finds here. The array is to be kept as
+    /// long as the scan is run.
+    pub fn scan_on(&mut self) -> Result<ProgramArray<MapData>> {
         let rest = self.program(Hook::Xdp, "linear_rest")?;
         let mut next: ProgramArray<MapData> =
             ProgramArray::try_from(self.0.take_map("LINEAR_NEXT").context("no array")?)?;
         next.set(0, &rest, 0)?;
+        Ok(next)
+    }
+
+    /// Gives the linear scan a list of one family; what no rule matches, it denies.
+    pub fn scan(&mut self, family: u8, entries: &[Entry]) -> Result<()> {
+        anyhow::ensure!(entries.len() < LINEAR, "the linear scan has room for {} rules", LINEAR - 1);
         if family == 6 {
             self.list("LINEAR6", entries, [0; 2], |net| match net {
                 IpNet::V6(net) => Some((halves(net.network().into()), halves(net.netmask().into()))),
                 IpNet::V4(_) => None,
-            })?;
+            })
         } else {
             self.list("LINEAR4", entries, 0, |net| match net {
                 IpNet::V4(net) => Some((net.network().into(), net.netmask().into())),
                 IpNet::V6(_) => None,
-            })?;
+            })
         }
-        Ok(next)
     }
 
     fn list<A: Copy + 'static>(

@@ -2,6 +2,7 @@
 //! JSON (`out`); `xtask` makes tables, pictures and pages of them. Needs root; every packet stays in namespaces of
 //! its own.
 
+mod e2e;
 mod growth;
 mod kernel;
 mod live;
@@ -30,6 +31,7 @@ struct Part {
 const PARTS: &[Part] = &[
     Part { name: "test_run", about: "the programs alone", run: test_run::run },
     Part { name: "live", about: "nacld and its peers on frames that a veth receives", run: live::run },
+    Part { name: "e2e", about: "frames and streams over a veth", run: e2e::run },
     Part { name: "growth", about: "memory and time by rules and interfaces", run: growth::run },
 ];
 

@@ -70,6 +70,38 @@ impl Peer {
         lacks(restore, package)
     }
 
+    /// Loads what lets connections in that the list allows, and their answers out to these addresses and ports, and nothing
+    /// else. `stateful`: the list is asked about new ones only, and answers pass because they are answers.
+    pub fn serve(self, place: &Place, inbound: &[Entry], answers: (&str, (u16, u16)), stateful: bool) -> Result<()> {
+        let (to, (first, last)) = answers;
+        let answers = match (self.restore(4) == "nft", stateful) {
+            (true, true) => "ct state established accept".to_owned(),
+            (true, false) => format!("ip daddr {to} tcp dport {first}-{last} accept"),
+            (false, true) => "-m conntrack --ctstate ESTABLISHED -j ACCEPT".to_owned(),
+            (false, false) => format!("-d {to} -p tcp -m tcp --dport {first}:{last} -j ACCEPT"),
+        };
+        let known = |rule: &str| if stateful { rule.to_owned() } else { String::new() };
+        if self.restore(4) == "nft" {
+            let priority = if stateful { "filter" } else { "raw" };
+            let known = known("    ct state established accept\n");
+            let rules: String = inbound.iter().map(|entry| format!("    {}\n", nft(4, entry, ""))).collect();
+            let text = format!(
+                "table ip bench {{\n  chain in {{\n    type filter hook prerouting priority {priority}; policy drop;\n{known}{rules}  \
+                 }}\n  chain out {{\n    type filter hook output priority {priority}; policy drop;\n    {answers}\n  }}\n}}\n"
+            );
+            place.run("nft", &["-f", "-"], &text)?;
+        } else {
+            let (table, chain) = if stateful { ("filter", "INPUT") } else { ("raw", "PREROUTING") };
+            let known = known(&format!("-A {chain} -m conntrack --ctstate ESTABLISHED -j ACCEPT\n"));
+            let rules: String = inbound.iter().map(|entry| format!("-A {chain} {}\n", xtables(entry))).collect();
+            let text = format!(
+                "*{table}\n:{chain} DROP [0:0]\n:OUTPUT DROP [0:0]\n{known}{rules}-A OUTPUT {answers}\nCOMMIT\n"
+            );
+            place.run(self.restore(4), &[], &text)?;
+        }
+        Ok(())
+    }
+
     const fn restore(self, family: u8) -> &'static str {
         match (self, family) {
             (Self::NftOrdered | Self::NftSet, _) => "nft",
@@ -127,19 +159,33 @@ fn fresh(family: u8) -> String {
     format!("add table {table} bench\ndelete table {table} bench\ntable {table} bench {{\n  counter last {{ }}\n")
 }
 
+/// A rule of nftables.
+fn nft(family: u8, entry: &Entry, count: &str) -> String {
+    let ports = match entry.ports {
+        (0, u16::MAX) => "meta l4proto tcp".to_owned(),
+        (first, last) if first == last => format!("tcp dport {first}"),
+        (first, last) => format!("tcp dport {first}-{last}"),
+    };
+    format!("{} saddr {} {ports} {count}{}", table(family), entry.cidr, verdict(entry.action))
+}
+
+/// A rule of iptables.
+fn xtables(entry: &Entry) -> String {
+    let ports = match entry.ports {
+        (0, u16::MAX) => String::new(),
+        (first, last) if first == last => format!(" -m tcp --dport {first}"),
+        (first, last) => format!(" -m tcp --dport {first}:{last}"),
+    };
+    format!("-s {} -p tcp{ports} -j {}", entry.cidr, verdict(entry.action).to_uppercase())
+}
+
 /// One after the other.
 fn ordered(family: u8, entries: &[Entry], counted: bool) -> String {
     let mut text = fresh(family);
     text.push_str("  chain bench {\n    type filter hook prerouting priority raw; policy drop;\n");
     for (index, entry) in entries.iter().enumerate() {
-        let source = format!("{} saddr {}", table(family), entry.cidr);
-        let ports = match entry.ports {
-            (0, u16::MAX) => "meta l4proto tcp".to_owned(),
-            (first, last) if first == last => format!("tcp dport {first}"),
-            (first, last) => format!("tcp dport {first}-{last}"),
-        };
         let count = if counted && index + 1 == entries.len() { "counter name last " } else { "" };
-        let _ = writeln!(text, "    {source} {ports} {count}{}", verdict(entry.action));
+        let _ = writeln!(text, "    {}", nft(family, entry, count));
     }
     text.push_str("  }\n}\n");
     text
@@ -169,13 +215,7 @@ fn set(family: u8, entries: &[Entry], counted: bool) -> String {
 fn iptables(entries: &[Entry]) -> String {
     let mut text = "*raw\n:PREROUTING DROP [0:0]\n".to_owned();
     for entry in entries {
-        let ports = match entry.ports {
-            (0, u16::MAX) => String::new(),
-            (first, last) if first == last => format!(" -m tcp --dport {first}"),
-            (first, last) => format!(" -m tcp --dport {first}:{last}"),
-        };
-        let verdict = verdict(entry.action).to_uppercase();
-        let _ = writeln!(text, "-A PREROUTING -s {} -p tcp{ports} -j {verdict}", entry.cidr);
+        let _ = writeln!(text, "-A PREROUTING {}", xtables(entry));
     }
     text.push_str("COMMIT\n");
     text

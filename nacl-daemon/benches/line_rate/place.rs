@@ -4,7 +4,8 @@
 use std::{
     fs,
     io::Write,
-    os::unix::process::CommandExt,
+    net::{Ipv4Addr, UdpSocket},
+    os::{fd::AsRawFd, unix::process::CommandExt},
     process::{Command, Stdio},
     sync::Once,
     time::Duration,
@@ -17,7 +18,11 @@ use nacl_daemon::{
     lab::net::{self, Namespace},
     netns,
 };
-use nix::net::if_::if_nametoindex;
+use nix::{
+    net::if_::if_nametoindex,
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 
 use crate::kernel::{self, Kernel};
 
@@ -102,14 +107,43 @@ impl Place {
     /// Makes the near end able to receive live frames: its receive queue is registered with a program on it only. Which
     /// one does not matter, no live frame meets it.
     pub fn ready(&self, kernel: &mut Kernel) -> Result<()> {
+        self.attach(kernel, "bare")
+    }
+
+    /// Puts a program of the benchmark on the near end, in the driver.
+    pub fn attach(&self, kernel: &mut Kernel, name: &str) -> Result<()> {
         let ifindex = self.ifindex;
-        self.within(|| kernel.attach("bare", ifindex))?
+        self.within(|| kernel.attach(name, ifindex))?
+    }
+
+    /// Has a thread of the kernel do the near end's receiving (threaded NAPI), and says which: the sender's CPU would do it
+    /// otherwise. With GRO a veth receives by NAPI whether there is an XDP program or not, so all are measured alike.
+    pub fn receive_on(&self, pin: impl FnOnce(Pid) -> Result<()>) -> Result<()> {
+        self.within(offload)??;
+        let before = receivers()?;
+        // The command has a /sys of the namespace's own.
+        let script = format!("echo 1 > /sys/class/net/{NEAR}/threaded");
+        run("ip", &["netns", "exec", self.near.name(), "sh", "-c", &script], "")
+            .context("threaded NAPI (Linux 5.12 and later have it)")?;
+        let new = receivers()?.into_iter().find(|one| !before.contains(one));
+        pin(new.context("no thread receives")?)
+    }
+
+    /// Frames that have arrived at the near end, whatever became of them.
+    pub fn arrived(&self) -> Result<u64> {
+        let text = self.within(|| fs::read_to_string("/proc/thread-self/net/dev"))??;
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(NEAR)?.strip_prefix(':'));
+        Ok(line.and_then(|line| line.split_whitespace().nth(1)).context("no counters")?.parse()?)
     }
 
     /// Has an XDP program meet frames that the near end receives; see [`kernel::live`].
     pub fn live(&self, program: &mut Xdp, frame: &[u8], frames: u32) -> Result<Duration> {
         let ifindex = self.ifindex;
-        self.within(|| kernel::live(program, frame, ifindex, frames))?
+        self.within(|| {
+            // The kernel lets it move to another CPU in between, where the scattering has its own place in the packets.
+            pin(Pid::from_raw(0), nix::sched::sched_getcpu()?)?;
+            kernel::live(program, frame, ifindex, frames)
+        })?
     }
 
     /// Runs a program where the near end is, with something to read, and returns what it prints.
@@ -163,6 +197,38 @@ table inet catch {
   }
 }
 ";
+
+/// Has a thread run on one CPU only.
+pub fn pin(thread: Pid, cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(thread, &set)?)
+}
+
+/// The kernel's threads that receive on a near end, of any namespace.
+fn receivers() -> Result<Vec<Pid>> {
+    let prefix = format!("napi/{NEAR}-");
+    let processes = procfs::process::all_processes()?.filter_map(|process| process.ok()?.stat().ok());
+    Ok(processes.filter(|stat| stat.comm.starts_with(&prefix)).map(|stat| Pid::from_raw(stat.pid)).collect())
+}
+
+/// Switches GRO of the near end on, in the calling thread's namespace.
+fn offload() -> Result<()> {
+    const SIOCETHTOOL: libc::Ioctl = 0x8946;
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    let mut value = [ETHTOOL_SGRO, 1_u32];
+    // SAFETY: a plain C structure, for which zero is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(NEAR.bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: an open socket, and a request that names two numbers which outlive the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
+    ensure!(done == 0, "switching GRO on: {}", std::io::Error::last_os_error());
+    Ok(())
+}
 
 /// Runs a program with something to read, and returns what it prints. It ends with this thread.
 pub fn run(program: &str, arguments: &[&str], input: &str) -> Result<String> {
