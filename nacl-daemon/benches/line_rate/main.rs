@@ -8,6 +8,7 @@ mod machine;
 mod out;
 mod row;
 mod rules;
+mod scaling;
 mod test_run;
 mod verifier;
 
@@ -27,6 +28,7 @@ struct Part {
 const PARTS: &[Part] = &[
     Part { name: "test_run", about: "the programs alone", run: test_run::run },
     Part { name: "growth", about: "memory and time by rules and interfaces", run: growth::run },
+    Part { name: "scaling", about: "two cores at once", run: scaling::run },
 ];
 
 #[derive(Parser)]
