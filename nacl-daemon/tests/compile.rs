@@ -19,10 +19,12 @@ use nacl_common::{
 };
 use nacl_daemon::{
     analyze::{Query, number},
-    compile::{CompileError, Compiled, Decider, Generation, Slot, SlotTable, Whose, compile, refusals},
+    compile::{CompileError, Compiled, Compiler, Decider, Generation, Slot, SlotTable, Whose, compile, refusals},
     engine::Engine,
     policy,
-    resolve::{Exemption, Group, GroupRule, Icmp, Interface, Layers, Nacl, NoHost, Peer, Protocol, Rule, Tracking},
+    resolve::{
+        Exemption, Group, GroupRule, Icmp, Interface, Layers, Mode, Nacl, NoHost, Peer, Protocol, Rule, Tracking,
+    },
 };
 use support::generate::Random;
 
@@ -596,6 +598,62 @@ fn what_is_too_large_is_told_by_name_once_for_the_same_rules() {
     let told: BTreeSet<_> = refusals(&resolved).iter().map(ToString::to_string).collect();
     assert_eq!(told.len(), 2, "one for a and b, one for d: {told:?}");
     assert_eq!(refusals(&resolved).len(), 2);
+}
+
+/// A network ACL has rows where tables do not fit, and is refused where those do not either.
+#[test]
+fn a_network_acl_beyond_every_cap_is_refused_with_the_figure() {
+    let of = |rules: u16| {
+        let inbound = (0..rules).map(|index| Rule {
+            number: index + 1,
+            action: Action::Allow,
+            protocol: Protocol::Number(6),
+            ports: Some((1 + index * 5, 2001 + index * 5)),
+            icmp: None,
+            cidr: net(&format!("10.{}.{}.0/24", index / 256, index % 256)),
+            reference: None,
+            description: None,
+            line: usize::from(index),
+            span: 0..0,
+        });
+        let nacl = Nacl { name: "long".into(), id: None, inbound: inbound.collect(), outbound: Vec::new() };
+        Interface::new("eth0", Arc::new(nacl))
+    };
+    let in_rows = compile(&of(2500), None).expect("rows hold it");
+    assert!(header(&in_rows).lists.iter().any(|list| list.form == List::ROWS));
+    let error = compile(&of(4500), None).map(drop).expect_err("too large");
+    let CompileError::TooLarge { whose, what, own, needed, limit } = &error else { panic!("{error}") };
+    assert_eq!(*whose, Whose::Nacl("long".into()));
+    assert!(what.contains("rows of rule bits") && needed >= own && needed > limit, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("network ACL \"long\"") && text.contains(&needed.to_string()), "{text}");
+    assert!(text.contains(&limit.to_string()) && text.contains("use fewer rules"), "{text}");
+}
+
+/// Interfaces of one policy have one generation and one table of slots, also after a reload.
+#[test]
+fn interfaces_that_enforce_the_same_are_compiled_once() {
+    let groups = vec![group("sg", &[rule("tcp 22 203.0.113.1/32")], &[])];
+    let (one, alone) = (interface(groups.clone()), interface(Vec::new()));
+    let other = Interface { name: "eth1".into(), mode: Mode::Stateful, ..one.clone() };
+    let patient = Interface { tracking: Tracking { udp: 77, ..one.tracking }, ..one.clone() };
+    let mut previous: [Option<Arc<SlotTable>>; 4] = [const { None }; 4];
+    for _ in 0..3 {
+        let mut compiler = Compiler::default();
+        let interfaces = [&one, &other, &patient, &alone];
+        let [first, second, third, fourth] =
+            std::array::from_fn(|at| compiler.compile(interfaces[at], previous[at].as_ref()).expect("compiles"));
+        let (Generation::Small(a), Generation::Small(b)) = (&first.generation, &second.generation) else {
+            panic!("small policies")
+        };
+        assert!(Arc::ptr_eq(a, b) && Arc::ptr_eq(&first.slots, &second.slots));
+        assert_ne!(first.flags, second.flags, "the mode is each interface's own");
+        assert_eq!(first.digest, compile(&one, previous[0].as_deref()).expect("compiles").digest);
+        for different in [&third, &fourth] {
+            assert_ne!(first.digest, different.digest);
+        }
+        previous = [first, second, third, fourth].map(|compiled| Some(compiled.slots));
+    }
 }
 
 /// Twenty prefix lists, each in fifty rules: what matters is that an entry is not gone through once for each of them.

@@ -11,10 +11,11 @@ use nacl_common::{
     packet,
 };
 use nacl_daemon::{
-    compile::{Compiled, Generation, compile},
+    compile::{Compiled, compile},
     resolve::Interface,
 };
 use support::{
+    cap,
     case::Case,
     coverage::Coverage,
     generate::{self, Random},
@@ -77,6 +78,7 @@ fn compare(random: &mut Random, interface: &Interface, compiled: &Compiled, pair
             panic!("the engine says {got:?}, the oracle {expected:?}\n{case:?}\n{least:#?}");
         }
         coverage.book(interface, &case, expected);
+        coverage.form(compiled, &case, expected);
     }
 }
 
@@ -90,16 +92,28 @@ fn every_tier_and_form_agrees_with_the_oracle() {
         let nacl = generate::interface(&mut random, inbound, outbound);
         let interface = generate::layered(&mut random, nacl);
         let compiled = compile(&interface, None).expect("compiles");
-        let lists = match &compiled.generation {
-            Generation::Small(image) => image.header,
-            Generation::Medium(image) => image.header,
-            Generation::Large(image) => image.header,
-        }
-        .lists;
+        let lists = cap::header(&compiled).lists;
         met.push((compiled.generation.tier(), lists.iter().any(|list| list.form == List::ROWS)));
         compare(&mut random, &interface, &compiled, 20_000, &mut coverage);
     }
     assert_eq!(met, [(Tier::Small, false), (Tier::Medium, false), (Tier::Large, false), (Tier::Large, true)]);
+}
+
+/// One rule more or less decides whether a list is a table or rows: both must say the same.
+#[test]
+fn lists_around_the_cap_of_tables_agree_with_the_oracle() {
+    let mut random = Random(11);
+    let mut coverage = Coverage::default();
+    let lists = cap::around_the_cap(&mut random);
+    for (interface, compiled) in &lists {
+        compare(&mut random, interface, compiled, 100_000, &mut coverage);
+    }
+    println!("{coverage}");
+    assert!(coverage.hits("form", "rows") > 20_000, "rows are hardly asked");
+    assert!(coverage.hits("form", "table") > 50_000, "tables are hardly asked");
+    for (decider, least) in [("network ACL rule", 10_000), ("network ACL *", 5_000)] {
+        assert!(coverage.hits("rows decide", decider) > least, "{decider}");
+    }
 }
 
 #[test]
@@ -118,5 +132,5 @@ fn the_engine_agrees_with_the_oracle() {
     println!("{coverage}");
     assert!(coverage.pairs() >= pairs);
     assert_eq!(coverage.rare(2_000), [], "too rare to prove anything");
-    assert_eq!(coverage.kinds(), 104, "every kind of rule, reason, family and edge is met");
+    assert_eq!(coverage.kinds(), 105, "every kind of rule, reason, family and edge is met, and tables only");
 }

@@ -658,6 +658,47 @@ fn a_thousand_toggles_drop_nothing_that_both_modes_allow() {
     }
 }
 
+/// A packet that has read the control word and not yet its generation must find that generation, whatever is switched.
+#[test]
+fn switches_drop_nothing_that_all_policies_allow() {
+    let cable = Cable::new();
+    cable.acquaint();
+    // Of two tiers, so that slots of both are emptied; each of its own bytes, so that none is there already.
+    let allows = |number: u16, more: u16| {
+        let mut inbound = vec![rule(1, Action::Allow, Some(30_000 + number), "10.0.0.0/8")];
+        inbound.extend((0..more).map(|place| {
+            let cidr = format!("172.{}.{}.0/24", place / 256, place % 256);
+            rule(10 + place, Action::Deny, Some(1 + place), &cidr)
+        }));
+        inbound.push(rule(10_000, Action::Allow, None, "0.0.0.0/0"));
+        compiled(&interface(Mode::Stateless, inbound, Vec::new()))
+    };
+    let policies: Vec<_> = (0..60).map(|number| allows(number, if number % 3 == 0 { 600 } else { 0 })).collect();
+    let settings = options(Xdp::Auto);
+    let mut attachment = attach(&cable.target(), &settings, &policies[0]).expect("it attaches");
+    let frames: Vec<_> = (0..64).map(|number| datagram(&udp(u32::from(THERE), 20_000 + number, OPEN))).collect();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let socket = within(&cable.there, || packet_socket(FAR));
+            while !over.load(Ordering::Acquire) {
+                frames.iter().for_each(|frame| send(&socket, frame));
+            }
+        });
+        for round in 0..4 {
+            for policy in &policies {
+                attachment.install(&settings, policy).unwrap_or_else(|error| panic!("round {round}: {error}"));
+            }
+        }
+        over.store(true, Ordering::Release);
+    });
+    let counters = attachment.counters().expect("counters");
+    println!("{:?}", counters.reasons);
+    let met: Vec<_> = counters.reasons.keys().copied().collect();
+    assert_eq!(met, [(Reason::NaclRule, Direction::Inbound)], "nothing found no generation, and nothing fell to `*`");
+    assert!(counted(&counters, Reason::NaclRule, Direction::Inbound) > 10_000);
+}
+
 #[test]
 fn later_fragments_share_the_verdict_of_the_first() {
     let cable = Cable::new();

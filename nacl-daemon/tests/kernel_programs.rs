@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use nacl_common::{
     Action, Control, Direction, Event, Reason, Verdict,
     border::{NO_SLOT, Tier},
@@ -10,9 +12,9 @@ use nacl_common::{
     packet::parse,
 };
 use nacl_daemon::{
-    compile::Compiled,
+    compile::{Compiled, compile},
     dataplane::{Events, Options, Program, TestBed, Wire},
-    resolve::{Side, Xdp},
+    resolve::{Interface, Nacl, Side, Xdp},
 };
 use object::{Object, ObjectSection, ObjectSymbol};
 use support::policies::{open, options, policy, rule, slot, two_closed};
@@ -364,6 +366,51 @@ fn one_verdict_is_of_one_generation() {
 }
 
 #[test]
+fn equal_generations_are_one_map_and_old_ones_are_given_back() {
+    let named = |name: &str, port| {
+        let rules = vec![rule(7, Action::Deny, Some(port), "10.0.0.0/8"), rule(9, Action::Allow, None, "0.0.0.0/0")];
+        let nacl = Nacl { name: name.into(), id: None, inbound: rules, outbound: Vec::new() };
+        compile(&Interface::new(name, Arc::new(nacl)), None).expect("a small policy compiles")
+    };
+    // Of ports that no other test has: those beside this one share generations too.
+    let (one, other) = (named("one", 61_001), named("other", 61_001));
+    let options = options(Xdp::Auto);
+    let maps = |bed: &TestBed| bed.generations().expect("the kernel tells");
+    let mut first = TestBed::load(&options, &one).expect("the programs load");
+    let mut second = TestBed::load(&options, &other).expect("the programs load");
+    let [shared] = maps(&first)[..] else { panic!("{:?}", maps(&first)) };
+    assert_eq!(maps(&second), [shared], "written differently, and of the same bytes");
+    let mut before = shared;
+    for port in 61_002..61_012 {
+        let next = named("one", port);
+        first.install(&options, &next).expect("it switches");
+        let held = maps(&first);
+        assert_eq!(held.len(), 2, "the one in force and the one before it: {held:?}");
+        assert!(held.contains(&before), "{held:?}");
+        before = *held.iter().find(|id| **id != before).expect("a new map");
+    }
+    assert_eq!(maps(&second), [shared], "what another has in force stays");
+    // What is still somewhere need not be put there again, and what is nowhere is.
+    let last = named("another", 61_011);
+    second.install(&options, &last).expect("it switches");
+    assert!(maps(&second).contains(&before));
+    drop(first);
+    second.install(&options, &one).expect("it switches");
+    second.install(&options, &last).expect("it switches");
+    assert_eq!(maps(&second).len(), 2);
+    assert!(maps(&second).contains(&before), "the map that was in force until a moment ago");
+    // A larger tier, and back: slots of all tiers are emptied.
+    let many = (1..600)
+        .map(|number| rule(number, Action::Deny, Some(number), &format!("172.{}.{}.0/24", number / 256, number % 256)));
+    let large = policy(many.collect(), Vec::new());
+    assert_ne!(large.generation.tier(), Tier::Small);
+    second.install(&options, &large).expect("it switches");
+    second.install(&options, &named("one", 61_020)).expect("it switches");
+    second.install(&options, &named("one", 61_021)).expect("it switches");
+    assert_eq!(maps(&second).len(), 2);
+}
+
+#[test]
 fn events_are_what_the_test_map_shows() {
     let compiled = two_closed(PORT, PORT + 1);
     let loud = Options { events: Events::All, ..options(Xdp::Auto) };
@@ -379,11 +426,13 @@ fn events_are_what_the_test_map_shows() {
     assert_eq!(bed.counters().expect("counters").events_suppressed, 0);
 }
 
+/// Instructions that the verifier may walk, a tenth above what it walked on Linux 6.18. It gives up at a million, and what it
+/// walks is what loading takes: a third of a second to one for each program.
+const WALKED: [(&str, u32); 4] =
+    [("nacl_ingress", 292_000), ("nacl_ingress_ln", 265_000), ("nacl_ingress_tc", 339_000), ("nacl_egress", 469_000)];
+
 #[test]
 fn the_object_has_no_panic_and_the_verifier_little_to_walk() {
-    // The verifier gives up at a million. What it walks is what loading takes: half a second to one for each. XDP takes
-    // 243,000, TC 305,000 on ingress and 423,000 on egress.
-    const MOST: u32 = 500_000;
     static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/nacl-ebpf"));
     let object = object::File::parse(OBJECT).expect("the kernel programs are built in: `cargo xtask test` does it");
     let panics: Vec<_> =
@@ -398,7 +447,10 @@ fn the_object_has_no_panic_and_the_verifier_little_to_walk() {
     let mut bed = TestBed::load(&options(Xdp::Auto), &open()).expect("the programs load");
     for (program, verified) in bed.verified().expect("the kernel tells") {
         println!("{program}: {verified} instructions walked by the verifier");
-        assert!((1..MOST).contains(&verified), "{program}: {verified}");
+        let (_, most) = WALKED.iter().find(|(name, _)| *name == program).expect("every program has its bound");
+        assert!((1..=*most).contains(&verified), "{program}: {verified}, and {most} at most");
+        // A bound that is far away holds nothing.
+        assert!(verified > most / 4 * 3, "{program}: {verified}; its bound of {most} can be lowered");
     }
 }
 

@@ -808,6 +808,8 @@ async fn a_table_that_is_full_is_told() {
     assert_eq!((status.interfaces[0].packets.allowed, status.interfaces[0].packets.denied), (0, 4));
     let text = anstream::adapter::strip_str(&report::status::text(&status)).to_string();
     assert!(text.contains("conntrack    10 of 10 entries, remembered by the network ACL; 4 packets dropped"), "{text}");
+    let memory = "memory       1.5 MiB: 192.0 KiB tables (once for all interfaces with the same), 1.0 MiB connections";
+    assert!(text.contains(memory), "{text}");
 }
 
 const GROUPS: &str = r#"version = 1

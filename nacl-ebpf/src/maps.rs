@@ -12,18 +12,19 @@ use nacl_common::{
     reason::REASONS,
 };
 
+/// User space maps the array's memory. A store there is one store, which an update of the map does not promise; and what is
+/// written there is not copied twice, as an update would.
+const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
+
 /// Generations of the smallest tier.
 #[btf_map]
-pub static SMALL: ArrayOfMaps<Array<Small, 1>, { GENERATIONS as usize }> = ArrayOfMaps::new();
+pub static SMALL: ArrayOfMaps<Array<Small, 1, MMAPABLE>, { GENERATIONS as usize }> = ArrayOfMaps::new();
 /// Generations of the middle tier.
 #[btf_map]
-pub static MEDIUM: ArrayOfMaps<Array<Medium, 1>, { GENERATIONS as usize }> = ArrayOfMaps::new();
+pub static MEDIUM: ArrayOfMaps<Array<Medium, 1, MMAPABLE>, { GENERATIONS as usize }> = ArrayOfMaps::new();
 /// Generations of the largest tier.
 #[btf_map]
-pub static LARGE: ArrayOfMaps<Array<Large, 1>, { GENERATIONS as usize }> = ArrayOfMaps::new();
-
-/// User space maps the array's memory: a store there is one store, which an update of the map does not promise.
-const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
+pub static LARGE: ArrayOfMaps<Array<Large, 1, MMAPABLE>, { GENERATIONS as usize }> = ArrayOfMaps::new();
 
 /// The control word ([`nacl_common::Control`]), and until when connections met in their middle are taken up, which is
 /// written first.

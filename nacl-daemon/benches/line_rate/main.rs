@@ -12,6 +12,7 @@ mod peers;
 mod place;
 mod row;
 mod rules;
+mod scaling;
 mod test_run;
 mod verifier;
 
@@ -33,6 +34,7 @@ const PARTS: &[Part] = &[
     Part { name: "live", about: "nacld and its peers on frames that a veth receives", run: live::run },
     Part { name: "e2e", about: "frames and streams over a veth", run: e2e::run },
     Part { name: "growth", about: "memory and time by rules and interfaces", run: growth::run },
+    Part { name: "scaling", about: "two cores at once", run: scaling::run },
 ];
 
 #[derive(Parser)]

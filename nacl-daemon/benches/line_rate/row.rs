@@ -42,6 +42,9 @@ pub struct Detail {
     /// Connections in the table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flows: Option<usize>,
+    /// What packets are to one another: `same flows` on all cores or `own flows`, a `flood` of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<&'static str>,
     /// Anything else: `uncounted`, `events`, `iperf3`, `both-cores`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<&'static str>,

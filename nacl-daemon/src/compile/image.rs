@@ -347,9 +347,27 @@ impl Builder {
 
     fn table(&mut self, placed: &Placed<'_>) -> border::List {
         let Placed { list, addresses, at, .. } = placed;
+        let services = &list.services.sets;
+        // Where an address stands under few rules, it is faster to go through the classes of each than to compare all sets
+        // with its own: 1000 rules that share nothing compile in a tenth of the time.
+        let of_rule = classes_by_rule(list);
         let mut table = Vec::with_capacity(placed.table());
         for address in &addresses.sets {
-            table.extend(list.services.sets.iter().map(|service| list.first_match(address, service)));
+            let rules = members(address);
+            let steps = |of_rule: &Vec<Vec<u16>>| rules.iter().map(|rule| of_rule[*rule].len()).sum::<usize>();
+            match of_rule.as_ref().filter(|of_rule| steps(of_rule) <= services.len() * address.len()) {
+                Some(of_rule) => {
+                    let start = table.len();
+                    table.resize(start + services.len(), list.implicit);
+                    // The first rule last, so that it is what remains.
+                    for rule in rules.into_iter().rev() {
+                        of_rule[rule]
+                            .iter()
+                            .for_each(|class| table[start + usize::from(*class)] = list.decisions[rule]);
+                    }
+                }
+                None => table.extend(services.iter().map(|service| list.first_match(address, service))),
+            }
         }
         let decisions = self.run(table);
         border::List { decisions, stride: list.services.sets.len() as u32, ..*at }
@@ -404,6 +422,34 @@ impl Builder {
         digest.update(bytemuck::cast_slice(&self.heap));
         digest.finalize().into()
     }
+}
+
+/// By entry of a list: the L4 classes that hold it; nothing where that would be megabytes, for rules that all overlap.
+fn classes_by_rule(list: &List) -> Option<Vec<Vec<u16>>> {
+    const MOST: u32 = 1 << 22;
+    let all: u32 = list.services.sets.iter().flatten().map(|word| word.count_ones()).sum();
+    if all > MOST {
+        return None;
+    }
+    let mut of_rule = vec![Vec::new(); list.decisions.len()];
+    for (class, set) in (0..).zip(&list.services.sets) {
+        for rule in members(set) {
+            of_rule[rule].push(class);
+        }
+    }
+    Some(of_rule)
+}
+
+/// The entries of a set, ascending.
+fn members(set: &[u64]) -> Vec<usize> {
+    let mut members = Vec::new();
+    for (word, mut bits) in set.iter().copied().enumerate() {
+        while bits != 0 {
+            members.push(word * 64 + bits.trailing_zeros() as usize);
+            bits &= bits - 1;
+        }
+    }
+    members
 }
 
 /// The prefixes that touch each value of a few bits, by the values that each of them touches. Most touch one value, and most

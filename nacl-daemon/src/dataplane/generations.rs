@@ -4,6 +4,9 @@
 use std::{
     collections::BTreeMap,
     io,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    ptr::NonNull,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -12,6 +15,7 @@ use aya::{
     maps::{Array, IterableMap, MapData, MapError},
 };
 use nacl_common::border::{GENERATIONS, Tier};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{
     DataplaneError,
@@ -23,6 +27,9 @@ use super::{
 use crate::compile::{Compiled, Generation};
 
 type Inner<T> = Array<MapData, T>;
+
+/// `BPF_F_MMAPABLE`, as the programs declare these maps.
+const MMAPABLE: u32 = 1 << 10;
 
 /// One generation in the kernel. It is filled before anybody sees it and never written again, so it may be shared.
 enum Uploaded {
@@ -61,10 +68,25 @@ impl Uploaded {
     }
 }
 
+/// A map with this value. It is written through its memory: an update of the map would need as much again for a copy in the
+/// kernel, and 12 MiB in one piece may take it a tenth of a second to find.
 fn filled<T: Pod>(image: &T) -> Result<Inner<T>, MapError> {
-    let mut inner = Inner::create(1, 0)?;
-    inner.set(0, image, 0)?;
+    let inner = Inner::create(1, MMAPABLE)?;
+    write(IterableMap::map(&inner), image).map_err(MapError::IoError)?;
     Ok(inner)
+}
+
+fn write<T: Pod>(map: &MapData, image: &T) -> io::Result<()> {
+    const { assert!(size_of::<T>() > 0) };
+    let length = NonZeroUsize::new(size_of::<T>()).expect("it has a size");
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a fresh mapping of a map whose value has this size, at an address of the kernel's choice.
+    unsafe {
+        let memory = mmap(None, length, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0)?;
+        memory.cast::<T>().copy_from_nonoverlapping(NonNull::from(image), 1);
+        munmap(memory, length.get())?;
+    }
+    Ok(())
 }
 
 /// Where a generation stands: the outer map of its tier, and the slot in there.
@@ -118,6 +140,17 @@ impl Generations {
             Tier::Medium => &self.medium,
             Tier::Large => &self.large,
         }
+    }
+
+    /// Kernel ids of the maps that stand in the outer maps, as the kernel has them.
+    pub fn ids(&self) -> io::Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        for outer in [&self.small, &self.medium, &self.large] {
+            for slot in 0..GENERATIONS {
+                ids.extend(outer.id(slot)?);
+            }
+        }
+        Ok(ids)
     }
 
     /// Bytes of its generations: the one in force and the one before it, or of that one where they are the same.

@@ -298,6 +298,13 @@ impl Maps {
         Some((nacl_reason(slot), direction))
     }
 
+    /// Kernel ids of the maps that hold its generations.
+    pub fn generations(&self) -> Result<Vec<u32>, DataplaneError> {
+        self.generations
+            .ids()
+            .map_err(|source| DataplaneError::Ask { what: "which generations there are".into(), source })
+    }
+
     /// What it takes in the kernel.
     pub fn memory(&self) -> Result<Memory, DataplaneError> {
         let bytes = || {

@@ -1,4 +1,4 @@
-//! Maps of maps: putting a map into a slot, and emptying one, which aya does not offer.
+//! Maps of maps: what stands in a slot, putting a map there, and emptying it, most of which aya does not offer.
 
 use std::{
     io,
@@ -11,6 +11,7 @@ use aya::maps::MapData;
 pub struct Outer(pub MapData);
 
 /// Commands of bpf(2).
+const LOOKUP_ELEM: libc::c_long = 1;
 const UPDATE_ELEM: libc::c_long = 2;
 const DELETE_ELEM: libc::c_long = 3;
 
@@ -18,15 +19,25 @@ impl Outer {
     /// Puts a map into a slot. Returns after an RCU grace period: every program that ran when it was called has ended.
     pub fn put(&self, slot: u32, inner: &MapData) -> io::Result<()> {
         let inner = inner.fd().as_fd().as_raw_fd();
-        self.change(UPDATE_ELEM, slot, (&raw const inner) as u64)
+        self.element(UPDATE_ELEM, slot, (&raw const inner) as u64)
     }
 
     /// Empties a slot that holds a map. Returns after a grace period, likewise.
     pub fn empty(&self, slot: u32) -> io::Result<()> {
-        self.change(DELETE_ELEM, slot, 0)
+        self.element(DELETE_ELEM, slot, 0)
     }
 
-    fn change(&self, command: libc::c_long, slot: u32, value: u64) -> io::Result<()> {
+    /// Kernel id of the map in a slot, if there is one.
+    pub fn id(&self, slot: u32) -> io::Result<Option<u32>> {
+        let mut id = 0_u32;
+        match self.element(LOOKUP_ELEM, slot, (&raw mut id) as u64) {
+            Ok(()) => Ok(Some(id)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn element(&self, command: libc::c_long, slot: u32, value: u64) -> io::Result<()> {
         /// What bpf(2) takes for one element of a map.
         #[repr(C)]
         struct Element {

@@ -213,6 +213,14 @@ impl TestBed {
         &mut self.events
     }
 
+    /// Kernel ids of the maps that hold its generations, as the kernel has them.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn generations(&self) -> Result<Vec<u32>, DataplaneError> {
+        self.maps.generations()
+    }
+
     /// How many instructions the verifier walked for each program, where the kernel tells (5.16).
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use crate::{
 pub type PlaneError = Box<dyn Error + Send + Sync>;
 
 /// A way to attach policies.
-pub trait Plane: Send {
+pub trait Plane: Send + Sync {
     /// What this machine lacks to attach anything, each with its remedy.
     fn lacking(&self) -> Vec<String>;
     /// Attaches a policy to an interface. Nothing is left where it fails.

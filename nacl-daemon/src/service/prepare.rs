@@ -119,9 +119,9 @@ pub fn prepare(reading: &Reading, previous: &BTreeMap<String, Arc<SlotTable>>) -
         return Err(PrepareError::NoInterface { file });
     }
     let mut interfaces = BTreeMap::new();
-    let mut compiler = Compiler::default();
+    let mut once = Compiler::default();
     for (key, interface) in &resolved.interfaces {
-        let compiled = compiler
+        let compiled = once
             .compile(interface, previous.get(key))
             .map_err(|source| PrepareError::Compile { interface: key.clone(), source })?;
         interfaces.insert(key.clone(), PreparedInterface { interface: interface.clone(), compiled, notes: Vec::new() });

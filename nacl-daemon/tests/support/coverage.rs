@@ -4,9 +4,13 @@
 use std::{collections::BTreeMap, fmt};
 
 use nacl_common::border::Service;
-use nacl_daemon::resolve::{Interface, Layers, Peer, Protocol, Rule};
+use nacl_daemon::{
+    compile::Compiled,
+    resolve::{Interface, Layers, Peer, Protocol, Rule},
+};
 
 use super::{
+    cap,
     case::{Case, Flaw, Part},
     oracle::{Decider, Expected},
 };
@@ -85,7 +89,7 @@ impl Coverage {
             2..=19 => "2 to 19",
             20..=40 => "20 to 40",
             41..=200 => "41 to 200",
-            _ => "201 to 1000",
+            _ => "more than 200",
         };
         self.hit("rules in the list", size);
         if let Some(number) = expected.rule() {
@@ -101,6 +105,25 @@ impl Coverage {
             self.hit("action", if expected.allow { "allow" } else { "deny" });
             self.rule(&rules[at], case);
         }
+    }
+
+    /// Books which form of list was asked, where one was.
+    pub fn form(&mut self, compiled: &Compiled, case: &Case, expected: Expected) {
+        let name = match expected.by {
+            Decider::Nacl(_) => "network ACL rule",
+            Decider::NaclStar => "network ACL *",
+            _ => return,
+        };
+        let form = cap::form(compiled, case);
+        self.hit("form", form);
+        if form == "rows" {
+            self.hit("rows decide", name);
+        }
+    }
+
+    /// How often something was met.
+    pub fn hits(&self, group: &'static str, name: &'static str) -> u64 {
+        self.hits.get(&(group, name)).copied().unwrap_or_default()
     }
 
     fn layer(&mut self, what: &'static str, case: &Case, interface: &Interface, by: Decider) {

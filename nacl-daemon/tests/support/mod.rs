@@ -3,6 +3,7 @@
 //! share: a cable (`veth`), small policies (`policies`) and lines of JSON (`lines`). No engine code here.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod cap;
 pub mod case;
 pub mod coverage;
 pub mod generate;
