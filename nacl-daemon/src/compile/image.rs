@@ -276,7 +276,7 @@ impl Builder {
         }
         let longer: Vec<_> = prefixes.iter().filter(|(_, length, _)| *length > common).copied().collect();
         let mask = if common == 0 { 0 } else { u128::MAX << (128 - common) };
-        let width = width(common, &longer);
+        let width = width(number == 0, common, &longer);
         let (end, values) = (common + width, 1 << width);
         // What is selected stands in one half of the address.
         let high = common < 64;
@@ -419,12 +419,14 @@ fn by_value<P>(prefixes: &[P], values: usize, touches: impl Fn(&P) -> Range<usiz
 /// How many bits behind the first `common` ones an IPv6 node branches on, below which these longer prefixes are. The wider,
 /// the fewer nodes on a path, each of which costs as much as all of IPv4's four levels; at most so wide that most entries are
 /// not waste, and at least eight bits, so that a path has at most [`nacl_common::tables::MAX_NODES`] nodes.
-fn width(common: u8, longer: &[&(u128, u8, Set)]) -> u8 {
+fn width(root: bool, common: u8, longer: &[&(u128, u8, Set)]) -> u8 {
     let Some(longest) = longer.iter().map(|(_, length, _)| *length).max() else { return 0 };
     let half = if common < 64 { 64 } else { 128 };
-    let wanted = (ENTRIES * longer.len()).ilog2().clamp(8, 16) as u8;
+    // At the root a whole field of the address may be worth it: which subnet, which customer.
+    let entries = longer.len() * if root { 8 * ENTRIES } else { ENTRIES };
+    let wanted = entries.next_power_of_two().ilog2().clamp(8, 16) as u8;
     wanted.min(longest - common).min(half - common)
 }
 
 /// Entries of an IPv6 node for each prefix below it.
-const ENTRIES: usize = 16;
+const ENTRIES: usize = 8;
