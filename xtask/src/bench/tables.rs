@@ -29,7 +29,7 @@ pub fn all(run: &Run) -> Vec<Named> {
         ("ratios", "Live frames: cost of the others as a multiple of nacld's, minima", ratios(run)),
         (
             "generator",
-            "End to end, 64-byte frames: ns a packet, minimum / median / maximum",
+            "End to end, 64-byte frames: ns a packet, the slower of both ends, minimum / median / maximum",
             pivoted(Section::Generator),
         ),
         ("iperf3", "End to end, iperf3: Gbit/s, best / median / worst", iperf3(&rows(Section::Iperf3))),
@@ -258,7 +258,8 @@ fn iperf3(rows: &[&Row]) -> Table {
     let heads = ["best", "median", "worst", "of the bare program's"];
     let mut table = Table::new(names.iter().map(String::as_str).chain(heads), names.len());
     for row in rows {
-        let bare = rows.iter().find(|bare| bare.subject == "bare" && bare.family == row.family);
+        let bare = Want::new("bare", "e2e").family(row.family).with("variant", "iperf3");
+        let bare = rows.iter().find(|row| row.want() == bare);
         let share = bare.map_or_else(|| "-".into(), |bare| format!("{:.1} %", bare.ns_min / row.ns_min * 100.0));
         let figures = [row.ns_min, row.ns_median, row.ns_max].map(|ns| format!("{:.2}", gigabits(ns)));
         table.row(names.iter().map(|name| attribute(row, name)).chain(figures).chain([share]));
