@@ -191,7 +191,8 @@ fn parse6<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Resul
     packet.hop_limit = header[7];
     packet.src = [number!(u64, header, 8), number!(u64, header, 16)];
     packet.dst = [number!(u64, header, 24), number!(u64, header, 32)];
-    let mut chain = Chain { protocol: header[6], fragment: Fragment::None, ident: 0, fragmented: false, at: at + 40, left };
+    let mut chain =
+        Chain { protocol: header[6], fragment: Fragment::None, ident: 0, fragmented: false, at: at + 40, left };
     // Written out and not counted: rolled up, the kernel's verifier walks the loop once for each header before it, and the
     // programs take it three times as long.
     let _ = chain.pass(frame)?
