@@ -82,7 +82,7 @@ fn measure(args: &Args, file: &Path) -> Result<(String, ExitStatus)> {
     setup::peers();
     say("building the benchmark as the product is built, optimised (minutes, the first time)");
     let mut command = cargo();
-    command.args(["build", "--release", "--package", build::PACKAGE, "--features", build::KERNEL_TESTS]);
+    command.args(["build", "--profile", "bench", "--package", build::PACKAGE, "--features", build::KERNEL_TESTS]);
     command.args(["--bench", NAME]);
     let built = build::executables(build::with_kernel(&mut command, &ready), &["bench"])?;
     let [(_, program)] = built.as_slice() else { bail!("one benchmark was to be built, not {}", built.len()) };
