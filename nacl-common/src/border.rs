@@ -275,8 +275,8 @@ pub struct Counter {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Packets that the network ACL alone has judged: their reason and direction follow from the slot, and are not counted by
-    /// reason.
+    /// Packets that the network ACL alone has judged, and packets of connections that every layer remembers: their reason
+    /// ([`crate::evaluate::slot_reason`]) and direction follow from the slot, and are not counted by reason.
     pub alone: Counter,
     /// All others, which are.
     pub others: Counter,

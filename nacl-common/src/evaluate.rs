@@ -225,7 +225,7 @@ impl Answers {
     /// Of a generation that is not there.
     pub const NONE: Self = Self { exempt: 0, nacl: Self::MISSING, groups: Self::OFF, asked_before: 0 };
 
-    /// The decision of the network ACL (see [`ALLOW`]), where nothing else has had a say. Its reason is [`nacl_reason`] of the
+    /// The decision of the network ACL (see [`ALLOW`]), where nothing else has had a say. Its reason is [`slot_reason`] of the
     /// slot.
     #[inline(always)]
     pub const fn alone(&self, question: &Question) -> Option<u16> {
@@ -242,7 +242,7 @@ impl Answers {
             return Says::unasked(self.nacl, direction, v6);
         }
         let (allow, slot) = split(self.nacl as u16);
-        Says { allow, untracked: false, slot, reason: nacl_reason(slot) }
+        Says { allow, untracked: false, slot, reason: slot_reason(slot) }
     }
 
     /// What the security groups say of a packet.
@@ -260,11 +260,14 @@ impl Answers {
     }
 }
 
-/// Why the network ACL decides as it does, by the slot of what decided.
+/// Why a packet of one slot was judged as it was, where no other layer named a slot of its own: the network ACL has decided, or
+/// all layers remember the connection.
 #[inline(always)]
-pub const fn nacl_reason(slot: u16) -> Reason {
+pub const fn slot_reason(slot: u16) -> Reason {
     if slot >= FIRST_RULE_SLOT {
         Reason::NaclRule
+    } else if slot >= tracked_slot(Direction::Inbound, false) {
+        Reason::Tracked
     } else if slot & 4 != 0 {
         Reason::SameSubnet
     } else {
@@ -288,6 +291,28 @@ pub fn judge<I: Image>(image: &I, at: &At, direction: Direction, packet: &Packet
     let (write, met) =
         remember(image, header, at, direction, packet, &question, known, &answers, &found, verdict.action);
     Judged { verdict, write, met }
+}
+
+/// What holds for all lists of a generation, wherever that lies.
+pub trait Rest {
+    /// An idle time-out in nanoseconds, by the number of a [`flow::Timeout`].
+    fn timeout(&self, timeout: usize) -> u64;
+
+    /// Whether the remote address may be that of an exemption: nearly all packets are told by this one read that it is not.
+    fn may_be_exempt(&self, question: &Question) -> bool;
+}
+
+impl Rest for Header {
+    #[inline(always)]
+    fn timeout(&self, timeout: usize) -> u64 {
+        self.timeouts[timeout % flow::TIMEOUTS]
+    }
+
+    #[inline(always)]
+    fn may_be_exempt(&self, question: &Question) -> bool {
+        let low = question.remote[1] as u8;
+        self.exempt[question.list as usize & 1][usize::from(low >> 6)] >> (low & 63) & 1 != 0
+    }
 }
 
 /// What a packet is to the lists.
@@ -388,8 +413,7 @@ pub fn ask<I: Image>(image: &I, control: Control, packet: &Packet, question: &Qu
     }
     let header = image.header();
     let list = (list & 3) as usize;
-    let low = remote[1] as u8;
-    if header.exempt[list & 1][(low >> 6) as usize] >> (low & 63) & 1 != 0 {
+    if header.may_be_exempt(question) {
         answers.exempt = ask_service(image, Service::Remote, packet, question);
         if answers.exempt & u32::from(ALLOW) == 0 {
             answers.exempt = ask_service(image, Service::Local, packet, question);
@@ -581,10 +605,64 @@ pub fn remember<S: Settle>(
         entry.group_slot = slot_if(true, answers.groups);
         kind = WriteKind::Replace;
     }
-    let state = flow::step(State::from_number(entry.state), from_origin, packet);
-    entry.state = settle.settle(state as u32) as u8;
-    entry.expires = expires(settle, header, at, entry.state);
+    touch(settle, header, at, direction, packet, &mut entry);
     (Write { kind, entry }, met)
+}
+
+/// What one more packet of a connection changes in its entry.
+#[inline(always)]
+fn touch<S: Settle>(
+    settle: &S,
+    timeouts: &impl Rest,
+    at: &At,
+    direction: Direction,
+    packet: &Packet,
+    entry: &mut Entry,
+) {
+    let state = flow::step(State::from_number(entry.state), entry.origin == direction as u8, packet);
+    entry.state = settle.settle(state as u32) as u8;
+    entry.expires = expires(settle, timeouts, at, entry.state);
+}
+
+/// All steps of [`judge`] in one, for a whole packet of a connection that every layer remembers which is on: no list is asked
+/// then. Nothing where that is not so, or where an exemption may be meant. `found`: what is remembered under its key.
+#[inline(always)]
+pub fn running<S: Settle>(
+    settle: &S,
+    header: &impl Rest,
+    at: &At,
+    direction: Direction,
+    packet: &Packet,
+    found: &Entry,
+) -> Option<Judged> {
+    let control = at.control;
+    let nacl = if !control.has(Control::NACL) {
+        Answers::OFF
+    } else if control.has(Control::STATEFUL) && found.nacl == 1 {
+        Answers::REMEMBERED
+    } else {
+        return None;
+    };
+    let groups = if !control.has(Control::GROUPS) {
+        Answers::OFF
+    } else if found.group == 1 {
+        Answers::REMEMBERED
+    } else {
+        return None;
+    };
+    if !matches!(packet.fragment, Fragment::None) || !flow::holds(found, packet, at.now) {
+        return None;
+    }
+    let question = question(control, direction, packet);
+    if question.exempt != 0 || header.may_be_exempt(&question) {
+        return None;
+    }
+    let answers = Answers { exempt: 0, nacl, groups, asked_before: 0 };
+    let verdict = decide(&[0; 4], &question, 0, &answers, &Shared::default());
+    let mut entry = *found;
+    touch(settle, header, at, direction, packet, &mut entry);
+    let met = if found.origin == direction as u8 { Met::Forward } else { Met::Reply };
+    Some(Judged { verdict, write: Write { kind: WriteKind::Touch, entry }, met })
 }
 
 #[inline(always)]
@@ -594,9 +672,9 @@ const fn slot_if(marked: bool, answer: u32) -> u16 {
 
 /// When a connection in this state is forgotten.
 #[inline(always)]
-fn expires<S: Settle>(settle: &S, header: &Header, at: &At, state: u8) -> u64 {
+fn expires<S: Settle>(settle: &S, timeouts: &impl Rest, at: &At, state: u8) -> u64 {
     let timeout = settle.settle(State::from_number(state).timeout() as u32) as usize;
-    at.now.saturating_add(header.timeouts[timeout % flow::TIMEOUTS])
+    at.now.saturating_add(timeouts.timeout(timeout))
 }
 
 /// N22: the CIDR of a rule is the source of inbound and the destination of outbound packets.

@@ -21,10 +21,11 @@ use nacl_common::{
     Action, Control, Counter, Direction, Fragment, Packet, Reason, Verdict,
     border::{ALLOW, Header, Tier},
     evaluate::{
-        Answers, At, Hook, Memory, Question, alone, ask, decide, decide_alone, judge_other, know, question, remember,
+        Answers, At, Hook, Judged, Memory, Question, Rest, alone, ask, decide, decide_alone, judge_other, know,
+        question, remember, running,
     },
     flow,
-    tables::{Image, Node, Settle},
+    tables::{Image, Node, Settle, split},
 };
 
 use crate::{
@@ -107,7 +108,8 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 let question = question(control, direction, &work.packet);
                 let answers = ask_alone(control, &work.packet, &question);
                 if let Some(decision) = answers.alone(&question) {
-                    report::count_alone(decision, amount);
+                    let (_, slot) = split(decision);
+                    report::count_alone(slot, amount);
                     let action = u64::from(decision >> ALLOW.trailing_zeros());
                     if !report::wanted(control, action) {
                         return control.drops(action);
@@ -120,10 +122,18 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
             } else {
                 // SAFETY: as above.
                 let pickup_until = unsafe { words.cast::<u64>().add(1).read_volatile() };
-                judge(At { control, now: 0, pickup_until }, direction, work);
+                let at = At { control, now: flows::tick(&mut work.tick), pickup_until };
+                if let Some(verdict) = judge(at, direction, work) {
+                    report::count_alone(verdict.slot, amount);
+                    if !report::wanted(control, verdict.action as u64) {
+                        return control.drops(verdict.action as u64);
+                    }
+                    met.verdict = verdict;
+                } else {
+                    met.verdict = work.verdict;
+                    report::count(&met);
+                }
                 met.flow = work.met;
-                met.verdict = work.verdict;
-                report::count(&met);
             }
         }
         Err(reason) => {
@@ -246,9 +256,10 @@ macro_rules! in_generation {
     }};
 }
 
-/// Judges the packet in `work` by the generation in force, and remembers what is to be remembered.
+/// Judges the packet in `work` by the generation in force, and remembers what is to be remembered. Returns the verdict where all
+/// layers remember the connection; otherwise it stands in `work`.
 #[inline(always)]
-fn judge(at: At, direction: Direction, work: &mut Work) {
+fn judge(at: At, direction: Direction, work: &mut Work) -> Option<Verdict> {
     const TRACKED: u32 = 1;
     const FOUND: u32 = 1 << 1;
     const FRAGMENT: u32 = 1 << 2;
@@ -260,6 +271,15 @@ fn judge(at: At, direction: Direction, work: &mut Work) {
         has |= TRACKED;
         if flows::find(&work.key, &mut work.kept) {
             has |= FOUND;
+            let place = Place(&raw mut work.settle);
+            let Work { packet, kept, .. } = &*work;
+            let (header, entry) = (InForce(at.control), &kept.entry);
+            // Nearly every packet of an interface that remembers ends here: with no list to ask, and nothing to pass by memory.
+            if let Some(Judged { verdict, write, met }) = running(&place, &header, &at, direction, packet, entry) {
+                flows::touch(&work.key, entry, &write.entry);
+                work.met = met;
+                return Some(verdict);
+            }
         }
     }
     if let Some(key) = flow::fragment_key(at.control, direction, &work.packet) {
@@ -270,8 +290,7 @@ fn judge(at: At, direction: Direction, work: &mut Work) {
         }
     }
     let has = *forget(&mut work.settle, has);
-    let now = if has != 0 { flows::now() } else { 0 };
-    forget(&mut work.at, At { now, ..at });
+    forget(&mut work.at, at);
 
     let work = again(work);
     let memory = Memory {
@@ -288,7 +307,8 @@ fn judge(at: At, direction: Direction, work: &mut Work) {
     let question = *forget(&mut work.question, question);
     let work = again(work);
     let Some(header) = ask_tier(work.at.control, &work.packet, &question, known, place, &mut work.answers) else {
-        return settled(work, Verdict::without_rule(Action::Deny, Reason::NoGeneration));
+        settled(work, Verdict::without_rule(Action::Deny, Reason::NoGeneration));
+        return None;
     };
 
     let work = again(work);
@@ -297,7 +317,7 @@ fn judge(at: At, direction: Direction, work: &mut Work) {
     let action = forget(&mut work.verdict, verdict).action;
     if has == 0 {
         work.met = flow::Met::Nothing;
-        return;
+        return None;
     }
 
     let work = again(work);
@@ -312,6 +332,22 @@ fn judge(at: At, direction: Direction, work: &mut Work) {
     if has & FRAGMENT != 0 && matches!(work.packet.fragment, Fragment::First) {
         let shared = flow::share(work.at.control, work.at.now, &work.verdict);
         flows::share(&work.fragment, forget(&mut work.shared, shared));
+    }
+    None
+}
+
+/// What holds for all lists of the generation in force.
+struct InForce(Control);
+
+impl Rest for InForce {
+    #[inline(always)]
+    fn timeout(&self, timeout: usize) -> u64 {
+        in_generation!(self.0, image => image.header.timeout(timeout)).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn may_be_exempt(&self, question: &Question) -> bool {
+        in_generation!(self.0, image => image.header.may_be_exempt(question)).unwrap_or(true)
     }
 }
 

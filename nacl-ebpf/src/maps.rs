@@ -97,6 +97,8 @@ pub struct Work {
     pub shared: Shared,
     /// One more than the time when a search for expired connections was last in vain.
     pub exhausted: u64,
+    /// The tick of the kernel's clock at which the time was read, and the time.
+    pub tick: [u64; 2],
     /// Values on their way through [`nacl_common::tables::Image::settle`].
     pub settle: u32,
     /// What the lists are asked.

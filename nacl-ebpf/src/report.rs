@@ -2,9 +2,7 @@
 
 use aya_ebpf::{EbpfContext, Global};
 use aya_log_ebpf::info;
-use nacl_common::{
-    Control, Counter, Direction, Event, Packet, Verdict, border::NO_SLOT, flow, reason::REASONS, tables::split,
-};
+use nacl_common::{Control, Counter, Direction, Event, Packet, Verdict, border::NO_SLOT, flow, reason::REASONS};
 
 use crate::{
     OFF, TEST, TRACE, flows,
@@ -39,8 +37,7 @@ pub struct Met {
 /// Counts a packet of which nothing is to be told but its slot. User space knows the reason by that ([`nacl_common::border::Counts`]), so that one
 /// counter is enough: a second one is 2 to 3 ns a packet.
 #[inline(always)]
-pub fn count_alone(decision: u16, amount: Counter) {
-    let (_, slot) = split(decision);
+pub fn count_alone(slot: u16, amount: Counter) {
     if UNCOUNTED.load() != 1
         && let Some(counts) = SLOTS.get_ptr_mut(u32::from(slot))
     {

@@ -188,18 +188,18 @@ fn of_size(plan: &Plan, out: &mut Out, shape: Shape, size: usize) -> Result<()> 
     let other = rules::interface(&entries);
     let [mut compiling, mut uploading, mut switching] =
         ["compile", "upload", "switch"].map(|what| Times::new(what, name, size));
-    for _ in 0..plan.rounds {
+    for _ in 0..plan.slow_rounds {
         compiling.take(|| Ok(compile(&one, None)?))?;
     }
     let (one, other) = ([compile(&one, None)?, compile(&other, None)?], options(&one, Hook::Xdp));
     let (both, settings) = (one, other);
     let mut bed = BenchBed::load(&settings, &both[0], true)?;
     Of { shape: name, rules: size, interfaces: 1, compiled: &both[0] }.tell(out, memory(&bed)?)?;
-    for _ in 0..plan.rounds {
+    for _ in 0..plan.slow_rounds {
         drop(uploading.take(|| Ok(bed.upload(&both[1])?))?);
     }
     let _there = [bed.upload(&both[0])?, bed.upload(&both[1])?];
-    for round in 0..plan.rounds {
+    for round in 0..plan.slow_rounds {
         switching.take(|| Ok(bed.install(&settings, &both[(round + 1) % 2])?))?;
     }
     for times in [compiling, uploading, switching] {
@@ -229,7 +229,7 @@ fn prefix_list(plan: &Plan, out: &mut Out) -> Result<()> {
     let group = Group { name: "sg".into(), id: None, inbound: vec![rule], outbound: Vec::new() };
     let interface = Interface { groups: Some(vec![Arc::new(group)]), ..rules::interface(&rules::entries(4, 20)) };
     let mut compiling = Times::new("compile", "prefix-list", 1);
-    for _ in 0..plan.rounds {
+    for _ in 0..plan.slow_rounds {
         compiling.take(|| Ok(compile(&interface, None)?))?;
     }
     compiling.tell(out)?;
@@ -408,7 +408,7 @@ fn reloads(plan: &Plan, out: &mut Out) -> Result<()> {
             }
             daemon.load(&namespace.policy(&entries, 0), &mut Times::new("attach", shape.name(), size))?;
             let mut times = Times::new("reload", shape.name(), size);
-            for edit in 1..=plan.rounds as u16 {
+            for edit in 1..=plan.slow_rounds as u16 {
                 daemon.load(&namespace.policy(&entries, edit), &mut times)?;
             }
             times.tell(out)?;
@@ -445,7 +445,7 @@ fn interfaces(plan: &Plan, out: &mut Out) -> Result<()> {
             memory.other += other;
         }
         Of { shape: "interfaces", rules: RULES, interfaces, compiled: &compiled }.tell(out, memory)?;
-        for edit in 1..=plan.rounds.min(5) as u16 {
+        for edit in 1..=plan.slow_rounds.min(5) as u16 {
             daemon.load(&namespace.policy(&entries, edit), &mut reloading)?;
         }
         reloading.tell(out)?;

@@ -74,6 +74,8 @@ pub struct Plan {
     pub sizes: Vec<usize>,
     /// How often each figure is taken.
     pub rounds: usize,
+    /// The same for what takes milliseconds a time.
+    pub slow_rounds: usize,
     /// Packets of one figure of a program alone.
     pub repeat: u32,
 }
@@ -83,9 +85,10 @@ impl Plan {
         // Every size also in the quick run: the targets are about all of them.
         let sizes = rules::SIZES.to_vec();
         match scale {
-            Scale::Smoke => Self { scale, sizes: vec![1, 1000], rounds: 1, repeat: 100 },
-            Scale::Quick => Self { scale, sizes, rounds: 5, repeat: 200_000 },
-            Scale::Full => Self { scale, sizes, rounds: 15, repeat: 1_000_000 },
+            Scale::Smoke => Self { scale, sizes: vec![1, 1000], rounds: 1, slow_rounds: 1, repeat: 100 },
+            // Many short figures and not a few long ones: each then meets the fast state of a machine that has two.
+            Scale::Quick => Self { scale, sizes, rounds: 20, slow_rounds: 3, repeat: 50_000 },
+            Scale::Full => Self { scale, sizes, rounds: 60, slow_rounds: 10, repeat: 200_000 },
         }
     }
 }

@@ -19,7 +19,7 @@ use aya::{
 use nacl_common::{
     Control, Counter, Direction, Event, Reason,
     border::{Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small, implicit_slot},
-    evaluate::nacl_reason,
+    evaluate::slot_reason,
     flow,
     reason::REASONS,
 };
@@ -295,7 +295,7 @@ impl Maps {
             _ if slot & implicit_slot(Direction::Outbound, false) != 0 => Direction::Outbound,
             _ => Direction::Inbound,
         };
-        Some((nacl_reason(slot), direction))
+        Some((slot_reason(slot), direction))
     }
 
     /// Kernel ids of the maps that hold its generations.
