@@ -98,6 +98,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
     let parsed = frame.parse(&mut work.packet);
     let amount = Counter { packets: frame.packets().into(), bytes: frame.bytes(parsed.unwrap_or(u32::MAX)).into() };
     let mut met = Met { family: 0, flow: flow::Met::Nothing, verdict: NO_VERDICT, control, direction, amount };
+    let telling;
     match parsed {
         Ok(_) => {
             // From here on the verifier does not know which headers led here, nor what stands in them.
@@ -111,13 +112,15 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                     let (_, slot) = split(decision);
                     report::count_alone(slot, amount);
                     let action = u64::from(decision >> ALLOW.trailing_zeros());
-                    if !report::wanted(control, action) {
+                    telling = report::wanted(control, action, &mut work.tick);
+                    if telling.is_none() {
                         return control.drops(action);
                     }
                     met.verdict = decide_alone(&question, &answers);
                 } else {
                     met.verdict = decide_alone(&question, &answers);
                     report::count(&met);
+                    telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
                 }
             } else {
                 // SAFETY: as above.
@@ -125,13 +128,15 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 let at = At { control, now: flows::tick(&mut work.tick), pickup_until };
                 if let Some(verdict) = judge(at, direction, work) {
                     report::count_alone(verdict.slot, amount);
-                    if !report::wanted(control, verdict.action as u64) {
+                    telling = report::wanted(control, verdict.action as u64, &mut work.tick);
+                    if telling.is_none() {
                         return control.drops(verdict.action as u64);
                     }
                     met.verdict = verdict;
                 } else {
                     met.verdict = work.verdict;
                     report::count(&met);
+                    telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
                 }
                 met.flow = work.met;
             }
@@ -140,9 +145,12 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
             work.packet = Packet::NOT_PARSED;
             met.verdict = judge_other(control, reason);
             report::count(&met);
+            telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
         }
     }
-    report::tell(ctx, &met, &work.packet);
+    if let Some(telling) = telling {
+        report::tell(ctx, &met, &work.packet, telling);
+    }
     control.drops(met.verdict.action as u64)
 }
 

@@ -80,25 +80,37 @@ fn add(counter: &mut Counter, amount: Counter) {
     counter.bytes += amount.bytes;
 }
 
-/// Whether verdicts with this number of an action are to be told.
+/// When and as what a verdict is told.
+#[derive(Clone, Copy)]
+pub struct Telling {
+    time: u64,
+    /// To whoever watches; else only to a test or the log.
+    sampled: bool,
+}
+
+/// How a verdict with this number of an action is to be told; nothing where it is not, which is nearly always: also in a flood of
+/// denied packets, of which a sample is told. Asked before anything is put together.
 #[inline(always)]
-pub fn wanted(control: Control, action: u64) -> bool {
-    control.reports(action) != 0 || TEST.load() == 1 || TRACE.load() == 1
+pub fn wanted(control: Control, action: u64, tick: &mut [u64; 2]) -> Option<Telling> {
+    let told = TEST.load() == 1 || TRACE.load() == 1;
+    if control.reports(action) == 0 && !told {
+        return None;
+    }
+    let time = flows::tick(tick);
+    let sampled = control.reports(action) != 0 && due(time);
+    (sampled || told).then_some(Telling { time, sampled })
 }
 
 /// Tells whoever asked to be told.
 #[inline(always)]
-pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet) {
+pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet, telling: Telling) {
     let Verdict { action, reason, layer, slot, also } = met.verdict;
-    if !wanted(met.control, action as u64) {
-        return;
-    }
     // Put together in a map, not on the stack, where the verifier allows no misaligned store.
     let Some(event) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own value of a map.
     let event = unsafe { &mut *event };
     *event = Event {
-        time: flows::now(),
+        time: telling.time,
         src: packet.src,
         dst: packet.dst,
         epoch: met.control.epoch(),
@@ -125,29 +137,31 @@ pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet) {
         // SAFETY: a map value; a test bed runs one packet at a time.
         unsafe { *last = *event };
     }
-    if met.control.reports(action as u64) != 0 {
-        sample(event);
+    if telling.sampled
+        && EVENTS.output(&*event, 0).is_err()
+        && let Some(bucket) = BUCKET.get_ptr_mut(0)
+    {
+        // SAFETY: this CPU's own value of a map.
+        unsafe { (*bucket).suppressed += 1 };
     }
     if TRACE.load() == 1 {
         trace(ctx, event);
     }
 }
 
-/// Puts an event into the ring, unless there were too many lately (a bucket kept as the time the next one is due).
+/// Whether one more sample may be taken: not where there were too many lately (a bucket kept as the time the next one is due).
 #[inline(always)]
-fn sample(event: &Event) {
-    let Some(bucket) = BUCKET.get_ptr_mut(0) else { return };
+fn due(time: u64) -> bool {
+    let Some(bucket) = BUCKET.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own value of a map.
     let bucket = unsafe { &mut *bucket };
-    let due = if bucket.due > event.time { bucket.due } else { event.time };
-    if due - event.time > EVENT_BURST.load() {
+    let due = if bucket.due > time { bucket.due } else { time };
+    if due - time > EVENT_BURST.load() {
         bucket.suppressed += 1;
-        return;
+        return false;
     }
     bucket.due = due + EVENT_PERIOD.load();
-    if EVENTS.output(event, 0).is_err() {
-        bucket.suppressed += 1;
-    }
+    true
 }
 
 #[inline(always)]

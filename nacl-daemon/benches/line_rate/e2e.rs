@@ -86,7 +86,7 @@ fn flood(plan: &Plan, out: &mut Out) -> Result<()> {
     };
     let (rounds, time, sizes): (_, _, &[usize]) = match plan.scale {
         Scale::Smoke => (1, Duration::from_millis(1), &[20]),
-        Scale::Quick => (3, Duration::from_millis(60), &[20, 100, 1000]),
+        Scale::Quick => (2, Duration::from_millis(40), &[20, 1000]),
         Scale::Full => (10, Duration::from_millis(200), &[20, 100, 1000]),
     };
     let mut cells = Vec::new();
@@ -195,8 +195,8 @@ fn streams(plan: &Plan, out: &mut Out) -> Result<()> {
     }
     let (rounds, seconds) = match plan.scale {
         Scale::Smoke => (1, None),
-        Scale::Quick => (2, Some(1)),
-        Scale::Full => (5, Some(2)),
+        Scale::Quick => (1, Some(1)),
+        Scale::Full => (8, Some(2)),
     };
     let mut cells = Vec::new();
     for (variant, subject) in [("nothing", None), ("bare", Some("bare"))] {
