@@ -87,7 +87,7 @@ impl Plan {
             Scale::Smoke => Self { scale, sizes: vec![1, 1000], rounds: 1, slow_rounds: 1, repeat: 100 },
             // Many short figures and not a few long ones: each then meets the fast state of a machine that has two.
             Scale::Quick => Self { scale, sizes: vec![1, 20, 1000], rounds: 8, slow_rounds: 3, repeat: 50_000 },
-            Scale::Full => Self { scale, sizes, rounds: 60, slow_rounds: 10, repeat: 200_000 },
+            Scale::Full => Self { scale, sizes, rounds: 40, slow_rounds: 10, repeat: 100_000 },
         }
     }
 }
