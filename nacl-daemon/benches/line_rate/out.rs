@@ -100,12 +100,12 @@ pub enum Line<'a> {
 }
 
 /// Where lines go.
-pub struct Out(io::StdoutLock<'static>);
+pub struct Out(io::Stdout);
 
 impl Out {
     /// To standard output.
     pub fn new() -> Self {
-        Self(io::stdout().lock())
+        Self(io::stdout())
     }
 
     /// Writes a figure.

@@ -21,14 +21,15 @@ use nacl_daemon::{
     resolve::{Interface, Mode},
 };
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::{Pid, gettid},
+    sched::{CpuSet, sched_getaffinity},
+    unistd::Pid,
 };
 
 use crate::{
     Plan, Scale,
     kernel::{Hook, Kernel},
     out::Out,
+    place::pin,
     row::{Cell, Row, measure},
     rules::{self, PROBES, Probe},
     test_run::{options, program},
@@ -83,15 +84,9 @@ pub fn cpus() -> Result<Vec<usize>> {
 /// Does something on one CPU: whose probes come next is known by CPU.
 pub fn on<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
-        let pinned = scope.spawn(move || pin(cpu).and_then(|()| work()));
+        let pinned = scope.spawn(move || pin(Pid::from_raw(0), cpu).and_then(|()| work()));
         pinned.join().map_err(|_| anyhow!("a core's thread panicked"))?
     })
-}
-
-fn pin(cpu: usize) -> Result<()> {
-    let mut set = CpuSet::new();
-    set.set(cpu)?;
-    Ok(sched_setaffinity(gettid(), &set)?)
 }
 
 /// What one core sends: the frame, as one probe after the other, into a program that all cores share.
@@ -109,7 +104,7 @@ fn together(lanes: &mut [Lane], hook: Hook, cpus: [usize; 2], frame: &[u8], repe
         let work = |(lane, cpu): (_, usize)| {
             let (lane, start): (&mut Lane, _) = (lane, &start);
             scope.spawn(move || {
-                let pinned = pin(cpu);
+                let pinned = pin(Pid::from_raw(0), cpu);
                 start.wait();
                 pinned?;
                 Ok(lane.kernel.time(hook, lane.name, frame, repeat)?.0)

@@ -255,12 +255,12 @@ fn times_as(ratio: f64) -> String {
 
 fn iperf3(rows: &[&Row]) -> Table {
     let names = attributes(rows, "");
-    let heads = ["best", "median", "worst", "of the bare program's"];
+    let heads = ["best", "median", "worst", "median, of the bare program's"];
     let mut table = Table::new(names.iter().map(String::as_str).chain(heads), names.len());
     for row in rows {
         let bare = Want::new("bare", "e2e").family(row.family).with("variant", "iperf3");
         let bare = rows.iter().find(|row| row.want() == bare);
-        let share = bare.map_or_else(|| "-".into(), |bare| format!("{:.1} %", bare.ns_min / row.ns_min * 100.0));
+        let share = bare.map_or_else(|| "-".into(), |bare| format!("{:.1} %", bare.ns_median / row.ns_median * 100.0));
         let figures = [row.ns_min, row.ns_median, row.ns_max].map(|ns| format!("{:.2}", gigabits(ns)));
         table.row(names.iter().map(|name| attribute(row, name)).chain(figures).chain([share]));
     }
