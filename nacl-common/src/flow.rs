@@ -228,11 +228,11 @@ pub fn key(control: Control, direction: Direction, packet: &Packet) -> Option<Fl
     let (remote_port, local_port) = match (packet.protocol, packet.family) {
         (6 | 17, _) if inbound => (packet.sport, packet.dport),
         (6 | 17, _) => (packet.dport, packet.sport),
-        (1, Family::V4) | (58, Family::V6) => match echo(packet) {
+        (1, Family::V4) | (58, Family::V6) => {
+            let request = echo(packet)?;
             // Two ends may ask each other with one identifier: who asks tells the two apart.
-            Some(request) => (packet.sport, u16::from(request != inbound)),
-            None => return None,
-        },
+            (packet.sport, u16::from(request != inbound))
+        }
         _ => (0, 0),
     };
     let family = packet.family as u8;

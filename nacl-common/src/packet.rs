@@ -287,7 +287,7 @@ fn transport<F: Frame + ?Sized>(
     left: u32,
 ) -> Result<(), Reason> {
     let short = if fragment == Fragment::First { Reason::FirstFragmentShort } else { Reason::TransportShort };
-    let (sport, dport, tcp_flags) = match (protocol, family) {
+    let (source, destination, tcp_flags) = match (protocol, family) {
         _ if fragment == Fragment::Later => (0, 0, 0),
         (6, _) => {
             let head: [u8; 20] = frame.get(at).ok_or(short)?;
@@ -312,8 +312,8 @@ fn transport<F: Frame + ?Sized>(
         }
         _ => (0, 0, 0),
     };
-    packet.sport = sport;
-    packet.dport = dport;
+    packet.sport = source;
+    packet.dport = destination;
     packet.tcp_flags = tcp_flags;
     Ok(())
 }

@@ -682,7 +682,9 @@ fn switches_drop_nothing_that_all_policies_allow() {
         scope.spawn(|| {
             let socket = within(&cable.there, || packet_socket(FAR));
             while !over.load(Ordering::Acquire) {
-                frames.iter().for_each(|frame| send(&socket, frame));
+                for frame in &frames {
+                    send(&socket, frame);
+                }
             }
         });
         for round in 0..4 {

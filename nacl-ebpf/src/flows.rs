@@ -77,7 +77,7 @@ pub fn find(key: &FlowKey, copy: &mut Kept) -> bool {
 /// `from` is a value of a map.
 #[inline(always)]
 unsafe fn words<T>(from: *const T, to: &mut T) {
-    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+    const { assert!(size_of::<T>().is_multiple_of(8) && align_of::<T>() == 8) };
     let to = (&raw mut *to).cast::<u64>();
     let mut word = 0;
     while word < size_of::<T>() / 8 {
@@ -207,7 +207,7 @@ fn at_place(index: u32) -> Option<*mut FlowKey> {
 fn by_chance() -> u32 {
     // SAFETY: no argument.
     let chance = unsafe { bpf_get_prandom_u32() };
-    (u64::from(chance) * u64::from(RING_SIZE.load()) >> 32) as u32
+    ((u64::from(chance) * u64::from(RING_SIZE.load())) >> 32) as u32
 }
 
 /// Whether a place of the ring is free, once an expired connection there is forgotten.

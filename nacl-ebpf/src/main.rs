@@ -3,6 +3,10 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a value of a map given by value is copied onto the stack"
+)]
 
 mod flows;
 mod frame;

@@ -28,7 +28,7 @@ pub fn run() -> Result<()> {
     say(&format!("{verb}, kernel programs"));
     execute(
         rustup()
-            .args(["run", &ready.toolchain, "cargo", verb, "--quiet", "--package", "nacl-ebpf"])
+            .args(["run", &ready.toolchain, "cargo", verb, "--quiet", "--package", "nacl-ebpf", "--features", "bench"])
             .args(["--target", "bpfel-unknown-none", "-Zbuild-std=core", "--target-dir"])
             .arg(target().join("ebpf-check"))
             .current_dir(root())

@@ -219,7 +219,7 @@ impl Kernel {
             *row = ScanRow { address, mask, first, more: last - first, protocol: TCP, flags };
         }
         let mut map: Array<_, Rows<ScanRow<A>>> = Array::try_from(self.0.map_mut(name).context("no list")?)?;
-        Ok(map.set(0, &*rows, 0)?)
+        Ok(map.set(0, *rows, 0)?)
     }
 
     /// How often a rule of the linear scan has decided.

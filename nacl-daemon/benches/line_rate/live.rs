@@ -339,13 +339,12 @@ impl Bed {
         let target = self.target;
         let mut frames = None;
         Box::new(move || {
-            let frames = match frames {
-                Some(frames) => frames,
-                None => {
-                    let one = live(LEAST)?.as_nanos().max(1);
-                    let count = (target.as_nanos() / one).clamp(LEAST.into(), MOST) as u32;
-                    *frames.insert(count)
-                }
+            let frames = if let Some(frames) = frames {
+                frames
+            } else {
+                let one = live(LEAST)?.as_nanos().max(1);
+                let count = (target.as_nanos() / one).clamp(LEAST.into(), MOST) as u32;
+                *frames.insert(count)
             };
             Ok(live(frames)?.as_nanos() as f64)
         })

@@ -31,7 +31,7 @@ pub fn begin(plan: &Plan, parts: &[&str], out: &mut Out) -> Result<Watch> {
     let info = CpuInfo::current().context("/proc/cpuinfo")?;
     // Arm's has neither.
     let cpu = info.model_name(0).unwrap_or(std::env::consts::ARCH);
-    let mhz = info.get_info(0).and_then(|cpu| cpu.get("cpu MHz")?.parse::<f32>().ok()).map_or(0, |mhz| mhz as u32);
+    let mhz = info.get_info(0).and_then(|cpu| cpu.get("cpu MHz")?.split('.').next()?.parse().ok()).unwrap_or(0);
     out.line(&Line::Machine {
         kernel: kernel.trim(),
         cpu,

@@ -84,7 +84,7 @@ impl Peer {
         if self.restore(4) == "nft" {
             let priority = if stateful { "filter" } else { "raw" };
             let known = known("    ct state established accept\n");
-            let rules: String = inbound.iter().map(|entry| format!("    {}\n", nft(4, entry, ""))).collect();
+            let rules = inbound.iter().fold(String::new(), |rules, entry| rules + "    " + &nft(4, entry, "") + "\n");
             let text = format!(
                 "table ip bench {{\n  chain in {{\n    type filter hook prerouting priority {priority}; policy drop;\n{known}{rules}  \
                  }}\n  chain out {{\n    type filter hook output priority {priority}; policy drop;\n    {answers}\n  }}\n}}\n"
@@ -93,7 +93,8 @@ impl Peer {
         } else {
             let (table, chain) = if stateful { ("filter", "INPUT") } else { ("raw", "PREROUTING") };
             let known = known(&format!("-A {chain} -m conntrack --ctstate ESTABLISHED -j ACCEPT\n"));
-            let rules: String = inbound.iter().map(|entry| format!("-A {chain} {}\n", xtables(entry))).collect();
+            let rules =
+                inbound.iter().fold(String::new(), |rules, entry| rules + "-A " + chain + " " + &xtables(entry) + "\n");
             let text = format!(
                 "*{table}\n:{chain} DROP [0:0]\n:OUTPUT DROP [0:0]\n{known}{rules}-A OUTPUT {answers}\nCOMMIT\n"
             );
