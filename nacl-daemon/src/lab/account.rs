@@ -307,8 +307,9 @@ impl<'a> Account<'a> {
         }
     }
 
-    /// Every counter must have moved by what was sent and judged. Returns what counted, and says what cannot be explained.
-    pub fn check_counters(&self, probes: &[Probe], problems: &mut Vec<String>) -> Vec<RuleCount> {
+    /// Every counter must have moved by what was sent and judged, but for so many frames as the kernel says were `lost` on their way
+    /// to a hook. Returns what counted, and says what cannot be explained.
+    pub fn check_counters(&self, probes: &[Probe], lost: u64, problems: &mut Vec<String>) -> Vec<RuleCount> {
         let mut counts = Vec::new();
         for hook in &self.lab.hooks {
             let none = Counters::default();
@@ -334,7 +335,7 @@ impl<'a> Account<'a> {
                 .filter(|verdict| verdict.action == Action::Deny)
                 .collect();
             let holds = |moved: u64, expected: u64, loose: bool| {
-                moved + unsure >= expected && (loose || moved <= expected + unsure)
+                moved + unsure + lost >= expected && (loose || moved <= expected + unsure)
             };
 
             let meanings: BTreeMap<&u16, _> =

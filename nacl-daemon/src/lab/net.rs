@@ -20,7 +20,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use procfs::process::Process;
+use procfs::{FromRead as _, net::InterfaceDeviceStatus, process::Process};
 use thiserror::Error;
 
 use super::{
@@ -379,6 +379,20 @@ impl Net {
     /// Hosts and their namespaces.
     pub const fn hosts(&self) -> &BTreeMap<String, String> {
         &self.namespaces
+    }
+
+    /// Frames that were sent and that no cable had room for, since it was built: a busy machine may not empty the queue of a veth
+    /// in time.
+    pub fn lost(&self) -> io::Result<u64> {
+        let mut lost = 0;
+        for namespace in self.all() {
+            // Not /proc/net, which is that of the process and not of this thread.
+            let devices =
+                netns::within(Some(namespace), || InterfaceDeviceStatus::from_file("/proc/thread-self/net/dev"))?;
+            let devices = devices.map_err(io::Error::other)?;
+            lost += devices.0.values().map(|device| device.sent_drop).sum::<u64>();
+        }
+        Ok(lost)
     }
 
     fn all(&self) -> impl Iterator<Item = &str> {

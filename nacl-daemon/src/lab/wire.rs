@@ -404,6 +404,7 @@ impl<'a> Bench<'a> {
             self.forget()?;
         }
         let mut engine = self.engine.clone();
+        let lost = self.lost()?;
         let before = self.start_counting()?;
         let mut seen = Seen::default();
         let mut in_force = vec![self.in_force(&stage.policy)];
@@ -448,7 +449,7 @@ impl<'a> Bench<'a> {
             );
             let mut found = Vec::new();
             let counters = match scrutiny {
-                Scrutiny::Exact => account.check_counters(stage.probes, &mut found),
+                Scrutiny::Exact => account.check_counters(stage.probes, self.lost()? - lost, &mut found),
                 Scrutiny::Probes => Vec::new(),
             };
             if (quiet && found.is_empty()) || Instant::now() > end {
@@ -644,6 +645,11 @@ impl<'a> Bench<'a> {
     fn taps(&self) -> Result<BTreeMap<String, Tap>, WireError> {
         let taps = self.net.hosts().iter().map(|(host, namespace)| Ok((host.clone(), Tap::open(namespace)?)));
         taps.collect::<io::Result<_>>().map_err(socket("opening a tap"))
+    }
+
+    /// Frames that no cable had room for.
+    fn lost(&self) -> Result<u64, WireError> {
+        self.net.lost().map_err(socket("asking how many frames were lost"))
     }
 
     /// Throws away old events and reads the counters.
