@@ -474,6 +474,11 @@ mod tests {
 
     /// What cannot be explained of these counters. The server's tap is read first, its clock is the client's.
     fn problems(mode: Mode, slots: &[(u16, u64)], reasons: &[(Reason, Direction)]) -> Vec<String> {
+        problems_with(0, mode, slots, reasons)
+    }
+
+    /// The same, where so many frames were lost on their way.
+    fn problems_with(lost: u64, mode: Mode, slots: &[(u16, u64)], reasons: &[(Reason, Direction)]) -> Vec<String> {
         let (lab, in_force, [request, reply]) = handshake(mode);
         let sight = |at, sent, packet| Sight { at: MILLISECOND * at, sent, packet };
         let sights = [
@@ -489,7 +494,7 @@ mod tests {
         let account =
             Account::new(&lab, &in_force, None, &sights, &events, &before, &after, &mut engine, Duration::ZERO);
         let mut problems = Vec::new();
-        account.check_counters(&lab.steps[0].probes, &mut problems);
+        account.check_counters(&lab.steps[0].probes, lost, &mut problems);
         problems
     }
 
@@ -517,6 +522,10 @@ mod tests {
             let found = problems(Mode::Stateless, &counted, &reasons);
             assert!(found.len() == 1 && found[0].contains(complaint), "{found:?}");
         }
+        // What the kernel says it lost no hook can have met; more than was sent is never explained by that.
+        let without = [(Reason::NaclRule, Inbound)];
+        assert_eq!(problems_with(1, Mode::Stateless, &[(rule, 1)], &without), Vec::<String>::new());
+        assert_eq!(problems_with(1, Mode::Stateless, &[(rule, 2), (star, 1)], &reasons).len(), 1);
         let malformed = [&reasons[..], &[(Reason::IpMalformed, Inbound)]].concat();
         let found = problems(Mode::Stateless, &[(rule, 1), (star, 1)], &malformed);
         assert!(found.len() == 1 && found[0].contains("ip-malformed"), "{found:?}");
