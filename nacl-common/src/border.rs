@@ -167,6 +167,30 @@ pub enum Tier {
     Large = 2,
 }
 
+impl Tier {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Small, Self::Medium, Self::Large];
+
+    /// The tier of a number, if it is one.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Small),
+            1 => Some(Self::Medium),
+            2 => Some(Self::Large),
+            _ => None,
+        }
+    }
+
+    /// Bytes of one generation.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Small => size_of::<Small>(),
+            Self::Medium => size_of::<Medium>(),
+            Self::Large => size_of::<Large>(),
+        }
+    }
+}
+
 /// A generation of [`Tier::Small`].
 pub type Small = Generation<{ 1 << 13 }, { 1 << 16 }>;
 /// A generation of [`Tier::Medium`].
@@ -212,10 +236,37 @@ impl Control {
     pub const AWS: u64 = 1 << 25;
     /// Flag: nothing is remembered and nothing looked up; every packet is judged as the first of its flow.
     pub const FORGETFUL: u64 = 1 << 26;
+    /// Flag: this change awaits confirmation. Another word and a deadline stand beside this one ([`Self::in_force`]).
+    pub const PENDING: u64 = 1 << 27;
+
+    /// The words of the map it stands in: itself, until when connections met in their middle are taken up, the word that
+    /// holds from the deadline on, and the deadline (nanoseconds of the kernel's coarse clock). The last two mean nothing without
+    /// [`Self::PENDING`]. What is written before it: all others.
+    pub const WORDS: usize = 4;
+    /// Place of the time until which connections are taken up.
+    pub const PICKUP: usize = 1;
+    /// Place of the word that holds from the deadline on.
+    pub const FALLBACK: usize = 2;
+    /// Place of the deadline.
+    pub const DEADLINE: usize = 3;
 
     /// A control word for one generation; `flags` are the constants above, or-ed, mode and layers with them.
     pub const fn new(slot: u8, tier: Tier, flags: u64, epoch: u32) -> Self {
         Self(slot as u64 | (tier as u64) << 8 | flags | (epoch as u64) << 32)
+    }
+
+    /// The word to judge by: this one, or the other where this one awaited confirmation and the deadline is over. The programs ask
+    /// it for every packet, so a change that nobody confirms is undone also where no daemon is left to do it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_force(self, fallback: Self, deadline: u64, now: u64) -> Self {
+        if self.has(Self::PENDING) && now >= deadline { fallback } else { self }
+    }
+
+    /// The same, awaiting no confirmation.
+    #[must_use]
+    pub const fn confirmed(self) -> Self {
+        Self(self.0 & !Self::PENDING)
     }
 
     /// Which inner map is in force.

@@ -10,7 +10,8 @@ use nacl_daemon::{
         Filter,
         flows::{IpProtocol, StateName, Within},
     },
-    service::DEFAULT_SOCKET,
+    resolve::OnExit,
+    service::{DEFAULT_SOCKET, DEFAULT_STATE},
 };
 
 const STYLES: styling::Styles = styling::Styles::styled()
@@ -29,7 +30,7 @@ Exit codes:
     7  lab: an expectation did not hold
   130  interrupted by Ctrl-C
 
-Environment: NACLD_SOCKET (see --socket), NO_COLOR, NACLD_LOG (a filter such as nacl_daemon=debug).";
+Environment: NACLD_SOCKET (see --socket), NACLD_STATE (see --state), NO_COLOR, NACLD_LOG (a filter such as nacl_daemon=debug).";
 
 /// AWS network ACLs, enforced on real packets.
 #[derive(Debug, Parser)]
@@ -76,6 +77,8 @@ pub enum Verb {
     Mode(Mode),
     Conntrack(Conntrack),
     Reload(Reload),
+    Confirm(Confirm),
+    Rollback(Rollback),
     Detach(Detach),
     Lab(Lab),
     Man(Man),
@@ -255,8 +258,11 @@ fn client(name: &str) -> Result<Client, String> {
 /// `conntrack`, `reload` and `detach` talk to it. Ctrl-C or SIGTERM detaches and leaves nothing behind; SIGHUP reads the file again.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-An interface that carries an established SSH connection is attached to only with --for or --force, so that a mistake \
-in the policy does not lock you out: with --for it mends itself.
+An interface that carries an established SSH connection is attached to only with --confirm, --for or --force, so that a \
+mistake in the policy does not lock you out: with the first two it mends itself.
+
+Programs, tables, connections and counters are pinned, so a daemon that is killed leaves no gap: the kernel goes on \
+enforcing, and the next `nacld run` takes over what it finds, with every connection and counter.
 
 The API is HTTP with JSON on the socket:
   curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/status
@@ -264,13 +270,25 @@ The API is HTTP with JSON on the socket:
   curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/conntrack?interface=eth0&port=443
   curl --unix-socket /run/nacld/nacld.sock --json '{\"mode\": \"stateful\"}' http://nacld/v1/interfaces/eth0/mode
   curl --unix-socket /run/nacld/nacld.sock -N http://nacld/v1/events?action=deny")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Run {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Detach by itself after this long, such as 60s, 5m or 1h30m.
+    /// Detach by itself after this long, such as 60s, 5m or 1h30m. Nothing is pinned then.
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub lifetime: Option<Duration>,
+    /// Undo it after this long unless `nacld confirm` comes; the kernel does it, also where nacld was killed.
+    #[arg(long, value_name = "DURATION", value_parser = seconds, conflicts_with = "lifetime")]
+    pub confirm: Option<Duration>,
+    /// What becomes of what is enforced on Ctrl-C or SIGTERM (default: `on_exit` of the policy, else detach).
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_exit: Option<OnExitName>,
+    #[command(flatten)]
+    pub store: Store,
+    /// Pin nothing: whatever ends this process ends enforcement.
+    #[arg(long)]
+    pub no_pins: bool,
     /// Attach also to an interface that carries an SSH connection.
     #[arg(long)]
     pub force: bool,
@@ -282,6 +300,31 @@ pub struct Run {
     pub watch: bool,
     #[command(flatten)]
     pub socket: Socket,
+}
+
+/// Where what is enforced outlives the daemon.
+#[derive(Args, Clone, Debug)]
+pub struct Store {
+    /// Directory for pins (a bpffs is mounted in it) and for what the next daemon must know.
+    #[arg(long, env = "NACLD_STATE", default_value = DEFAULT_STATE, value_name = "DIRECTORY", hide_env_values = true)]
+    pub state: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnExitName {
+    /// Take the programs off.
+    Detach,
+    /// Leave them enforcing; the next `nacld run` takes them over.
+    Keep,
+}
+
+impl From<OnExitName> for OnExit {
+    fn from(name: OnExitName) -> Self {
+        match name {
+            OnExitName::Detach => Self::Detach,
+            OnExitName::Keep => Self::Keep,
+        }
+    }
 }
 
 /// Show what the daemon enforces, where and how.
@@ -449,6 +492,28 @@ pub struct Reload {
     /// Accept the new policy also where it would cut an SSH connection.
     #[arg(long)]
     pub force: bool,
+    /// Undo it after this long unless `nacld confirm` comes; the kernel does it, also where nacld was killed.
+    #[arg(long, value_name = "DURATION", value_parser = seconds)]
+    pub confirm: Option<Duration>,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Keep a change that `--confirm` would undo.
+///
+/// Needs a running daemon and the right to change what it does.
+#[derive(Args, Debug)]
+pub struct Confirm {
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Undo now a change that awaits `nacld confirm`.
+///
+/// Needs a running daemon and the right to change what it does. What was in force before is in force again, with the
+/// connections it remembers.
+#[derive(Args, Debug)]
+pub struct Rollback {
     #[command(flatten)]
     pub socket: Socket,
 }
@@ -468,6 +533,8 @@ pub struct Detach {
     /// Network namespace (a name under /run/netns).
     #[arg(long, value_name = "NAME")]
     pub netns: Option<String>,
+    #[command(flatten)]
+    pub store: Store,
     #[command(flatten)]
     pub socket: Socket,
 }
@@ -613,6 +680,12 @@ pub struct Man {
 pub struct Completions {
     /// Shell.
     pub shell: clap_complete::Shell,
+}
+
+/// A duration that is counted in seconds.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let parsed = duration(text)?;
+    if parsed.subsec_nanos() != 0 { Err("whole seconds, please".into()) } else { Ok(parsed) }
 }
 
 /// A duration above zero. humantime wants a unit; a bare number is taken as seconds.

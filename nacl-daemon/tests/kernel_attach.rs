@@ -9,8 +9,8 @@ use nacl_common::{Action, Direction, Reason};
 use nacl_daemon::{
     compile::Compiled,
     dataplane::{
-        self, Attachment, Counters, DataplaneError, Egress, Events, Ingress, Options, Target, Tc, attach, attach_with,
-        detach_leftovers,
+        self, Attachment, Counters, DataplaneError, Egress, Events, Ingress, Options, Start, Target, Tc, Terms, attach,
+        attach_with, detach_leftovers,
     },
     netns,
     resolve::{Side, Xdp},
@@ -24,6 +24,11 @@ use support::{
 const CLOSED_IN: u16 = 4001;
 const CLOSED_OUT: u16 = 4002;
 const OPEN: u16 = 4003;
+
+/// By a filter on clsact, or as the kernel has it.
+fn by(tc: Tc) -> Start<'static> {
+    Start { tc, ..Start::default() }
+}
 
 fn packets(counters: &Counters, compiled: &Compiled, direction: Direction, rule: u16) -> u64 {
     counters.slots.get(&slot(compiled, direction, rule)).map_or(0, |counter| counter.packets)
@@ -49,7 +54,7 @@ fn enforces(cable: &Cable, attachment: &Attachment, compiled: &Compiled) {
 }
 
 fn clean(cable: &Cable) {
-    assert_eq!(detach_leftovers(&cable.target()).expect("the interface is asked"), Vec::<String>::new());
+    assert_eq!(detach_leftovers(&cable.target(), None).expect("the interface is asked"), Vec::<String>::new());
     let link = ip(&["-n", &cable.here, "-d", "link", "show", "dev", NEAR]);
     assert!(!link.contains("xdp"), "{link}");
     let qdiscs = run("ip", &["netns", "exec", &cable.here, "tc", "qdisc", "show", "dev", NEAR]);
@@ -63,7 +68,7 @@ fn every_way(xdp: Xdp, tc: Tc, ingress: Ingress, egress: Egress) {
     cable.acquaint();
     clean(&cable);
     let compiled = two_closed(CLOSED_IN, CLOSED_OUT);
-    let attachment = attach_with(&cable.target(), &options(xdp), &compiled, tc).expect("it attaches");
+    let attachment = attach_with(&cable.target(), &options(xdp), &compiled, by(tc)).expect("it attaches");
     let hooks = attachment.hooks();
     assert_eq!((hooks.ingress, hooks.egress), (ingress, egress), "{hooks}");
     assert_eq!(hooks.fallback, None);
@@ -71,7 +76,7 @@ fn every_way(xdp: Xdp, tc: Tc, ingress: Ingress, egress: Egress) {
     attachment.detach().expect("it detaches");
     clean(&cable);
     // Once more, by letting it go.
-    drop(attach_with(&cable.target(), &options(xdp), &compiled, tc).expect("it attaches again"));
+    drop(attach_with(&cable.target(), &options(xdp), &compiled, by(tc)).expect("it attaches again"));
     clean(&cable);
 }
 
@@ -184,7 +189,7 @@ fn without_privilege_the_capability_is_named() {
         scope
             .spawn(|| {
                 drop_capabilities();
-                detach_leftovers(&target).expect_err("it cannot be known")
+                detach_leftovers(&target, None).expect_err("it cannot be known")
             })
             .join()
             .expect("the thread ends")
@@ -206,17 +211,17 @@ fn a_crash_with_clsact_is_replaced_in_place_and_cleaned_up() {
     let cable = Cable::new();
     cable.acquaint();
     let compiled = two_closed(CLOSED_IN, CLOSED_OUT);
-    let left = attach_with(&cable.target(), &options(Xdp::Tc), &compiled, Tc::Clsact).expect("it attaches");
+    let left = attach_with(&cable.target(), &options(Xdp::Tc), &compiled, by(Tc::Clsact)).expect("it attaches");
     // As a crash would: nobody detaches, and the filters stay.
     std::mem::forget(left);
-    let next = attach_with(&cable.target(), &options(Xdp::Tc), &compiled, Tc::Clsact).expect("it attaches over it");
+    let next = attach_with(&cable.target(), &options(Xdp::Tc), &compiled, by(Tc::Clsact)).expect("it attaches over it");
     for hook in ["ingress", "egress"] {
         let filters = run("ip", &["netns", "exec", &cable.here, "tc", "filter", "show", "dev", NEAR, hook]);
         assert_eq!(filters.matches("handle 0x6e61").count(), 1, "{filters}");
     }
     enforces(&cable, &next, &compiled);
     std::mem::forget(next);
-    let removed = detach_leftovers(&cable.target()).expect("they are removed");
+    let removed = detach_leftovers(&cable.target(), None).expect("they are removed");
     assert_eq!(removed.len(), 3, "{removed:?}");
     assert!(removed[0].contains("nacl_ingress_tc") && removed[1].contains("nacl_egress"), "{removed:?}");
     assert_eq!(removed[2], "clsact qdisc");
@@ -228,7 +233,7 @@ fn a_daemon_that_holds_links_is_named_and_loses_them() {
     let cable = Cable::new();
     cable.acquaint();
     let attachment = attach(&cable.target(), &options(Xdp::Native), &two_closed(CLOSED_IN, CLOSED_OUT));
-    let removed = detach_leftovers(&cable.target()).expect("they are removed");
+    let removed = detach_leftovers(&cable.target(), None).expect("they are removed");
     assert_eq!(removed.len(), 2, "{removed:?}");
     assert!(removed[0].starts_with("XDP program nacl_ingress") && removed[1].starts_with("tcx program nacl_egress"));
     assert!(removed.iter().all(|line| line.contains(&format!("process {}", std::process::id()))), "{removed:?}");
@@ -240,7 +245,7 @@ fn a_daemon_that_holds_links_is_named_and_loses_them() {
 fn somebody_elses_qdisc_stays() {
     let cable = Cable::new();
     run("ip", &["netns", "exec", &cable.here, "tc", "qdisc", "add", "dev", NEAR, "clsact"]);
-    let attachment = attach_with(&cable.target(), &options(Xdp::Tc), &open(), Tc::Clsact).expect("it attaches");
+    let attachment = attach_with(&cable.target(), &options(Xdp::Tc), &open(), by(Tc::Clsact)).expect("it attaches");
     attachment.detach().expect("it detaches");
     let qdiscs = run("ip", &["netns", "exec", &cable.here, "tc", "qdisc", "show", "dev", NEAR]);
     assert!(qdiscs.contains("clsact"), "{qdiscs}");
@@ -251,7 +256,7 @@ fn an_interface_that_goes_away_is_no_error() {
     for (xdp, tc) in [(Xdp::Auto, Tc::Auto), (Xdp::Tc, Tc::Clsact)] {
         let cable = Cable::new();
         cable.acquaint();
-        let attachment = attach_with(&cable.target(), &options(xdp), &open(), tc).expect("it attaches");
+        let attachment = attach_with(&cable.target(), &options(xdp), &open(), by(tc)).expect("it attaches");
         assert_eq!(cable.inbound(OPEN, 2), 2);
         ip(&["-n", &cable.here, "link", "del", NEAR]);
         let counters = attachment.counters().expect("the counters are still there");
@@ -268,7 +273,7 @@ fn an_allow_does_not_end_the_chain() {
     cable.acquaint();
     let first = attach(&cable.target(), &options(Xdp::Native), &open()).expect("XDP and tcx");
     let second = attach(&cable.target(), &options(Xdp::Tc), &open()).expect("tcx twice");
-    let third = attach_with(&cable.target(), &options(Xdp::Tc), &open(), Tc::Clsact).expect("clsact twice");
+    let third = attach_with(&cable.target(), &options(Xdp::Tc), &open(), by(Tc::Clsact)).expect("clsact twice");
     assert_eq!((cable.inbound(OPEN, 5), cable.outbound(OPEN, 6)), (5, 6));
     for attachment in [&first, &second, &third] {
         let counters = attachment.counters().expect("counters");
@@ -316,19 +321,21 @@ fn a_switch_is_at_once_and_a_failed_one_changes_nothing() {
     // Past the number of slots an interface has, several times.
     for epoch in 2..12 {
         let (next, arrives) = if epoch % 2 == 0 { (&closed, 0) } else { (&open(), 1) };
-        assert_eq!(attachment.install(&enforcing, next).expect("it switches"), epoch);
+        assert_eq!(attachment.install(&enforcing, next, Terms::default()).expect("it switches"), epoch);
         assert_eq!(cable.inbound(CLOSED_IN, 1), arrives);
     }
-    attachment.install(&enforcing, &closed).expect("it switches");
+    attachment.install(&enforcing, &closed, Terms::default()).expect("it switches");
     let many = |numbers: std::ops::Range<u16>| {
         numbers.map(|number| rule(number, Action::Allow, Some(number), "10.0.0.0/8")).collect::<Vec<_>>()
     };
-    let error = attachment.install(&enforcing, &policy(many(1..1200), Vec::new())).expect_err("more than it can count");
+    let error = attachment
+        .install(&enforcing, &policy(many(1..1200), Vec::new()), Terms::default())
+        .expect_err("more than it can count");
     assert!(matches!(error, DataplaneError::TooManySlots { .. }), "{error}");
     assert_eq!(attachment.epoch(), 12);
     assert_eq!(cable.inbound(CLOSED_IN, 1), 0);
     let monitor = Options { enforce: false, ..enforcing };
-    attachment.install(&monitor, &closed).expect("it switches");
+    attachment.install(&monitor, &closed, Terms::default()).expect("it switches");
     assert_eq!(cable.inbound(CLOSED_IN, 1), 1, "judged and counted, not dropped");
 }
 
@@ -344,9 +351,9 @@ fn a_larger_policy_moves_to_another_tier() {
     rules.push(rule(1000, Action::Allow, None, "0.0.0.0/0"));
     let large = policy(rules, vec![rule(100, Action::Allow, None, "0.0.0.0/0")]);
     assert!(large.generation.tier() > nacl_common::border::Tier::Small);
-    attachment.install(&enforcing, &large).expect("it switches");
+    attachment.install(&enforcing, &large, Terms::default()).expect("it switches");
     assert_eq!(cable.inbound(CLOSED_IN, 2), 2);
-    attachment.install(&enforcing, &two_closed(CLOSED_IN, CLOSED_OUT)).expect("it switches back");
+    attachment.install(&enforcing, &two_closed(CLOSED_IN, CLOSED_OUT), Terms::default()).expect("it switches back");
     assert_eq!(cable.inbound(CLOSED_IN, 2), 0);
 }
 
@@ -369,7 +376,7 @@ fn events_name_what_was_dropped_and_come_when_polled() {
     assert_eq!((event.action, event.enforced, event.epoch, event.length), (0, 1, 1, 47));
     assert_eq!(attachment.events().next(), None, "only what was denied");
     let all = Options { events: Events::All, ..denied };
-    attachment.install(&all, &closed).expect("it switches");
+    attachment.install(&all, &closed, Terms::default()).expect("it switches");
     assert_eq!(cable.outbound(OPEN, 1), 1);
     assert_eq!(attachment.events().next().expect("an event").action, 1);
 }
@@ -404,7 +411,7 @@ fn tags_on_the_wire_count_as_one_to_three() {
     let cable = Cable::new();
     for (tc, xdp) in [(Tc::Auto, Xdp::Tc), (Tc::Clsact, Xdp::Tc), (Tc::Auto, Xdp::Native)] {
         let compiled = open();
-        let attachment = attach_with(&cable.target(), &options(xdp), &compiled, tc).expect("it attaches");
+        let attachment = attach_with(&cable.target(), &options(xdp), &compiled, by(tc)).expect("it attaches");
         for tags in 0..4_u8 {
             let before = attachment.counters().expect("counters");
             let bytes = tagged(tags);

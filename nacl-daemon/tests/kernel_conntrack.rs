@@ -23,7 +23,7 @@ use nacl_common::{
 };
 use nacl_daemon::{
     compile::{self, Compiled, compile},
-    dataplane::{Counters, DataplaneError, Options, TestBed, attach},
+    dataplane::{Counters, DataplaneError, Options, Terms, TestBed, attach},
     engine::{Engine, SECOND},
     frame, netns,
     resolve::{Group, GroupRule, Interface, Mode, Nacl, Peer, Protocol, Rule, Tracking, Xdp},
@@ -548,7 +548,7 @@ fn two_cpus_lose_no_connection_and_mix_none_up() {
     closed.tracking = interface.tracking;
     Arc::make_mut(&mut closed.nacl).inbound.remove(0);
     let policy = compile(&closed, Some(&first.slots)).expect("it compiles");
-    attachment.install(&settings, &policy).expect("it switches");
+    attachment.install(&settings, &policy, Terms::default()).expect("it switches");
 
     let [one, other] = cpus();
     let over = AtomicBool::new(false);
@@ -641,7 +641,8 @@ fn a_thousand_toggles_drop_nothing_that_both_modes_allow() {
         }
         for number in 0..1000_usize {
             let mode = &modes[(number + 1) % 2];
-            let epoch = attachment.toggle(&settings, compile::flags(mode)).expect("it toggles");
+            let epoch =
+                attachment.toggle(&settings, compile::flags(mode), &serde_json::Value::Null).expect("it toggles");
             assert_eq!(epoch as usize, number + 2);
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -689,7 +690,9 @@ fn switches_drop_nothing_that_all_policies_allow() {
         });
         for round in 0..4 {
             for policy in &policies {
-                attachment.install(&settings, policy).unwrap_or_else(|error| panic!("round {round}: {error}"));
+                attachment
+                    .install(&settings, policy, Terms::default())
+                    .unwrap_or_else(|error| panic!("round {round}: {error}"));
             }
         }
         over.store(true, Ordering::Release);

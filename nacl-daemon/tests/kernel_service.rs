@@ -21,6 +21,7 @@ use std::{
 
 use nacl_daemon::{dataplane::detach_leftovers, netns};
 use nix::{
+    mount::{MntFlags, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -74,9 +75,15 @@ impl Place {
         self.directory.path().join("run").join("nacld.sock")
     }
 
+    /// Where it pins. A directory of its own, which must go with what is mounted there.
+    fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nacld"));
         command.args(arguments).env("NACLD_SOCKET", self.socket()).current_dir(self.directory.path());
+        command.env("NACLD_STATE", self.state());
         command.stdin(Stdio::null());
         command
     }
@@ -127,6 +134,12 @@ impl Place {
         assert_eq!(rules["schema"], 1);
         let rows = rules["interfaces"][0]["lists"][direction]["rules"].as_array().unwrap();
         rows.iter().find(|row| row["rule"] == *rule).unwrap()["hits"]["packets"].as_u64().unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = umount2(&self.state().join("bpf"), MntFlags::MNT_DETACH);
     }
 }
 
@@ -192,7 +205,7 @@ fn text(bytes: &[u8]) -> String {
 fn clean(cable: &Cable) {
     for (netns, interface) in [(&cable.here, NEAR), (&cable.there, FAR)] {
         let target = nacl_daemon::dataplane::Target { name: interface.into(), netns: Some(netns.clone()) };
-        assert_eq!(detach_leftovers(&target).unwrap(), Vec::<String>::new());
+        assert_eq!(detach_leftovers(&target, None).unwrap(), Vec::<String>::new());
         let link = ip(&["-n", netns, "-d", "link", "show", "dev", interface]);
         assert!(!link.contains("xdp"), "{link}");
         let qdiscs = run("ip", &["netns", "exec", netns, "tc", "qdisc", "show", "dev", interface]);
@@ -466,6 +479,7 @@ fn after_a_crash_the_next_one_starts() {
     let output = place.nacld(&["status"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("no nacld is running"), "{}", text(&output.stderr));
+    assert_eq!(cable.inbound(CLOSED, 1), 0, "the kernel goes on enforcing");
     // Needs neither the daemon nor a valid policy.
     place.write("nonsense");
     place.ask(&["detach", NEAR, "--netns", &cable.here]);
@@ -474,6 +488,206 @@ fn after_a_crash_the_next_one_starts() {
     let daemon = place.start(&[]);
     assert_eq!(cable.inbound(CLOSED, 1), 0);
     daemon.signal(Signal::SIGTERM);
+}
+
+impl Daemon<'_> {
+    /// After a daemon that was killed, whose directory for the socket is not this one's to remove.
+    fn ends(mut self, signal: Signal) {
+        self.signal(signal);
+        assert_eq!(self.wait().code(), Some(0), "{}", self.err());
+        assert!(!self.place.socket().exists(), "the socket is still there");
+    }
+
+    fn killed(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+    }
+}
+
+impl Place {
+    fn status(&self) -> Value {
+        serde_json::from_str(&self.ask(&["status", "--json"])).unwrap()
+    }
+
+    /// Nothing is pinned, written down or mounted.
+    fn keeps_nothing(&self) {
+        assert!(!self.state().exists(), "{:?}", run("find", &[self.state().to_str().unwrap()]));
+    }
+}
+
+#[test]
+fn a_killed_daemon_leaves_no_gap_and_the_next_one_takes_over() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let daemon = place.start(&[]);
+    assert_eq!((cable.inbound(CLOSED, 3), cable.inbound(OPEN, 2)), (0, 2));
+    let programs = place.status()["interfaces"][0]["hooks"]["programs"].clone();
+    daemon.killed();
+    assert_eq!((cable.inbound(CLOSED, 2), cable.inbound(OPEN, 1)), (0, 1), "with nobody there");
+
+    let daemon = place.start(&[]);
+    assert!(daemon.out().contains("taken over"), "{}", daemon.out());
+    assert_eq!((place.hits(0, &50.into()), place.hits(0, &100.into())), (5, 3), "it counted on");
+    let status = place.status();
+    assert_eq!(status["interfaces"][0]["hooks"]["programs"], programs, "nothing was loaded anew");
+    assert_eq!(status["interfaces"][0]["packets"]["denied"], 5);
+    daemon.killed();
+
+    // A file that cannot be used does not end what is in force.
+    place.write("nonsense");
+    let daemon = place.start(&[]);
+    assert!(daemon.err().contains("not reloaded"), "{}{}", daemon.out(), daemon.err());
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    assert_eq!(place.hits(0, &50.into()), 6);
+    let rules = place.ask(&["rules", NEAR]);
+    assert!(rules.contains("│ 50 "), "every rule is still known: {rules}");
+    let status = place.status();
+    assert_eq!(status["last_reload"]["ok"], false);
+    place.write(&policy(&near(&cable)).replace(&CLOSED.to_string(), &OPEN.to_string()));
+    place.ask(&["reload"]);
+    assert_eq!((cable.inbound(CLOSED, 1), cable.inbound(OPEN, 1)), (1, 0));
+    daemon.killed();
+
+    // What the policy no longer names is taken off.
+    let other = policy(&near(&cable)).replace("[interface.near]", "[interface.other]\ndevice = \"near\"");
+    place.write(&other);
+    let daemon = place.start(&[]);
+    assert_eq!((cable.inbound(CLOSED, 1), cable.inbound(OPEN, 1)), (0, 1));
+    daemon.ends(Signal::SIGTERM);
+    place.keeps_nothing();
+    clean(&cable);
+}
+
+#[test]
+fn what_is_kept_stays_when_the_daemon_ends() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let keep = policy(&near(&cable)).replace("version = 1", "version = 1\non_exit = \"keep\"");
+    let place = Place::new(&keep);
+    let daemon = place.start(&[]);
+    assert!(daemon.out().contains("leaves it in force"), "{}", daemon.out());
+    assert_eq!(place.status()["on_exit"], "keep");
+    daemon.ends(Signal::SIGTERM);
+    assert_eq!(cable.inbound(CLOSED, 2), 0);
+    let daemon = place.start(&["--on-exit", "detach"]);
+    assert_eq!(place.hits(0, &50.into()), 2);
+    daemon.ends(Signal::SIGINT);
+    place.keeps_nothing();
+    clean(&cable);
+    // Without pins nothing can be kept, and it says so by doing what it must.
+    let daemon = place.start(&["--no-pins"]);
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    daemon.ends(Signal::SIGTERM);
+    place.keeps_nothing();
+    clean(&cable);
+}
+
+#[test]
+fn a_change_that_nobody_confirms_is_undone() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let closed = policy(&near(&cable));
+    let open = closed.replace("\"deny\"", "\"allow\"");
+    let place = Place::new(&closed);
+    let daemon = place.start(&[]);
+    let status = || place.status();
+
+    // Confirmed.
+    place.write(&open);
+    let said = place.ask(&["reload", "--confirm", "10m"]);
+    assert!(said.contains("nacld confirm"), "{said}");
+    assert!(status()["pending"]["seconds_left"].as_u64().unwrap() > 500);
+    let refused = |arguments: &[&str], why: &str| {
+        let output = place.nacld(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(why), "{}", text(&output.stderr));
+    };
+    refused(&["reload"], "awaits confirmation");
+    refused(&["mode", NEAR, "stateful"], "nacld confirm");
+    assert!(place.ask(&["confirm"]).contains("stays in force"));
+    assert_eq!((cable.inbound(CLOSED, 1), &status()["pending"]), (1, &Value::Null));
+    refused(&["confirm"], "no change awaits confirmation");
+
+    // Undone by hand.
+    place.write(&closed);
+    place.ask(&["reload", "--confirm", "10m"]);
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    assert!(place.ask(&["rollback"]).contains("in force again"));
+    assert_eq!(cable.inbound(CLOSED, 1), 1);
+    assert!(status()["problems"][0].as_str().unwrap().contains("not confirmed"), "{}", status());
+
+    // Undone by time.
+    place.ask(&["reload", "--confirm", "1s"]);
+    daemon.says("not confirmed in time");
+    assert_eq!(cable.inbound(CLOSED, 1), 1);
+    refused(&["confirm"], "no change awaits confirmation");
+
+    // The daemon is killed in between, and the next one does not try again by itself.
+    place.ask(&["reload", "--confirm", "2s"]);
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    daemon.killed();
+    let start = Instant::now();
+    while cable.inbound(CLOSED, 1) == 0 {
+        assert!(start.elapsed() < PATIENCE, "it is never undone");
+    }
+    for _ in 0..2 {
+        let daemon = place.start(&[]);
+        assert!(daemon.err().contains("not confirmed in time"), "{}{}", daemon.out(), daemon.err());
+        assert_eq!(cable.inbound(CLOSED, 1), 1);
+        daemon.killed();
+    }
+    let daemon = place.start(&[]);
+    place.ask(&["reload"]);
+    assert_eq!((cable.inbound(CLOSED, 1), &status()["problems"]), (0, &Value::Array(Vec::new())));
+    daemon.ends(Signal::SIGTERM);
+    place.keeps_nothing();
+    clean(&cable);
+}
+
+#[test]
+fn a_change_that_waits_survives_the_daemon() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let closed = policy(&near(&cable));
+    let place = Place::new(&closed);
+    let daemon = place.start(&[]);
+    place.write(&closed.replace("\"deny\"", "\"allow\""));
+    place.ask(&["reload", "--confirm", "10m"]);
+    daemon.killed();
+    let daemon = place.start(&[]);
+    assert_eq!(cable.inbound(CLOSED, 1), 1);
+    assert!(place.status()["pending"]["seconds_left"].as_u64().unwrap() > 500, "{}{}", daemon.out(), daemon.err());
+    place.ask(&["rollback"]);
+    assert_eq!(cable.inbound(CLOSED, 1), 0, "what was before is known to the daemon that came later");
+    assert_eq!(place.status()["policy"]["sha256"], hex(&closed));
+    daemon.ends(Signal::SIGTERM);
+    place.keeps_nothing();
+    clean(&cable);
+}
+
+fn hex(text: &str) -> String {
+    format!("{:x}", Sha256::digest(text))
+}
+
+#[test]
+fn a_first_policy_that_nobody_confirms_ends_the_daemon() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let mut daemon = place.start(&["--confirm", "2s"]);
+    assert!(daemon.out().contains("nacld confirm"), "{}", daemon.out());
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert!(daemon.out().contains("not confirmed"), "{}", daemon.out());
+    place.keeps_nothing();
+    clean(&cable);
+
+    let daemon = place.start(&["--confirm", "10m"]);
+    place.ask(&["confirm"]);
+    assert_eq!(cable.inbound(CLOSED, 1), 0);
+    daemon.ends(Signal::SIGTERM);
+    clean(&cable);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http_body_util::BodyExt;
@@ -20,14 +20,14 @@ use nacl_common::{
 };
 use nacl_daemon::{
     compile::{Compiled, SlotTable},
-    dataplane::{Counters, Events, Options, Target},
-    observe::{Filter, Hits, Hooks, InterfaceRules, Memory, Number, Record},
+    dataplane::{Counters, Events, Options, Target, Terms},
+    observe::{Filter, Hits, Hooks, InterfaceRules, Memory, Number, Record, Setting},
     report,
-    resolve::{Layers, Mode, NoHost},
+    resolve::{Layers, Mode, NoHost, OnExit},
     service::{
         api::SetMode,
         client::{Client, ClientError},
-        plane::{Attached, Plane, PlaneError, Which},
+        plane::{Attached, Left, Plane, PlaneError, Which},
         prepare,
         serve::{self, Config, Ended, Notice, RunError},
         state::{Settings, State, StateError},
@@ -64,6 +64,38 @@ struct Device {
     counters: Counters,
     queue: VecDeque<Event>,
     bell: Option<io::PipeWriter>,
+    target: Option<Target>,
+    /// What was noted with each epoch, with what slots meant in it and its flags.
+    notes: BTreeMap<u32, (Value, Arc<SlotTable>, u64)>,
+    /// Number of the last change.
+    last: u32,
+    /// A change that awaits confirmation: until when, and the epoch before it.
+    pending: Option<(Instant, u32)>,
+}
+
+impl Device {
+    fn begin(&mut self, options: &Options, compiled: &Compiled, terms: Terms) {
+        let before = self.in_force();
+        self.last += 1;
+        self.epoch = self.last;
+        self.slots = compiled.slots.clone();
+        self.flags = compiled.flags;
+        self.events = Some(options.events);
+        self.notes.insert(self.epoch, (terms.note, compiled.slots.clone(), compiled.flags));
+        self.pending = terms.confirm.map(|confirm| (Instant::now() + confirm, before));
+    }
+
+    /// As the programs do it: without anybody's help.
+    fn in_force(&self) -> u32 {
+        match self.pending {
+            Some((until, before)) if until <= Instant::now() => before,
+            _ => self.epoch,
+        }
+    }
+
+    fn in_force_flags(&self) -> Option<u64> {
+        self.notes.get(&self.in_force()).map(|(.., flags)| *flags)
+    }
 }
 
 /// What it is to refuse.
@@ -73,6 +105,8 @@ struct Inner {
     refuse_attach: BTreeSet<String>,
     refuse_install: BTreeSet<String>,
     lacking: Vec<String>,
+    /// Devices whose daemon is gone and that go on enforcing.
+    left: BTreeSet<String>,
 }
 
 #[derive(Clone, Default)]
@@ -108,6 +142,17 @@ impl Fake {
         self.lock().attached[name].flags
     }
 
+    /// Flags by which packets are judged now; nothing where none are.
+    fn judges(&self, name: &str) -> Option<u64> {
+        self.lock().attached.get(name)?.in_force_flags()
+    }
+
+    fn take_over(&self, name: &str) -> Box<dyn Attached> {
+        let (ready, bell) = io::pipe().unwrap();
+        self.lock().attached.get_mut(name).unwrap().bell = Some(bell);
+        Box::new(FakeAttachment { fake: self.clone(), name: name.to_owned(), ready, stays: false })
+    }
+
     fn remember(&self, name: &str, key: FlowKey, entry: Entry) {
         self.lock().attached.get_mut(name).unwrap().flows.insert(key, entry);
     }
@@ -134,6 +179,8 @@ struct FakeAttachment {
     fake: Fake,
     name: String,
     ready: io::PipeReader,
+    /// The kernel goes on by itself when this is dropped.
+    stays: bool,
 }
 
 impl Plane for Fake {
@@ -141,22 +188,61 @@ impl Plane for Fake {
         self.lock().lacking.clone()
     }
 
-    fn attach(&self, target: &Target, options: &Options, compiled: &Compiled) -> Result<Box<dyn Attached>, PlaneError> {
+    fn attach(
+        &self,
+        target: &Target,
+        options: &Options,
+        compiled: &Compiled,
+        terms: Terms,
+    ) -> Result<Box<dyn Attached>, PlaneError> {
         let mut inner = self.lock();
         if inner.refuse_attach.contains(&target.name) {
             return Err("there is no such interface".into());
         }
         let (ready, bell) = io::pipe()?;
-        let device = Device {
-            epoch: 1,
-            slots: compiled.slots.clone(),
-            flags: compiled.flags,
-            events: Some(options.events),
-            bell: Some(bell),
-            ..Device::default()
+        let mut device = Device { bell: Some(bell), target: Some(target.clone()), ..Device::default() };
+        device.begin(options, compiled, terms);
+        let there = inner.attached.insert(key(target), device).is_some();
+        assert_eq!(there, inner.left.remove(&key(target)), "attached twice");
+        Ok(Box::new(FakeAttachment { fake: self.clone(), name: key(target), ready, stays: false }))
+    }
+
+    fn open(&mut self) -> Result<(), PlaneError> {
+        Ok(())
+    }
+
+    fn restore(&self) -> Vec<Left> {
+        let names = std::mem::take(&mut self.lock().left);
+        let restore = |name: String| {
+            let mut inner = self.lock();
+            let device = inner.attached.get_mut(&name).unwrap();
+            match device.pending {
+                Some((until, 0)) if until <= Instant::now() => {
+                    let (note, ..) = device.notes.remove(&device.epoch).unwrap();
+                    inner.attached.remove(&name);
+                    return Left::Unconfirmed(note);
+                }
+                _ => drop(inner),
+            }
+            let mut attached = self.take_over(&name);
+            if attached.pending().is_some_and(|left| left.is_zero()) {
+                attached.undo();
+            }
+            Left::Here(attached)
         };
-        assert!(inner.attached.insert(key(target), device).is_none(), "attached twice");
-        Ok(Box::new(FakeAttachment { fake: self.clone(), name: key(target), ready }))
+        names.into_iter().map(restore).collect()
+    }
+
+    fn sweep(&self) -> Vec<String> {
+        let mut inner = self.lock();
+        for name in std::mem::take(&mut inner.left) {
+            inner.attached.remove(&name);
+        }
+        Vec::new()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        Vec::new()
     }
 
     fn now(&self) -> u64 {
@@ -169,31 +255,81 @@ impl Attached for FakeAttachment {
         Hooks { ifindex: 7, ingress: "XDP, native".into(), egress: "TC (tcx)".into(), ..Hooks::default() }
     }
 
-    fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, PlaneError> {
+    fn install(&mut self, options: &Options, compiled: &Compiled, terms: Terms) -> Result<u32, PlaneError> {
         let mut inner = self.fake.lock();
         if inner.refuse_install.contains(&self.name) {
             return Err("the map is full".into());
         }
         let device = inner.attached.get_mut(&self.name).unwrap();
-        device.epoch += 1;
+        assert!(device.pending.is_none(), "a change awaits confirmation");
         device.installed += 1;
         // As the dataplane does: a rule begins to count at zero.
         for slot in compiled.slots.new_since(&device.slots) {
             device.counters.slots.remove(&slot);
         }
-        device.slots = compiled.slots.clone();
-        device.flags = compiled.flags;
-        device.events = Some(options.events);
+        device.begin(options, compiled, terms);
         Ok(device.epoch)
     }
 
-    fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, PlaneError> {
+    fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, PlaneError> {
         let mut inner = self.fake.lock();
         let device = inner.attached.get_mut(&self.name).unwrap();
-        device.epoch += 1;
+        assert!(device.pending.is_none(), "a change awaits confirmation");
+        device.last += 1;
+        device.epoch = device.last;
         device.flags = flags;
         device.events = Some(options.events);
+        device.notes.insert(device.epoch, (note.clone(), device.slots.clone(), flags));
         Ok(device.epoch)
+    }
+
+    fn pending(&self) -> Option<Duration> {
+        let (until, _) = self.fake.lock().attached[&self.name].pending?;
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    fn confirm(&mut self) -> bool {
+        let mut inner = self.fake.lock();
+        let device = inner.attached.get_mut(&self.name).unwrap();
+        let in_time = device.pending.is_some_and(|(until, _)| Instant::now() < until);
+        if in_time {
+            device.pending = None;
+        }
+        in_time
+    }
+
+    fn undo(&mut self) -> bool {
+        let mut inner = self.fake.lock();
+        let device = inner.attached.get_mut(&self.name).unwrap();
+        let Some((_, before)) = device.pending.take() else { return true };
+        device.epoch = before;
+        let Some((_, slots, flags)) = device.notes.get(&before).cloned() else { return false };
+        (device.slots, device.flags) = (slots, flags);
+        true
+    }
+
+    fn epochs(&self) -> (u32, u32, Option<u32>) {
+        let device = &self.fake.lock().attached[&self.name];
+        (device.in_force(), device.last, device.pending.map(|(_, before)| before).filter(|before| *before != 0))
+    }
+
+    fn note(&self, epoch: u32) -> Option<(Value, Arc<SlotTable>)> {
+        let (note, slots, _) = self.fake.lock().attached[&self.name].notes.get(&epoch)?.clone();
+        Some((note, slots))
+    }
+
+    fn needs_loading(&self, _: &Options) -> bool {
+        false
+    }
+
+    fn leave(mut self: Box<Self>) -> bool {
+        self.fake.lock().left.insert(self.name.clone());
+        self.stays = true;
+        true
+    }
+
+    fn target(&self) -> Target {
+        self.fake.lock().attached[&self.name].target.clone().unwrap()
     }
 
     fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
@@ -242,7 +378,9 @@ impl Attached for FakeAttachment {
 
 impl Drop for FakeAttachment {
     fn drop(&mut self) {
-        self.fake.lock().attached.remove(&self.name);
+        if !self.stays {
+            self.fake.lock().attached.remove(&self.name);
+        }
     }
 }
 
@@ -260,6 +398,8 @@ impl Daemon {
             file: directory.path().join("policy.toml"),
             socket: directory.path().join("nacld.sock"),
             lifetime: None,
+            confirm: None,
+            on_exit: None,
             force: false,
             trace: false,
             watch: false,
@@ -271,11 +411,19 @@ impl Daemon {
     }
 
     async fn start_with(policy: &str, lifetime: Option<Duration>) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let config = Config { lifetime, ..Self::config(&directory) };
+        Self::start_in(tempfile::tempdir().unwrap(), policy, Fake::default(), |config| config.lifetime = lifetime).await
+    }
+
+    async fn start_in(
+        directory: tempfile::TempDir,
+        policy: &str,
+        fake: Fake,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = Self::config(&directory);
+        change(&mut config);
         fs::write(&config.file, policy).unwrap();
         let client = Client::new(&config.socket);
-        let fake = Fake::default();
         let (ready, is_ready) = tokio::sync::oneshot::channel();
         let ready = Mutex::new(Some(ready));
         let tell = move |notice: Notice| {
@@ -423,16 +571,16 @@ async fn a_reload_keeps_the_hits_of_rules_that_stay() {
     daemon.fake.hit("fake0", daemon.fake.slot("fake0", Direction::Inbound, 110), 3);
     // Rule 110 becomes another rule under the same number, and everything moves down a line.
     daemon.write(&WEB.replace("version = 1", "version = 1\n").replace("ports = 22", "ports = 23"));
-    let answer = daemon.client.reload(false).await.unwrap();
+    let answer = daemon.client.reload(false, None).await.unwrap();
     assert_eq!(answer.change.switched, ["fake0"]);
     let rules = daemon.rules("fake0").await;
     assert_eq!((packets(&rules, 0, Number::Rule(100)), packets(&rules, 0, Number::Rule(110))), (7, 0));
     assert_eq!((rules.lists[0].rules[0].line, rules.epoch), (5, Some(2)));
     // Back again: the old rule's slot may be given back to it, its old packets are not.
     daemon.write(WEB);
-    daemon.client.reload(false).await.unwrap();
+    daemon.client.reload(false, None).await.unwrap();
     daemon.write(&WEB.replace("ports = 22", "ports = 24"));
-    daemon.client.reload(false).await.unwrap();
+    daemon.client.reload(false, None).await.unwrap();
     daemon.fake.hit("fake0", daemon.fake.slot("fake0", Direction::Inbound, 110), 2);
     assert_eq!(packets(&daemon.rules("fake0").await, 0, Number::Rule(110)), 2);
     assert!(daemon.client.status().await.unwrap().last_reload.unwrap().ok);
@@ -443,7 +591,7 @@ async fn an_invalid_reload_keeps_the_old_policy_and_says_why() {
     let daemon = Daemon::start(WEB).await;
     let before = daemon.client.status().await.unwrap();
     daemon.write(&WEB.replace("rule = 110", "rule = 100"));
-    let Err(ClientError::Refused(problem)) = daemon.client.reload(false).await else { panic!("was accepted") };
+    let Err(ClientError::Refused(problem)) = daemon.client.reload(false, None).await else { panic!("was accepted") };
     assert!(problem.error.contains("has 1 error"), "{}", problem.error);
     assert!(problem.diagnostics.contains("policy.toml:5"), "{}", problem.diagnostics);
     let after = daemon.client.status().await.unwrap();
@@ -458,7 +606,7 @@ async fn a_reload_that_fails_half_way_is_taken_back() {
     daemon.fake.lock().refuse_install.insert("fake1".into());
     let policy = format!("{WEB}{SECOND}").replace("ports = 22", "ports = 23") + "[interface.fake2]\nnacl = \"web\"\n";
     daemon.write(&policy);
-    let Err(ClientError::Refused(problem)) = daemon.client.reload(false).await else { panic!("was accepted") };
+    let Err(ClientError::Refused(problem)) = daemon.client.reload(false, None).await else { panic!("was accepted") };
     assert!(problem.error.contains("cannot switch fake1") && problem.error.contains("the map is full"));
     let inner = daemon.fake.lock();
     assert_eq!(inner.attached.keys().collect::<Vec<_>>(), ["fake0", "fake1"], "fake2 was attached and taken off again");
@@ -470,12 +618,12 @@ async fn a_reload_that_fails_half_way_is_taken_back() {
 async fn a_reload_attaches_and_detaches_interfaces() {
     let daemon = Daemon::start(WEB).await;
     daemon.write(&WEB.replace("[interface.fake0]", "[interface.fake9]"));
-    let change = daemon.client.reload(false).await.unwrap().change;
+    let change = daemon.client.reload(false, None).await.unwrap().change;
     assert_eq!((change.attached, change.detached), (vec!["fake9".to_owned()], vec!["fake0".to_owned()]));
     assert_eq!(daemon.fake.names(), ["fake9"]);
     // What cannot be changed while attached is said, and changes nothing.
     daemon.write(&(WEB.replace("[interface.fake0]", "[interface.fake9]") + "xdp = \"tc\"\n"));
-    let Err(ClientError::Refused(problem)) = daemon.client.reload(false).await else { panic!("was accepted") };
+    let Err(ClientError::Refused(problem)) = daemon.client.reload(false, None).await else { panic!("was accepted") };
     assert!(problem.error.contains("`xdp` cannot be changed while attached"), "{}", problem.error);
 }
 
@@ -570,7 +718,7 @@ async fn events_name_the_rule_and_its_line() {
     assert!(tokio::time::timeout(Duration::from_millis(100), other.body.frame()).await.is_err(), "not its interface");
     // An event that was made under the policy before still finds its rule.
     daemon.write(&WEB.replace("ports = 22", "ports = 23"));
-    daemon.client.reload(false).await.unwrap();
+    daemon.client.reload(false, None).await.unwrap();
     let old = Event { epoch: 1, ..syn(slot, 0) };
     {
         let mut inner = daemon.fake.lock();
@@ -606,7 +754,7 @@ async fn a_newly_attached_interface_has_its_events_read_too() {
     let daemon = Daemon::start(WEB).await;
     let mut stream = Lines::open(&daemon, "/v1/events").await;
     daemon.write(&format!("{WEB}{SECOND}"));
-    daemon.client.reload(false).await.unwrap();
+    daemon.client.reload(false, None).await.unwrap();
     daemon.fake.emit("fake1", syn(daemon.fake.slot("fake1", Direction::Inbound, 110), 0));
     assert_eq!(stream.next().await["interface"], "fake1");
 }
@@ -692,22 +840,22 @@ async fn a_mode_set_live_holds_until_the_next_reload() {
     assert!(text.contains("mode         stateful (set live; the policy says stateless)"), "{text}");
     // A reload that fails leaves it, one that does not puts the file's word in force and says so.
     daemon.write("nonsense");
-    daemon.client.reload(false).await.unwrap_err();
+    daemon.client.reload(false, None).await.unwrap_err();
     assert!(stateful());
     daemon.write(WEB);
-    let change = daemon.client.reload(false).await.unwrap().change;
+    let change = daemon.client.reload(false, None).await.unwrap().change;
     assert!(!stateful());
     assert_eq!((change.modes.len(), change.modes[0].live), (1, true));
-    let text = report::status::changed(&change);
+    let text = report::status::changed(&change, None);
     assert!(
         text.contains("mode stateless, layers both, as the policy says (mode stateful, layers both had been set live)"),
         "{text}"
     );
     // The file itself may change its word.
     daemon.write(&WEB.replace("nacl = \"web\"", "nacl = \"web\"\nmode = \"stateful\""));
-    let change = daemon.client.reload(false).await.unwrap().change;
+    let change = daemon.client.reload(false, None).await.unwrap().change;
     assert!(stateful() && !change.modes[0].live);
-    assert!(daemon.client.reload(false).await.unwrap().change.modes.is_empty());
+    assert!(daemon.client.reload(false, None).await.unwrap().change.modes.is_empty());
 }
 
 #[tokio::test]
@@ -716,7 +864,7 @@ async fn a_reload_taken_back_keeps_what_was_set_live() {
     let set = SetMode { mode: Some(Mode::Stateful), ..SetMode::default() };
     daemon.client.set_mode("fake0", &set).await.unwrap();
     daemon.fake.lock().refuse_install.insert("fake1".into());
-    daemon.client.reload(false).await.unwrap_err();
+    daemon.client.reload(false, None).await.unwrap_err();
     assert!(daemon.fake.flags("fake0") & Control::STATEFUL != 0, "put back as it was");
     assert_eq!(daemon.client.modes(Some("fake0")).await.unwrap().interfaces[0].modes.in_force.mode, Mode::Stateful);
 }
@@ -776,7 +924,7 @@ async fn connections_are_listed_counted_and_forgotten() {
         "rule = 100, action = \"allow\", protocol = \"tcp\", ports = 443",
         "rule = 90, action = \"allow\", protocol = \"tcp\", ports = 80",
     ));
-    daemon.client.reload(false).await.unwrap();
+    daemon.client.reload(false, None).await.unwrap();
     let all = daemon.client.connections(None, &Filter::default()).await.unwrap().connections;
     let text = anstream::adapter::strip_str(&report::conntrack::list(&all)).to_string();
     assert!(text.contains("web inbound 100 (gone)") && text.contains("198.51.100.7:40001"), "{text}");
@@ -919,7 +1067,7 @@ async fn what_is_gone_stays_counted() {
     assert_eq!(totals().await, (5, 3));
     for ports in ["ports = 23", "ports = 24", "ports = 22"] {
         daemon.write(&WEB.replace("ports = 22", ports));
-        daemon.client.reload(false).await.unwrap();
+        daemon.client.reload(false, None).await.unwrap();
         assert_eq!(totals().await, (5, 3), "{ports}");
     }
 }
@@ -939,7 +1087,7 @@ fn interfaces_are_named_without_doubt() {
     let apply = |state: &mut State, policy: &str| {
         fs::write(&file, policy).unwrap();
         let reading = prepare::read(&file, &NoHost).unwrap();
-        state.apply(prepare::prepare(&reading, &state.slots()).unwrap())
+        state.apply(prepare::prepare(&reading, &state.slots()).unwrap(), None)
     };
     apply(&mut state, &policy).unwrap();
     assert_eq!(fake.names(), ["b/eth0", "g/eth0", "g/eth1"]);
@@ -951,7 +1099,7 @@ fn interfaces_are_named_without_doubt() {
     let error = state.modes(Some("eth9")).unwrap_err();
     assert!(error.hint().unwrap().contains("blue (eth0 in netns b), green (eth0 in netns g)"));
     // One of the two, and the other stays as it is.
-    let setting = nacl_daemon::observe::Setting { mode: Mode::Stateful, layers: Layers::Both };
+    let setting = Setting { mode: Mode::Stateful, layers: Layers::Both };
     state.set("green", setting).unwrap();
     let flags = |name| fake.flags(name) & Control::STATEFUL != 0;
     assert_eq!((flags("b/eth0"), flags("g/eth0")), (false, true));
@@ -976,4 +1124,122 @@ fn interfaces_are_named_without_doubt() {
     assert_eq!(state.detach("eth0", None).unwrap().interface, "green", "the only one left");
     assert_eq!(state.detach("red", None).unwrap().netns.as_deref(), Some("g"));
     assert_eq!(state.attached(), 0);
+}
+
+/// The policy that lets everything pass that `WEB` denies.
+fn other() -> String {
+    WEB.replace("action = \"deny\"", "action = \"allow\"")
+        .replace("nacl = \"web\"", "nacl = \"web\"\nmode = \"stateful\"")
+}
+
+#[tokio::test]
+async fn a_change_awaits_confirmation() {
+    let daemon = Daemon::start(WEB).await;
+    let before = daemon.fake.judges("fake0");
+    daemon.write(&other());
+    let (code, answer) = daemon.json(Method::POST, "/v1/reload?confirm=600").await;
+    assert_eq!(code, 200, "{answer}");
+    assert!(answer["pending"]["seconds_left"].as_u64().unwrap() > 500, "{answer}");
+    let now = daemon.fake.judges("fake0");
+    assert_ne!(now, before);
+    // Nothing else is changed meanwhile.
+    for uri in ["/v1/reload", "/v1/reload?confirm=5"] {
+        let (code, answer) = daemon.json(Method::POST, uri).await;
+        assert_eq!(code, 409, "{uri}: {answer}");
+        assert!(answer["hint"].as_str().unwrap().contains("nacld confirm"), "{answer}");
+    }
+    let set = SetMode { mode: Some(Mode::Stateless), ..SetMode::default() };
+    let Err(ClientError::Refused(problem)) = daemon.client.set_mode("fake0", &set).await else { panic!("was set") };
+    assert!(problem.error.contains("awaits confirmation"), "{problem:?}");
+    let (code, answer) = daemon.json(Method::POST, "/v1/confirm").await;
+    assert_eq!((code, &answer["problems"]), (200, &Value::Array(Vec::new())));
+    assert_eq!(daemon.fake.judges("fake0"), now);
+    assert_eq!(daemon.json(Method::POST, "/v1/confirm").await.0, 409);
+    assert_eq!(daemon.json(Method::POST, "/v1/rollback").await.0, 409);
+    assert_eq!(daemon.json(Method::POST, "/v1/reload?confirm=0").await.0, 400);
+    assert_eq!(daemon.json(Method::POST, "/v1/reload?confirm=soon").await.0, 400);
+}
+
+#[tokio::test]
+async fn what_is_rolled_back_is_all_of_it() {
+    let daemon = Daemon::start(&format!("{WEB}{SECOND}")).await;
+    let hits = daemon.fake.slot("fake0", Direction::Inbound, 110);
+    daemon.fake.hit("fake0", hits, 7);
+    let before = daemon.client.status().await.unwrap();
+    // One interface changes, one goes, one comes.
+    daemon.write(&format!("{}[interface.fake2]\nnacl = \"web\"\n", other()));
+    let change = daemon.client.reload(false, Some(Duration::from_secs(600))).await.unwrap().change;
+    assert_eq!(
+        (change.attached, change.switched, change.detached),
+        (vec!["fake2".into()], vec!["fake0".into()], vec![])
+    );
+    assert_eq!(daemon.fake.names(), ["fake0", "fake1", "fake2"], "what it no longer names goes once it is confirmed");
+    let done = daemon.client.roll_back().await.unwrap();
+    assert!(!done.stopping);
+    assert_eq!(done.policy.unwrap().sha256, before.policy.sha256);
+    assert_eq!(daemon.fake.names(), ["fake0", "fake1"]);
+    let after = daemon.client.status().await.unwrap();
+    assert_eq!(
+        after.interfaces.iter().map(|one| &one.modes).collect::<Vec<_>>(),
+        before.interfaces.iter().map(|one| &one.modes).collect::<Vec<_>>()
+    );
+    assert!(after.problems[0].contains("not confirmed"), "{:?}", after.problems);
+    assert_eq!(packets(&daemon.rules("fake0").await, 0, Number::Rule(110)), 7, "a rule that came back counts on");
+
+    // And the other way round.
+    daemon.client.reload(false, Some(Duration::from_secs(600))).await.unwrap();
+    daemon.client.confirm().await.unwrap();
+    assert_eq!(daemon.fake.names(), ["fake0", "fake2"]);
+    assert!(daemon.client.status().await.unwrap().problems.is_empty());
+}
+
+#[tokio::test]
+async fn what_nobody_confirms_is_undone() {
+    let daemon = Daemon::start(WEB).await;
+    let before = daemon.fake.judges("fake0");
+    daemon.write(&other());
+    daemon.client.reload(false, Some(Duration::from_secs(1))).await.unwrap();
+    assert_ne!(daemon.fake.judges("fake0"), before);
+    let start = Instant::now();
+    while daemon.client.status().await.unwrap().pending.is_some() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it is never undone");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(daemon.fake.judges("fake0"), before);
+    let directory = tempfile::tempdir().unwrap();
+    let first =
+        Daemon::start_in(directory, WEB, Fake::default(), |config| config.confirm = Some(Duration::from_secs(1)));
+    assert_eq!(first.await.ended().await, Ended::NotConfirmed, "there was nothing before it");
+}
+
+#[tokio::test]
+async fn a_daemon_knows_what_the_one_before_it_has_left() {
+    let fake = Fake::default();
+    let directory = tempfile::tempdir().unwrap();
+    let file = Daemon::config(&directory).file;
+    fs::write(&file, WEB).unwrap();
+    let settings = Settings { on_exit: Some(OnExit::Keep), ..Settings::default() };
+    let mut first = State::new(Box::new(fake.clone()), settings);
+    let reading = prepare::read(&file, &NoHost).unwrap();
+    first.apply(prepare::prepare(&reading, &first.slots()).unwrap(), None).unwrap();
+    fake.hit("fake0", fake.slot("fake0", Direction::Inbound, 100), 3);
+    let stateful = Setting { mode: Mode::Stateful, layers: Layers::Both };
+    first.set("fake0", stateful).unwrap();
+    assert_eq!(first.end().unwrap(), ["fake0"], "it stays in force");
+    drop(first);
+
+    // A file that cannot be used: everything is as it was, with what was set live.
+    let daemon = Daemon::start_in(directory, "nonsense", fake.clone(), |_| ()).await;
+    let status = daemon.client.status().await.unwrap();
+    assert_eq!(status.interfaces[0].modes.in_force.mode, Mode::Stateful);
+    assert_eq!(status.interfaces[0].modes.policy.mode, Mode::Stateless);
+    assert!(status.last_reload.is_some_and(|reload| !reload.ok));
+    assert_eq!(packets(&daemon.rules("fake0").await, 0, Number::Rule(100)), 3);
+    // And then one that can.
+    daemon.write(&format!("{WEB}{SECOND}"));
+    let change = daemon.client.reload(false, None).await.unwrap().change;
+    assert_eq!((change.attached, change.switched), (vec!["fake1".into()], vec!["fake0".into()]));
+    assert_eq!(packets(&daemon.rules("fake0").await, 0, Number::Rule(100)), 3);
+    daemon.client.stop().await.unwrap();
+    assert_eq!(daemon.ended().await, Ended::Asked, "who asks for it gets everything detached");
 }

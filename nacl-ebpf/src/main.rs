@@ -92,13 +92,20 @@ fn skb(ctx: &TcContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
     let Some(words) = CONTROL.get_ptr(0) else { return 0 };
-    // Read once, so that one verdict is of one generation and one set of settings.
-    // SAFETY: a map value, and a u64 is read in one piece.
-    let control = Control(unsafe { words.cast::<u64>().read_volatile() });
-    let direction = control.direction(hook);
+    let words = words.cast::<u64>();
     let Some(work) = WORK.get_ptr_mut(0) else { return 0 };
     // SAFETY: this CPU's own value of a map.
     let work = unsafe { &mut *work };
+    // Read once, so that one verdict is of one generation and one set of settings.
+    // SAFETY: words of a map's value, and a u64 is read in one piece.
+    let mut control = Control(unsafe { words.read_volatile() });
+    if control.has(Control::PENDING) {
+        // SAFETY: as above.
+        let [fallback, deadline] =
+            unsafe { [words.add(Control::FALLBACK).read_volatile(), words.add(Control::DEADLINE).read_volatile()] };
+        control = control.in_force(Control(fallback), deadline, flows::tick(&mut work.tick));
+    }
+    let direction = control.direction(hook);
     let parsed = frame.parse(&mut work.packet);
     let amount = Counter { packets: frame.packets().into(), bytes: frame.bytes(parsed.unwrap_or(u32::MAX)).into() };
     let mut met = Met { family: 0, flow: flow::Met::Nothing, verdict: NO_VERDICT, control, direction, amount };
@@ -128,7 +135,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 }
             } else {
                 // SAFETY: as above.
-                let pickup_until = unsafe { words.cast::<u64>().add(1).read_volatile() };
+                let pickup_until = unsafe { words.add(Control::PICKUP).read_volatile() };
                 let at = At { control, now: flows::tick(&mut work.tick), pickup_until };
                 if let Some(verdict) = judge(at, direction, work) {
                     report::count_alone(verdict.slot, amount);

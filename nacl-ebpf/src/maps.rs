@@ -5,7 +5,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use nacl_common::{
-    Counter, Event, Packet,
+    Control, Counter, Event, Packet,
     border::{Counts, FlowKey, FragmentKey, GENERATIONS, Kept, Large, Medium, Shared, Small},
     evaluate::{Answers, At, Question, Verdict},
     flow::{Met, Write},
@@ -26,10 +26,9 @@ pub static MEDIUM: ArrayOfMaps<Array<Medium, 1, MMAPABLE>, { GENERATIONS as usiz
 #[btf_map]
 pub static LARGE: ArrayOfMaps<Array<Large, 1, MMAPABLE>, { GENERATIONS as usize }> = ArrayOfMaps::new();
 
-/// The control word ([`nacl_common::Control`]), and until when connections met in their middle are taken up, which is
-/// written first.
+/// The control word, and what stands beside it ([`Control::WORDS`]).
 #[btf_map]
-pub static CONTROL: Array<[u64; 2], 1, MMAPABLE> = Array::new();
+pub static CONTROL: Array<[u64; Control::WORDS], 1, MMAPABLE> = Array::new();
 
 /// Elements are made when they are needed: an interface that tracks nothing has none.
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;

@@ -372,7 +372,7 @@ struct Daemon {
 impl Daemon {
     fn new() -> Result<Self> {
         let policy = tempfile::NamedTempFile::new()?;
-        let state = State::new(Box::new(RealKernel), Settings::default());
+        let state = State::new(Box::new(RealKernel::default()), Settings::default());
         // As a daemon does it, the guard against lock-outs asked.
         let loader = File { path: policy.path().to_owned(), unguarded: false };
         let service = Service::new(state, Box::new(loader), Arc::new(|_| {}));
@@ -383,7 +383,7 @@ impl Daemon {
     fn load(&self, text: &str, times: &mut Times) -> Result<()> {
         std::fs::write(self.policy.path(), text)?;
         times.take(|| {
-            let (result, diagnostics) = self.service.reload(false);
+            let (result, diagnostics) = self.service.reload(false, None);
             result.map(drop).with_context(|| diagnostics.plain)
         })
     }

@@ -6,12 +6,12 @@ use crate::{Exit, cli};
 
 pub fn run(args: &cli::Detach) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
-    let socket = &args.socket.socket;
+    let (socket, state) = (&args.socket.socket, &args.store.state);
     let (done, failed) = match &args.interface {
-        None => runtime.block_on(detach::all(socket)),
+        None => runtime.block_on(detach::all(socket, state)),
         Some(name) => {
             let target = Target { name: name.clone(), netns: args.netns.clone() };
-            (runtime.block_on(detach::one(&target, socket))?, Vec::new())
+            (runtime.block_on(detach::one(&target, socket, state))?, Vec::new())
         }
     };
     for line in &done {

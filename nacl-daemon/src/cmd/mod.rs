@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod confirm;
 mod conntrack;
 mod detach;
 mod explain;
@@ -10,6 +11,7 @@ mod man;
 mod mode;
 pub mod policy;
 mod reload;
+mod rollback;
 mod rules;
 mod run;
 mod status;
@@ -41,6 +43,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Mode(args) => mode::run(args),
         Verb::Conntrack(args) => conntrack::run(args),
         Verb::Reload(args) => reload::run(args),
+        Verb::Confirm(args) => confirm::run(args),
+        Verb::Rollback(args) => rollback::run(args),
         Verb::Detach(args) => detach::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Man(args) => man::run(args),

@@ -1,16 +1,19 @@
 //! `nacld reload`.
 
+use std::time::Duration;
+
 use nacl_daemon::{report, service::client::Client};
 
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Reload) -> anyhow::Result<Exit> {
-    let answer = super::runtime()?.block_on(Client::new(&args.socket.socket).reload(args.force));
+    let answer = super::runtime()?.block_on(Client::new(&args.socket.socket).reload(args.force, args.confirm));
     if let Err(nacl_daemon::service::client::ClientError::Refused(problem)) = &answer {
         super::tell(&problem.diagnostics)?;
     }
     let answer = answer?;
     super::tell(&answer.diagnostics)?;
-    super::print(report::status::changed(&answer.change))?;
+    let pending = answer.pending.map(|pending| Duration::from_secs(pending.seconds_left));
+    super::print(report::status::changed(&answer.change, pending))?;
     Ok(Exit::Done)
 }

@@ -4,7 +4,7 @@ use nacl_daemon::{
     report::status,
     service::{
         plane::Kernel,
-        serve::{self, Config, Ended, Notice},
+        serve::{self, Config, Ended, Notice, Undone},
         state::chain,
     },
 };
@@ -16,13 +16,21 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
         file: args.config.clone(),
         socket: args.socket.socket.clone(),
         lifetime: args.lifetime,
+        confirm: args.confirm,
+        on_exit: args.on_exit.map(Into::into),
         force: args.force,
         trace: args.trace,
         watch: args.watch,
     };
     // Ctrl-C is the ordinary way to end a daemon in a terminal, so it is no failure.
-    let _ended: Ended = super::runtime()?.block_on(serve::run(config, Box::new(Kernel), Box::new(tell)))?;
-    Ok(Exit::Done)
+    let kernel = Kernel {
+        // What detaches by itself must not outlive whoever would do it.
+        state: (!args.no_pins && args.lifetime.is_none()).then(|| args.store.state.clone()),
+        owner: std::path::absolute(&args.socket.socket)?.display().to_string(),
+        store: None,
+    };
+    let ended = super::runtime()?.block_on(serve::run(config, Box::new(kernel), Box::new(tell)))?;
+    Ok(if ended == Ended::NotConfirmed { Exit::Failed } else { Exit::Done })
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape the library calls")]
@@ -30,19 +38,24 @@ fn tell(notice: Notice) {
     let told = match notice {
         Notice::Diagnostics(diagnostics) => super::tell(&diagnostics.coloured),
         Notice::Ready { status, socket, lifetime } => super::print(status::ready(status, socket, lifetime)),
-        Notice::Reloaded(change) => super::print(status::changed(change)),
+        Notice::Restored(interfaces) => super::print(status::restored(interfaces)),
+        Notice::Reloaded(change, pending) => super::print(status::changed(change, pending)),
+        Notice::Confirmed => super::print("confirmed: the policy stays in force\n"),
+        Notice::Undone(Undone::TimeOver) => super::print("not confirmed in time: what was before is in force again\n"),
+        Notice::Undone(Undone::Asked) => super::print("rolled back: what was before is in force again\n"),
         Notice::Set(modes) => super::print(status::set(modes)),
         Notice::NotReloaded(error) => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
         Notice::Record(record) => super::print(status::record(record)),
         Notice::Missed(count) => super::tell(format!("{count} packets were not shown: too many at once\n")),
-        Notice::Ended { why, interfaces } => {
+        Notice::Ended { why, interfaces, stay } => {
             let why = match why {
                 Ended::Interrupted => "interrupted",
                 Ended::Terminated => "terminated",
                 Ended::TimeOver => "time is over",
                 Ended::Asked => "asked to end",
+                Ended::NotConfirmed => "not confirmed",
             };
-            super::print(status::ended(why, interfaces))
+            super::print(status::ended(why, interfaces, stay))
         }
     };
     if let Err(error) = told {

@@ -16,7 +16,6 @@ use nacl_common::{
 };
 use thiserror::Error;
 
-pub(crate) use self::slots::names as serde_names;
 pub use self::{
     decider::{Decider, NoDecider, Written},
     slots::{Slot, SlotTable},

@@ -15,7 +15,7 @@ use nacl_common::{
 use serde::{Deserialize, Serialize};
 
 use super::{CompileError, Whose};
-use crate::resolve::{Exemption, Icmp, Interface, Peer, Protocol};
+use crate::resolve::{Exemption, Icmp, Interface, Peer, Protocol, names};
 
 /// What the slots of an interface's counters mean.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,32 +275,4 @@ impl SlotTable {
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
-}
-
-pub(crate) mod names {
-    //! Directions, families and actions in JSON, by the names AWS uses.
-    macro_rules! by_name {
-        ($module:ident, $type:ident, $($name:literal => $variant:ident),+) => {
-            pub mod $module {
-                use nacl_common::$type;
-                use serde::{Deserialize, Deserializer, Serializer, de};
-
-                pub fn serialize<S: Serializer>(value: &$type, serializer: S) -> Result<S::Ok, S::Error> {
-                    serializer.serialize_str(match value { $($type::$variant => $name),+ })
-                }
-
-                pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<$type, D::Error> {
-                    let name = String::deserialize(deserializer)?;
-                    match name.as_str() {
-                        $($name => Ok($type::$variant),)+
-                        _ => Err(de::Error::unknown_variant(&name, &[$($name),+])),
-                    }
-                }
-            }
-        };
-    }
-    by_name!(direction, Direction, "inbound" => Inbound, "outbound" => Outbound);
-    by_name!(family, Family, "ipv4" => V4, "ipv6" => V6);
-    by_name!(action, Action, "allow" => Allow, "deny" => Deny);
-    by_name!(layer, Layer, "none" => None, "nacl" => Nacl, "security-group" => SecurityGroup);
 }

@@ -1,23 +1,25 @@
 //! Putting the programs on the hooks, and what to do where a hook cannot be had. Runs in the interface's namespace.
 
-use std::fmt;
+use std::{fmt, mem, os::fd::AsFd};
 
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+    ProgramError, SchedClassifier,
     tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact},
-    xdp::XdpMode,
 };
+use nacl_common::evaluate::Hook;
+use serde::{Deserialize, Serialize};
 
 use super::{
     DataplaneError,
     device::{self, Device},
+    hold::{self, Hold, Kind, Link},
     netlink,
     object::{Object, TC_EGRESS, TC_INGRESS, XDP, errno, kernel_is},
 };
 use crate::resolve::Xdp;
 
 /// How ingress is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ingress {
     /// XDP in the driver.
     Native,
@@ -30,7 +32,7 @@ pub enum Ingress {
 }
 
 /// How egress is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Egress {
     /// TC, by a link.
     Tcx,
@@ -39,7 +41,7 @@ pub enum Egress {
 }
 
 /// How an interface is attached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hooks {
     /// Its index, in its own namespace.
     pub ifindex: u32,
@@ -76,7 +78,7 @@ impl fmt::Display for Hooks {
 }
 
 /// How TC programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tc {
     /// By a tcx link where the kernel has it, else by a filter on clsact.
     #[default]
@@ -87,53 +89,109 @@ pub enum Tc {
 
 /// Priorities of our filters: on ingress ahead of what others choose, on egress behind it, so that we see what the
 /// wire sees. The handle is ours, so that a filter a crash left is found and replaced in place.
-const INGRESS_PRIORITY: u16 = 2;
-const EGRESS_PRIORITY: u16 = 0xbfff;
-const HANDLE: TcHandle = TcHandle::new(0, 0x6e61);
+pub const fn priority(hook: Hook) -> u16 {
+    match hook {
+        Hook::Ingress => 2,
+        Hook::Egress => 0xbfff,
+    }
+}
+pub const HANDLE: TcHandle = TcHandle::new(0, 0x6e61);
 
-/// Attaches ingress, then egress. `made_qdisc` is set as soon as there is a qdisc to be removed, also on failure.
+/// What is to be attached, and how.
+#[derive(Clone, Copy)]
+pub struct Way {
+    /// As the policy has it.
+    pub xdp: Xdp,
+    /// How TC programs are attached.
+    pub tc: Tc,
+}
+
+/// What is on the interface from then on.
+pub struct Attached {
+    pub hooks: Hooks,
+    pub ingress: Hold,
+    pub egress: Hold,
+}
+
+/// Attaches ingress, then egress. Where one of our own links is on a hook, `old` ones that a process now gone has pinned, it is
+/// given the new program in place, so that no packet goes unjudged. `made_qdisc` is set as soon as there is a qdisc to be
+/// removed, also on failure.
 pub fn attach(
     object: &mut Object,
     device: &Device,
-    xdp: Xdp,
-    tc: Tc,
+    way: Way,
+    old: Vec<Link>,
     made_qdisc: &mut bool,
-) -> Result<Hooks, DataplaneError> {
+) -> Result<Attached, DataplaneError> {
+    let mut links: Vec<(Kind, Link)> = old.into_iter().filter_map(|link| Some((link.on().ok()?.kind, link))).collect();
+    let mut old = |kind| links.iter().position(|(there, _)| *there == kind).map(|at| links.swap_remove(at).1);
     let mut fallback = None;
-    let by_xdp = match xdp {
+    let by_xdp = match way.xdp {
         Xdp::Tc => None,
-        Xdp::Generic => match attach_xdp(object, device, XdpMode::Skb)? {
-            Ok(program) => Some((Ingress::Generic, program)),
+        Xdp::Generic => match attach_xdp(object, device, Ingress::Generic, old(Kind::Xdp))? {
+            Ok(attached) => Some(attached),
             Err(source) => return Err(xdp_error(device, source)),
         },
-        Xdp::Native | Xdp::Auto => match attach_xdp(object, device, XdpMode::Driver)? {
-            Ok(program) => Some((Ingress::Native, program)),
-            Err(source) if xdp == Xdp::Native => return Err(native_error(device, source)),
+        Xdp::Native | Xdp::Auto => match attach_xdp(object, device, Ingress::Native, old(Kind::Xdp))? {
+            Ok(attached) => Some(attached),
+            Err(source) if way.xdp == Xdp::Native => return Err(native_error(device, source)),
             Err(source) => {
                 fallback = Some(why(device, &source));
                 None
             }
         },
     };
-    let (ingress, ingress_program) = match by_xdp {
+    let (ingress, ingress_hold, ingress_program) = match by_xdp {
         Some(attached) => attached,
-        None => match attach_tc(object, device, TcAttachType::Ingress, tc, made_qdisc)? {
-            (Egress::Tcx, program) => (Ingress::Tcx, program),
-            (Egress::Clsact, program) => (Ingress::Clsact, program),
+        None => match attach_tc(object, device, Hook::Ingress, way.tc, old(Kind::Tcx(Hook::Ingress)), made_qdisc)? {
+            (Egress::Tcx, hold, program) => (Ingress::Tcx, hold, program),
+            (Egress::Clsact, hold, program) => (Ingress::Clsact, hold, program),
         },
     };
-    let (egress, egress_program) = attach_tc(object, device, TcAttachType::Egress, tc, made_qdisc)?;
-    Ok(Hooks { ifindex: device.ifindex, ingress, fallback, egress, ingress_program, egress_program })
+    let egress = attach_tc(object, device, Hook::Egress, way.tc, old(Kind::Tcx(Hook::Egress)), made_qdisc);
+    let (egress, egress_hold, egress_program) = match egress {
+        Ok(attached) => attached,
+        Err(error) => {
+            // Half a policy is none.
+            if let Err(error) = ingress_hold.release(device.ifindex, Hook::Ingress) {
+                tracing::warn!("{}: the ingress program stays: {error}", device.name);
+            }
+            return Err(error);
+        }
+    };
+    // On hooks that are no longer used.
+    for (_, link) in links {
+        if let Err(error) = link.detach() {
+            tracing::warn!("{}: an older program stays: {error}", device.name);
+        }
+    }
+    let hooks = Hooks { ifindex: device.ifindex, ingress, fallback, egress, ingress_program, egress_program };
+    Ok(Attached { hooks, ingress: ingress_hold, egress: egress_hold })
 }
 
 /// The outer error is of loading, the inner one of attaching.
 fn attach_xdp(
     object: &mut Object,
     device: &Device,
-    mode: XdpMode,
-) -> Result<Result<u32, ProgramError>, DataplaneError> {
+    wanted: Ingress,
+    old: Option<Link>,
+) -> Result<Result<(Ingress, Hold, u32), ProgramError>, DataplaneError> {
     let program = object.xdp()?;
-    Ok(program.attach_to_if_index(device.ifindex, mode).and_then(|_| Ok(program.info()?.id())))
+    let attach = || {
+        let id = program.info()?.id();
+        if let Some(link) = old {
+            // A link cannot change its mode: then there is a moment without.
+            if netlink::xdp_is_generic(device.ifindex)? == (wanted == Ingress::Generic)
+                && link.update(program.fd()?.as_fd()).is_ok()
+            {
+                return Ok((wanted, Hold::Link(link), id));
+            }
+            link.detach()?;
+        }
+        let link = Link::xdp(program.fd()?.as_fd(), device.ifindex, wanted == Ingress::Generic)?;
+        Ok((wanted, Hold::Link(link), id))
+    };
+    Ok(attach())
 }
 
 fn xdp_error(device: &Device, source: ProgramError) -> DataplaneError {
@@ -179,12 +237,12 @@ fn owner(device: &Device) -> Option<String> {
 fn attach_tc(
     object: &mut Object,
     device: &Device,
-    hook: TcAttachType,
+    hook: Hook,
     tc: Tc,
+    old: Option<Link>,
     made_qdisc: &mut bool,
-) -> Result<(Egress, u32), DataplaneError> {
-    let ingress = matches!(hook, TcAttachType::Ingress);
-    let name = if ingress { TC_INGRESS } else { TC_EGRESS };
+) -> Result<(Egress, Hold, u32), DataplaneError> {
+    let name = if hook == Hook::Ingress { TC_INGRESS } else { TC_EGRESS };
     let program = object.tc(name)?;
     let error = |source: ProgramError| match errno(&source) {
         Some(libc::EPERM | libc::EACCES) => {
@@ -192,22 +250,27 @@ fn attach_tc(
         }
         _ => DataplaneError::Attach { program: name, name: device.name.clone(), source },
     };
-    let kind = if tc == Tc::Auto && kernel_is(6, 6) {
-        let order = if ingress { LinkOrder::first() } else { LinkOrder::last() };
-        program.attach_with_options(&device.name, hook, TcAttachOptions::TcxOrder(order)).map_err(error)?;
-        Egress::Tcx
-    } else {
-        attach_clsact(program, device, hook, made_qdisc).map_err(error)?;
-        Egress::Clsact
+    let attach = || {
+        let id = program.info()?.id();
+        if tc == Tc::Clsact || !kernel_is(6, 6) {
+            attach_clsact(program, device, hook, made_qdisc)?;
+            return Ok((Egress::Clsact, Hold::Filter, id));
+        }
+        if let Some(link) = old
+            && link.update(program.fd()?.as_fd()).is_ok()
+        {
+            return Ok((Egress::Tcx, Hold::Link(link), id));
+        }
+        let link = Link::tcx(program.fd()?.as_fd(), device.ifindex, hook)?;
+        Ok((Egress::Tcx, Hold::Link(link), id))
     };
-    let id = program.info().map_err(error)?.id();
-    Ok((kind, id))
+    attach().map_err(error)
 }
 
 fn attach_clsact(
     program: &mut SchedClassifier,
     device: &Device,
-    hook: TcAttachType,
+    hook: Hook,
     made_qdisc: &mut bool,
 ) -> Result<(), ProgramError> {
     match qdisc_add_clsact(&device.name) {
@@ -220,15 +283,18 @@ fn attach_clsact(
             }
         }
     }
-    let priority = if matches!(hook, TcAttachType::Ingress) { INGRESS_PRIORITY } else { EGRESS_PRIORITY };
+    let (kind, priority) = (hold::attach_type(hook), priority(hook));
     let options = NlOptions { priority, handle: HANDLE, classid: None };
-    match program.attach_with_options(&device.name, hook, TcAttachOptions::Netlink(options)) {
+    let link = match program.attach_with_options(&device.name, kind, TcAttachOptions::Netlink(options)) {
         // What a crash left of us is replaced in place, so that there is no moment without a program.
         Err(error) if errno(&error) == Some(libc::EEXIST) => {
-            let left = SchedClassifierLink::attached(&device.name, hook, priority, HANDLE, None)?;
+            let left = SchedClassifierLink::attached(&device.name, kind, priority, HANDLE, None)?;
             *made_qdisc = true;
-            program.attach_to_link(left).map(drop)
+            program.attach_to_link(left)?
         }
-        other => other.map(drop),
-    }
+        other => other?,
+    };
+    // The filter stays until it is removed, whatever becomes of us.
+    mem::forget(program.take_link(link)?);
+    Ok(())
 }

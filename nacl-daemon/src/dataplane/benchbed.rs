@@ -7,7 +7,7 @@ use nacl_common::border::{Entry, FlowKey};
 
 use super::{
     Counters, DataplaneError, EventReader, Memory, Options, Program, generations,
-    maps::Maps,
+    maps::{Maps, unwritten},
     object::{self, Build, Object},
     testbed::verified,
 };
@@ -30,7 +30,7 @@ impl BenchBed {
         let build = if counted { Build::Real } else { Build::Uncounted };
         let mut object = Object::load(compiled, options, build)?;
         let mut maps = Maps::take(&mut object, false)?;
-        maps.install(*options, compiled)?;
+        maps.install(*options, compiled, None, &mut unwritten)?;
         let events = EventReader::take(&mut object, options.trace)?;
         Ok(Self { maps, events, object })
     }
@@ -40,7 +40,7 @@ impl BenchBed {
     /// # Errors
     /// See [`DataplaneError`].
     pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
-        self.maps.install(*options, compiled)
+        self.maps.install(*options, compiled, None, &mut unwritten)
     }
 
     /// Puts a generation into the kernel and nothing in force. A policy installed while the answer lives is not put there

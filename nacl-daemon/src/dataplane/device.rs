@@ -1,6 +1,11 @@
 //! What an interface is: its index, whether it speaks Ethernet, and whose XDP program it has. Changes nothing.
 
-use std::{ffi::CString, fs, fs::File, io, os::fd::AsRawFd};
+use std::{
+    ffi::CString,
+    fs::{self, File},
+    io,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
+};
 
 use aya::programs::loaded_programs;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -47,9 +52,24 @@ pub fn find(target: &Target, namespace: Option<&File>) -> Result<Device, Datapla
     Ok(Device { name: target.name.clone(), ifindex })
 }
 
+/// What tells a network namespace from every other, for as long as it lives: its inode.
+pub fn namespace_id(namespace: Option<&File>) -> Result<u64, DataplaneError> {
+    let id = match namespace {
+        Some(namespace) => namespace.metadata(),
+        None => fs::metadata("/proc/thread-self/ns/net"),
+    };
+    let failed = |source| DataplaneError::Ask { what: "which network namespace this is".to_owned(), source };
+    id.map(|id| id.ino()).map_err(failed)
+}
+
 /// Index of an interface of the namespace this thread is in.
 pub fn index(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Name of an interface of the namespace this thread is in.
+pub fn name(ifindex: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
 }
 
 fn hardware(name: &str) -> io::Result<u16> {

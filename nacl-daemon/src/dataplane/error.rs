@@ -1,8 +1,8 @@
 //! What can go wrong with the kernel, each in words that say what to do. Nothing is tried here.
 
-use std::io;
+use std::{io, path::PathBuf};
 
-use aya::{EbpfError, maps::MapError, programs::ProgramError};
+use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError};
 use thiserror::Error;
 
 /// What can go wrong with the kernel.
@@ -104,6 +104,41 @@ pub enum DataplaneError {
         needed: u32,
         /// Connections there is room for.
         there: u32,
+    },
+    /// Somebody else is in charge of the interface.
+    #[error("interface {device:?} is held already by {holder}")]
+    Held {
+        /// The interface.
+        device: String,
+        /// Who it is, as they wrote it down.
+        holder: String,
+    },
+    /// A change awaits confirmation.
+    #[error("a change awaits confirmation, and another one cannot begin")]
+    Pending,
+    /// A place for pins or records cannot be had.
+    #[error("cannot use {} for what is to outlive this process: {source}", path.display())]
+    Store {
+        /// The place.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No bpffs could be mounted.
+    #[error("cannot mount a bpffs on {}: {source}", path.display())]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A map cannot be pinned.
+    #[error("cannot pin {}: {source}", path.display())]
+    Pin {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: PinError,
     },
     /// The object cannot be loaded.
     #[error("the kernel programs cannot be loaded: {0}")]

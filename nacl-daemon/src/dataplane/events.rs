@@ -7,7 +7,10 @@ use aya_log::EbpfLogger;
 use log::Log;
 use nacl_common::Event;
 
-use super::{DataplaneError, object::Object};
+use super::{
+    DataplaneError,
+    object::{Object, Pinned, Source},
+};
 
 /// The events of one interface. Readable, in poll's sense, when there are some.
 pub struct EventReader {
@@ -16,6 +19,11 @@ pub struct EventReader {
 }
 
 impl EventReader {
+    /// Of pins: programs that log are not taken over.
+    pub(super) fn pinned(pins: &mut Pinned<'_>) -> Result<Self, DataplaneError> {
+        Ok(Self { ring: pins.map("EVENTS")?, trace: None })
+    }
+
     pub(super) fn take(object: &mut Object, trace: bool) -> Result<Self, DataplaneError> {
         let ring = object.map("EVENTS")?;
         let trace = trace

@@ -21,7 +21,7 @@ use super::{
     DataplaneError,
     maps::{LargePod, MediumPod, SmallPod},
     memory,
-    object::Object,
+    object::Source,
     outer::Outer,
 };
 use crate::compile::{Compiled, Generation};
@@ -97,19 +97,29 @@ pub struct Generations {
     small: Outer,
     medium: Outer,
     large: Outer,
-    /// What stands in the outer maps.
-    held: BTreeMap<At, Arc<Uploaded>>,
+    /// What stands in the outer maps; `None`: put there by another process.
+    held: BTreeMap<At, Option<Arc<Uploaded>>>,
 }
 
 impl Generations {
-    /// Takes the outer maps out of an object.
-    pub fn take(object: &mut Object) -> Result<Self, DataplaneError> {
-        let (small, medium, large) = (object.outer("SMALL")?, object.outer("MEDIUM")?, object.outer("LARGE")?);
-        Ok(Self { small, medium, large, held: BTreeMap::new() })
+    /// Takes the outer maps out of an object, or opens those that are pinned, with what is in them.
+    pub fn take(maps: &mut impl Source) -> Result<Self, DataplaneError> {
+        let (small, medium, large) = (maps.outer("SMALL")?, maps.outer("MEDIUM")?, maps.outer("LARGE")?);
+        let mut taken = Self { small, medium, large, held: BTreeMap::new() };
+        for tier in Tier::ALL {
+            for slot in 0..GENERATIONS {
+                let there = taken.outer(tier).id(slot);
+                let failed = |source| DataplaneError::Map { map: "generation", source: MapError::IoError(source) };
+                if there.map_err(failed)?.is_some() {
+                    taken.held.insert((tier, slot), None);
+                }
+            }
+        }
+        Ok(taken)
     }
 
-    /// Puts a generation beside the one in force, which stands `now`, and returns where. Only that one and the new one are there
-    /// afterwards.
+    /// Puts a generation beside the one in force, which stands `now` (with another, where a change awaits confirmation), and returns
+    /// where. Only those and the new one are there afterwards.
     ///
     /// A program reads the control word first and the slot it names a moment later, so a slot must not be emptied or used again
     /// before every program that may have read its name has ended: it would find nothing and drop the packet, or judge it
@@ -117,21 +127,30 @@ impl Generations {
     /// period, so whatever program is running once the new generation is in began after the last switch, and can name none but
     /// the slot in force. All others are emptied then. The one in force now stays until the next one comes, which
     /// is the earliest that costs no further waiting after the switch.
-    pub fn put(&mut self, now: Option<At>, compiled: &Compiled) -> Result<At, DataplaneError> {
+    pub fn put(&mut self, now: &[At], compiled: &Compiled) -> Result<At, DataplaneError> {
         let failed = |source| DataplaneError::Map { map: "generation", source };
-        // Never the one in force, whichever tiers the two are of.
-        let slot = now.map_or(0, |(_, slot)| slot + 1) % GENERATIONS;
+        // A free one, whichever tiers they are of: a program may still be reading what it was told to.
+        let taken = |slot: &u32| self.held.keys().any(|(_, held)| held == slot);
+        let slot = (0..GENERATIONS).find(|slot| !taken(slot)).ok_or_else(|| full(GENERATIONS))?;
         let uploaded = Uploaded::of(compiled).map_err(failed)?;
         let failed = |source| failed(MapError::IoError(source));
         let at = (compiled.generation.tier(), slot);
         self.outer(at.0).put(slot, uploaded.map()).map_err(failed)?;
-        self.held.insert(at, uploaded);
-        let old: Vec<At> = self.held.keys().copied().filter(|held| *held != at && Some(*held) != now).collect();
-        for old in old {
-            self.outer(old.0).empty(old.1).map_err(failed)?;
-            self.held.remove(&old);
-        }
+        self.held.insert(at, Some(uploaded));
+        let stay: Vec<At> = now.iter().copied().chain([at]).collect();
+        self.keep(&stay)?;
         Ok(at)
+    }
+
+    /// Empties whatever is not among these: what a process that was killed between two steps has left.
+    pub fn keep(&mut self, those: &[At]) -> Result<(), DataplaneError> {
+        let failed = |source| DataplaneError::Map { map: "generation", source: MapError::IoError(source) };
+        let others: Vec<At> = self.held.keys().copied().filter(|held| !those.contains(held)).collect();
+        for at in others {
+            self.outer(at.0).empty(at.1).map_err(failed)?;
+            self.held.remove(&at);
+        }
+        Ok(())
     }
 
     const fn outer(&self, tier: Tier) -> &Outer {
@@ -155,10 +174,20 @@ impl Generations {
 
     /// Bytes of its generations: the one in force and the one before it, or of that one where they are the same.
     pub fn bytes(&self) -> io::Result<u64> {
-        let mut all: Vec<_> = self.held.values().collect();
-        all.dedup_by_key(|uploaded| Arc::as_ptr(uploaded));
-        all.into_iter().map(|uploaded| memory::of(uploaded.map())).sum()
+        let mut all: Vec<_> = self.held.iter().collect();
+        all.dedup_by_key(|(at, uploaded)| uploaded.as_ref().map_or(at.1 as usize, |one| Arc::as_ptr(one).addr()));
+        let bytes = |(at, uploaded): (&At, &Option<Arc<Uploaded>>)| match uploaded {
+            Some(uploaded) => memory::of(uploaded.map()),
+            // Nobody but root may open it; its size is known.
+            None => Ok(at.0.bytes() as u64),
+        };
+        all.into_iter().map(bytes).sum()
     }
+}
+
+fn full(slots: u32) -> DataplaneError {
+    let source = io::Error::other(format!("all {slots} places are taken"));
+    DataplaneError::Map { map: "generation", source: MapError::IoError(source) }
 }
 
 /// Puts a generation into the kernel, for as long as the answer lives or somebody has it in force.

@@ -1,11 +1,7 @@
 //! Taking our programs off an interface without a daemon and without a policy: what a crash left, or what a daemon
 //! that does not answer still holds. Nobody else's program is touched: ours are known by their names.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::{collections::BTreeSet, io, os::fd::AsFd};
 
 use aya::programs::{
     SchedClassifier, TcAttachType,
@@ -15,9 +11,9 @@ use aya::programs::{
 };
 
 use super::{
-    DataplaneError, Target,
-    device::{holder, index, open_namespace},
-    netlink, object,
+    DataplaneError, Store, Target,
+    device::{holder, index, namespace_id, open_namespace},
+    netlink, object, sys,
 };
 use crate::netns;
 
@@ -29,12 +25,12 @@ const OURS: &str = "nacl_";
 ///
 /// # Errors
 /// There is no such interface, no privilege, or the kernel cannot be asked or refuses.
-pub fn detach_leftovers(target: &Target) -> Result<Vec<String>, DataplaneError> {
+pub fn detach_leftovers(target: &Target, store: Option<&Store>) -> Result<Vec<String>, DataplaneError> {
     // Without it other processes' programs are not even shown, and "nothing found" would be a lie.
     object::may_look_around()?;
     let namespace = open_namespace(target)?;
     let failed = |source| DataplaneError::Detach { interface: target.name.clone(), source };
-    netns::within_open(namespace.as_ref(), || {
+    let removed = netns::within_open(namespace.as_ref(), || {
         let ifindex = index(&target.name)
             .ok_or_else(|| DataplaneError::NoInterface { name: target.name.clone(), netns: target.netns.clone() })?;
         let mut removed = Vec::new();
@@ -42,7 +38,12 @@ pub fn detach_leftovers(target: &Target) -> Result<Vec<String>, DataplaneError> 
         filters(target, ifindex, &mut removed).map_err(failed)?;
         Ok(removed)
     })
-    .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })?
+    .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })?;
+    // Only after the programs: what is pinned keeps them where a daemon that does not answer could not.
+    if let Some(store) = store {
+        store.forget(namespace_id(namespace.as_ref())?, &target.name)?;
+    }
+    removed
 }
 
 /// The processes that hold programs of nacld on an interface. What a crash left has no holder.
@@ -96,7 +97,7 @@ fn links(target: &Target, ifindex: u32, removed: &mut Vec<String>) -> io::Result
             netlink::clear_xdp(ifindex)?;
         }
         for link in links {
-            detach_link(link)?;
+            sys::link_detach(sys::link_by_id(link)?.as_fd())?;
         }
         let kind = if kind == LinkType::Xdp { "XDP" } else { "tcx" };
         removed.push(format!("{kind} program {name} (id {id}{held})"));
@@ -127,23 +128,4 @@ fn filters(target: &Target, ifindex: u32, removed: &mut Vec<String>) -> io::Resu
         }
     }
     Ok(())
-}
-
-/// Detaches a link that another process may hold; aya can only detach its own.
-fn detach_link(id: u32) -> io::Result<()> {
-    const BPF_LINK_GET_FD_BY_ID: libc::c_long = 30;
-    const BPF_LINK_DETACH: libc::c_long = 34;
-    let fd = bpf(BPF_LINK_GET_FD_BY_ID, id)?;
-    // SAFETY: the kernel just made it for this process.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    bpf(BPF_LINK_DETACH, fd.as_raw_fd().cast_unsigned()).map(drop)
-}
-
-/// The bpf system call, for commands whose one argument is the first word.
-fn bpf(command: libc::c_long, argument: u32) -> io::Result<i32> {
-    let mut attributes = [0_u32; 4];
-    attributes[0] = argument;
-    // SAFETY: the attributes are as long as said, and the commands read no pointer from them.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(&attributes)) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }

@@ -1,24 +1,28 @@
 //! The maps of one interface: installing a generation, the control word, counters. Knows nothing of hooks.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     num::NonZeroUsize,
     os::fd::{AsFd, AsRawFd},
+    path::{Path, PathBuf},
     ptr::{self, NonNull},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use aya::{
     Pod,
-    maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray, PerCpuValues},
+    maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nacl_common::{
     Control, Counter, Direction, Event, Reason,
-    border::{Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small, implicit_slot},
+    border::{
+        Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small, Tier, implicit_slot,
+    },
     evaluate::slot_reason,
     flow,
     reason::REASONS,
@@ -27,13 +31,15 @@ use nix::{
     sys::mman::{MapFlags, ProtFlags, mmap, munmap},
     time::{ClockId, clock_gettime},
 };
+use serde::{Deserialize, Serialize};
 
 use super::{
     Counters, DataplaneError, Memory, Options,
     generations::{self, Generations},
     memory,
-    object::{self, Object},
+    object::{self, Object, Pinned, Source},
     outer::Outer,
+    sys::{self, Command},
 };
 use crate::compile::{Compiled, SlotTable};
 
@@ -62,11 +68,102 @@ pod! {
     CounterPod(Counter);
     CountsPod(Counts);
     BucketPod([u64; 2]);
-    ControlPod([u64; 2]);
+    ControlPod([u64; Control::WORDS]);
     KeyPod(FlowKey);
     KeptPod(Kept);
     FragmentPod(FragmentKey);
     SharedPod(Shared);
+}
+
+/// What this process must know beside the maps to make sense of them, of one epoch. It is written down before the epoch is in
+/// force, for whoever comes after us.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Account {
+    /// What the slots mean.
+    pub meaning: Arc<SlotTable>,
+    /// Slots that count outbound packets, and all that were ever in use.
+    outbound: BTreeSet<u16>,
+    ever: BTreeSet<u16>,
+    /// What slots told of reasons before they were cleared, by number of the reason and direction.
+    cleared: BTreeMap<u8, [(u64, u64); 2]>,
+    /// One more than the highest slot ever in use.
+    used: u32,
+}
+
+impl Account {
+    /// Adds what a slot has told of a reason.
+    fn told(&mut self, (reason, direction): (Reason, Direction), counter: Counter) {
+        let (packets, bytes) = &mut self.cleared.entry(reason as u8).or_default()[direction as usize];
+        *packets = packets.wrapping_add(counter.packets);
+        *bytes = bytes.wrapping_add(counter.bytes);
+    }
+
+    /// Why packets were judged that a slot has counted alone, and in which direction; nothing of a slot never in use.
+    fn reason(&self, slot: u16) -> Option<(Reason, Direction)> {
+        let outbound = match slot {
+            FIRST_RULE_SLOT.. if !self.ever.contains(&slot) => return None,
+            FIRST_RULE_SLOT.. => self.outbound.contains(&slot),
+            _ => slot & implicit_slot(Direction::Outbound, false) != 0,
+        };
+        Some((slot_reason(slot), if outbound { Direction::Outbound } else { Direction::Inbound }))
+    }
+
+    /// Slots that mean something else to the next policy, and have counted before.
+    fn fresh(&self, next: &SlotTable) -> Vec<u16> {
+        let mut fresh = next.new_since(&self.meaning);
+        fresh.retain(|slot| u32::from(*slot) < self.used);
+        fresh
+    }
+
+    /// From here on slots mean this.
+    fn begin(&mut self, meaning: &Arc<SlotTable>) {
+        for (slot, one) in &meaning.slots {
+            self.ever.insert(*slot);
+            match one.direction {
+                Direction::Inbound => self.outbound.remove(slot),
+                Direction::Outbound => self.outbound.insert(*slot),
+            };
+        }
+        self.used = self.used.max(meaning.len() as u32);
+        self.meaning = Arc::clone(meaning);
+    }
+
+    /// What slots told before they were cleared.
+    fn reasons(&self) -> BTreeMap<(Reason, Direction), Counter> {
+        let told = self.cleared.iter().filter_map(|(number, both)| Some((Reason::from_number(*number)?, both)));
+        told.flat_map(|(reason, both)| {
+            Direction::ALL.map(|direction| {
+                let (packets, bytes) = both[direction as usize];
+                ((reason, direction), Counter { packets, bytes })
+            })
+        })
+        .collect()
+    }
+}
+
+/// Writes down an epoch, before it is in force: its number, its account, and the epochs that must stay known beside it.
+pub type Journal<'j> = &'j mut dyn FnMut(u32, &Account, &[u32]) -> Result<(), DataplaneError>;
+
+/// For whoever leaves nothing behind.
+#[expect(clippy::unnecessary_wraps, reason = "it is one of the journals")]
+pub fn unwritten(_: u32, _: &Account, _: &[u32]) -> Result<(), DataplaneError> {
+    Ok(())
+}
+
+/// What holds again when a change that awaits confirmation is undone; nothing where there was nothing before it.
+struct Fallback {
+    control: Control,
+    before: Option<(Arc<SlotTable>, generations::At)>,
+}
+
+/// What came of taking maps over.
+pub enum Adopted {
+    /// They are ours.
+    Here(Box<Maps>),
+    /// What is in force was not written down.
+    Unknown,
+    /// The first policy there was nobody confirmed in time: its epoch.
+    Unconfirmed(u32),
 }
 
 /// The maps of one interface.
@@ -74,6 +171,8 @@ pub struct Maps {
     generations: Generations,
     /// Where the generation in force stands.
     in_force: Option<generations::At>,
+    /// While a change awaits confirmation.
+    fallback: Option<Fallback>,
     slots: PerCpuArray<MapData, CountsPod>,
     reasons: PerCpuArray<MapData, CounterPod>,
     bucket: PerCpuArray<MapData, BucketPod>,
@@ -83,7 +182,7 @@ pub struct Maps {
     clock: Option<(Mapped, Array<MapData, u64>)>,
     /// How many connections there is room for.
     entries: u32,
-    /// The control word, and until when connections met in their middle are taken up.
+    /// The words of the control map, by [`Control`]'s constants.
     control: Mapped,
     /// Programs refer to it; only its memory is used.
     _control: Array<MapData, ControlPod>,
@@ -91,96 +190,217 @@ pub struct Maps {
     rings: Outer,
     /// The ring. It stays when tracking is switched off: connections that are remembered still stand in it.
     ring: Option<Array<MapData, KeyPod>>,
+    /// Where the ring is pinned, if it is.
+    pins: Option<PathBuf>,
     /// Memory of the maps whose size does not change.
     fixed: Memory,
-    /// What the slots in force mean.
-    meaning: Arc<SlotTable>,
-    /// Which direction each slot counts that was ever in use.
-    directions: BTreeMap<u16, Direction>,
-    /// What slots told of reasons before they were cleared.
-    cleared: BTreeMap<(Reason, Direction), Counter>,
-    /// One more than the highest slot ever in use.
-    used: u32,
+    account: Account,
 }
 
 impl Maps {
-    /// Takes the maps out of an object.
+    /// Takes the maps out of an object that was just loaded.
     pub fn take(object: &mut Object, test: bool) -> Result<Self, DataplaneError> {
-        let fixed = object.memory().map_err(memory::unknown)?;
-        let control: Array<MapData, ControlPod> = object.map("CONTROL")?;
-        let flows: HashMap<MapData, KeyPod, KeptPod> = object.map("FLOWS")?;
-        let entries = flows.map().info().map_err(|source| DataplaneError::Map { map: "FLOWS", source })?.max_entries();
         let clock = if test {
             let clock: Array<MapData, u64> = object.map("CLOCK")?;
             Some((Mapped::new(clock.map()).map_err(DataplaneError::ControlWord)?, clock))
         } else {
             None
         };
+        Self::of(object, clock)
+    }
+
+    fn of(maps: &mut impl Source, clock: Option<(Mapped, Array<MapData, u64>)>) -> Result<Self, DataplaneError> {
+        let fixed = maps.memory().map_err(memory::unknown)?;
+        let control: Array<MapData, ControlPod> = maps.map("CONTROL")?;
+        let flows: HashMap<MapData, KeyPod, KeptPod> = maps.map("FLOWS")?;
+        let entries = flows.map().info().map_err(|source| DataplaneError::Map { map: "FLOWS", source })?.max_entries();
         Ok(Self {
-            generations: Generations::take(object)?,
+            generations: Generations::take(maps)?,
             in_force: None,
-            slots: object.map("SLOTS")?,
-            reasons: object.map("REASON")?,
-            bucket: object.map("BUCKET")?,
+            fallback: None,
+            slots: maps.map("SLOTS")?,
+            reasons: maps.map("REASON")?,
+            bucket: maps.map("BUCKET")?,
             flows,
-            fragments: object.map("FRAGMENTS")?,
+            fragments: maps.map("FRAGMENTS")?,
             clock,
             entries,
             control: Mapped::new(control.map()).map_err(DataplaneError::ControlWord)?,
             _control: control,
-            rings: object.outer("RING")?,
+            rings: maps.outer("RING")?,
             ring: None,
+            pins: None,
             fixed,
-            meaning: Arc::default(),
-            directions: BTreeMap::new(),
-            cleared: BTreeMap::new(),
-            used: 0,
+            account: Account::default(),
         })
     }
 
-    /// The control word in force.
+    /// Pins from here on what is made later, in the directory where the object's own maps are pinned.
+    pub fn pin(&mut self, directory: &Path) {
+        self.pins = Some(directory.to_owned());
+    }
+
+    /// Opens maps that another process has left and the programs still use, and takes back what nobody confirmed in time.
+    /// `accounts`: what it wrote down, by epoch.
+    pub fn adopt(pins: &Path, accounts: &BTreeMap<u32, Account>) -> Result<Adopted, DataplaneError> {
+        let mut maps = Self::of(&mut Pinned(pins), None)?;
+        maps.pins = Some(pins.to_owned());
+        let last = Control(maps.word(0).load(Ordering::Acquire));
+        let Some(account) = accounts.get(&last.epoch()) else { return Ok(Adopted::Unknown) };
+        maps.account = account.clone();
+        maps.in_force = at(last);
+        if last.has(Control::PENDING) {
+            let control = Control(maps.word(Control::FALLBACK).load(Ordering::Acquire));
+            let before = accounts.get(&control.epoch()).map(|account| Arc::clone(&account.meaning)).zip(at(control));
+            maps.fallback = Some(Fallback { control, before });
+            if maps.control() != last && !maps.undo() {
+                let first = control.epoch() == 0;
+                return Ok(if first { Adopted::Unconfirmed(last.epoch()) } else { Adopted::Unknown });
+            }
+        }
+        // Killed after an epoch was written down and before it was in force: what was to be cleared is cleared now. Those slots are
+        // free, so nothing has counted in them since.
+        if let Some((_, next)) = accounts.iter().find(|(epoch, _)| **epoch > last.epoch()) {
+            let fresh = maps.account.fresh(&next.meaning);
+            maps.account.cleared.clone_from(&next.cleared);
+            for slot in fresh {
+                clear("SLOTS", &mut maps.slots, slot.into())?;
+            }
+        }
+        let stay: Vec<_> = maps.in_force.into_iter().chain(maps.before()).collect();
+        maps.generations.keep(&stay)?;
+        if let Ok(ring) = MapData::from_pin(pins.join(object::RING_KEYS)) {
+            let failed = |source| DataplaneError::Map { map: "RING", source };
+            let ring: Array<MapData, KeyPod> = Map::from_map_data(ring).and_then(Array::try_from).map_err(failed)?;
+            maps.rings.put(0, ring.map()).map_err(|source| failed(MapError::IoError(source)))?;
+            maps.ring = Some(ring);
+        }
+        Ok(Adopted::Here(Box::new(maps)))
+    }
+
+    const fn word(&self, index: usize) -> &AtomicU64 {
+        self.control.word(index)
+    }
+
+    /// The control word in force, by which the programs judge now: where nobody confirmed a change in time, the one before it.
     pub fn control(&self) -> Control {
-        Control(self.control.word(0).load(Ordering::Acquire))
+        let [word, fallback, deadline] =
+            [0, Control::FALLBACK, Control::DEADLINE].map(|index| self.word(index).load(Ordering::Acquire));
+        Control(word).in_force(Control(fallback), deadline, self.now())
+    }
+
+    /// Number of the last change, in force or undone. No number is given twice.
+    fn last_epoch(&self) -> u32 {
+        Control(self.word(0).load(Ordering::Acquire)).epoch()
+    }
+
+    fn before(&self) -> Option<generations::At> {
+        self.fallback.as_ref()?.before.as_ref().map(|(_, at)| *at)
     }
 
     /// Writes a generation into a map of its own, puts that into a free slot, and switches with one store. Returns the
-    /// new epoch. Until the store, nothing that is in force was touched.
-    pub fn install(&mut self, options: Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
+    /// new epoch. Until the store, nothing that is in force was touched. `confirm`: how long the programs wait for
+    /// [`Self::confirm`] before they go back to what is in force now.
+    pub fn install(
+        &mut self,
+        options: Options,
+        compiled: &Compiled,
+        confirm: Option<Duration>,
+        journal: Journal<'_>,
+    ) -> Result<u32, DataplaneError> {
         let (needed, there) = (object::slots(compiled), self.slots.len());
         if needed > there {
             return Err(DataplaneError::TooManySlots { needed, there });
         }
         self.same_table(&options)?;
+        self.settled()?;
+        let mut account = self.account.clone();
         // The policy in force counts in none of these slots, so nothing is lost and nothing comes in between.
-        let fresh = compiled.slots.new_since(&self.meaning);
-        for slot in fresh.into_iter().filter(|slot| u32::from(*slot) < self.used) {
-            let counts = self.counts(slot)?;
-            if let Some(reason) = self.reason(slot) {
-                add(self.cleared.entry(reason).or_default(), counts.alone);
+        let fresh = account.fresh(&compiled.slots);
+        for slot in &fresh {
+            if let Some(reason) = account.reason(*slot) {
+                account.told(reason, self.counts(*slot)?.alone);
             }
+        }
+        account.begin(&compiled.slots);
+        let now: Vec<_> = self.in_force.into_iter().collect();
+        let at = self.generations.put(&now, compiled)?;
+        let epoch = self.last_epoch().wrapping_add(1);
+        let old = self.control();
+        journal(epoch, &account, &[old.epoch(), self.last_epoch()])?;
+        for slot in fresh {
             clear("SLOTS", &mut self.slots, slot.into())?;
         }
-        self.directions.extend(compiled.slots.slots.iter().map(|(slot, meaning)| (*slot, meaning.direction)));
-        let at = self.generations.put(self.in_force, compiled)?;
-        self.used = self.used.max(needed);
-        let epoch = self.control().epoch().wrapping_add(1);
-        let new = Control::new(at.1 as u8, at.0, options.flags() | compiled.flags, epoch);
+        let mut new = Control::new(at.1 as u8, at.0, options.flags() | compiled.flags, epoch);
+        let fallback = match confirm {
+            Some(confirm) => {
+                // Where nothing was in force, nothing is again: no layer judges, and no packet is dropped.
+                let control = if old.epoch() == 0 { Control::new(at.1 as u8, at.0, 0, 0) } else { old };
+                let before = self.in_force.map(|at| (Arc::clone(&self.account.meaning), at));
+                let nanoseconds = u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX);
+                let deadline = self.now().saturating_add(nanoseconds);
+                self.word(Control::FALLBACK).store(control.0, Ordering::Release);
+                self.word(Control::DEADLINE).store(deadline, Ordering::Release);
+                new.0 |= Control::PENDING;
+                Some(Fallback { control, before })
+            }
+            None => None,
+        };
         self.switch(&options, new, false)?;
         self.in_force = Some(at);
-        self.meaning = Arc::clone(&compiled.slots);
+        self.fallback = fallback;
+        self.account = account;
         Ok(epoch)
     }
 
     /// Changes the flags of the control word, and nothing else: one store. Returns the new epoch.
-    pub fn toggle(&mut self, options: Options, flags: u64) -> Result<u32, DataplaneError> {
+    pub fn toggle(&mut self, options: Options, flags: u64, journal: Journal<'_>) -> Result<u32, DataplaneError> {
         /// Which generation.
         const GENERATION: u64 = 0xfff;
         self.same_table(&options)?;
+        self.settled()?;
         let old = self.control();
-        let epoch = old.epoch().wrapping_add(1);
+        let epoch = self.last_epoch().wrapping_add(1);
         let new = old.0 & GENERATION | options.flags() | flags | u64::from(epoch) << 32;
+        journal(epoch, &self.account, &[old.epoch(), self.last_epoch()])?;
         self.switch(&options, Control(new), true)?;
         Ok(epoch)
+    }
+
+    /// Fails while a change awaits confirmation: there is one place for what it would go back to.
+    const fn settled(&self) -> Result<(), DataplaneError> {
+        if self.fallback.is_some() { Err(DataplaneError::Pending) } else { Ok(()) }
+    }
+
+    /// How long a change still waits for confirmation: nothing where none does, zero where the programs have gone back.
+    pub fn pending(&self) -> Option<Duration> {
+        self.fallback.as_ref()?;
+        let deadline = self.word(Control::DEADLINE).load(Ordering::Acquire);
+        Some(Duration::from_nanos(deadline.saturating_sub(self.now())))
+    }
+
+    /// Makes a change stay that awaits confirmation; false where it is too late.
+    pub fn confirm(&mut self) -> bool {
+        if self.pending().is_none_or(|left| left.is_zero()) {
+            return false;
+        }
+        let control = Control(self.word(0).load(Ordering::Acquire));
+        self.word(0).store(control.confirmed().0, Ordering::Release);
+        self.fallback = None;
+        true
+    }
+
+    /// Goes back to what was in force before a change that awaits confirmation, at once and by one store. What is in force then is
+    /// to be installed again, under a number of its own. False where there was nothing before it: then nothing judges.
+    pub fn undo(&mut self) -> bool {
+        let Some(Fallback { control, before }) = self.fallback.take() else { return true };
+        self.word(Control::DEADLINE).store(0, Ordering::Release);
+        tracing::debug!("went back to epoch {}", control.epoch());
+        let Some((meaning, at)) = before else { return false };
+        // Its rules kept their slots: those of the other policy were free.
+        self.account.begin(&meaning);
+        self.in_force = Some(at);
+        true
     }
 
     /// Puts a control word in force.
@@ -190,12 +410,12 @@ impl Maps {
         }
         // Before the first policy no generation is in force, and nothing was tracked.
         let old = self.control();
-        let old = (old.epoch() != 0).then(|| (old, self.control.word(1).load(Ordering::Acquire)));
+        let old = (old.epoch() != 0).then(|| (old, self.word(Control::PICKUP).load(Ordering::Acquire)));
         let window = u64::from(options.tracking.pickup) * flow::SECOND;
         let until = flow::pickup_until(old, new, same_rules, self.now(), window);
         // First, so that no packet is judged by the new word and the old time.
-        self.control.word(1).store(until, Ordering::Release);
-        self.control.word(0).store(new.0, Ordering::Release);
+        self.word(Control::PICKUP).store(until, Ordering::Release);
+        self.word(0).store(new.0, Ordering::Release);
         Ok(())
     }
 
@@ -206,6 +426,10 @@ impl Maps {
         if self.ring.is_none() {
             let failed = |source| DataplaneError::Map { map: "RING", source };
             let ring = Array::create(object::ring(self.entries), BPF_F_INNER_MAP).map_err(failed)?;
+            if let Some(pins) = &self.pins {
+                let path = pins.join(object::RING_KEYS);
+                ring.map().pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;
+            }
             self.rings.put(0, ring.map()).map_err(|source| failed(MapError::IoError(source)))?;
             self.ring = Some(ring);
         }
@@ -215,6 +439,12 @@ impl Maps {
     const fn same_table(&self, options: &Options) -> Result<(), DataplaneError> {
         let (needed, there) = (options.tracking.entries, self.entries);
         if needed == there { Ok(()) } else { Err(DataplaneError::TableSize { needed, there }) }
+    }
+
+    /// Numbers of the change in force, of the last one, and of the one it would go back to.
+    pub fn epochs(&self) -> (u32, u32, Option<u32>) {
+        let before = self.fallback.as_ref().filter(|fallback| fallback.before.is_some());
+        (self.control().epoch(), self.last_epoch(), before.map(|fallback| fallback.control.epoch()))
     }
 
     /// How many connections there is room for.
@@ -288,16 +518,6 @@ impl Maps {
         Ok(counts)
     }
 
-    /// Why packets were judged that a slot has counted alone, and in which direction; nothing of a slot never in use.
-    fn reason(&self, slot: u16) -> Option<(Reason, Direction)> {
-        let direction = match slot {
-            FIRST_RULE_SLOT.. => *self.directions.get(&slot)?,
-            _ if slot & implicit_slot(Direction::Outbound, false) != 0 => Direction::Outbound,
-            _ => Direction::Inbound,
-        };
-        Some((slot_reason(slot), direction))
-    }
-
     /// Kernel ids of the maps that hold its generations.
     pub fn generations(&self) -> Result<Vec<u32>, DataplaneError> {
         self.generations
@@ -318,10 +538,10 @@ impl Maps {
     /// The counters, summed over all CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         let mut counters = Counters::default();
-        let mut reasons = self.cleared.clone();
-        for slot in 0..self.used as u16 {
+        let mut reasons = self.account.reasons();
+        for slot in 0..self.account.used as u16 {
             let Counts { alone, others } = self.counts(slot)?;
-            if let Some(reason) = self.reason(slot) {
+            if let Some(reason) = self.account.reason(slot) {
                 add(reasons.entry(reason).or_default(), alone);
             }
             let mut all = alone;
@@ -346,6 +566,11 @@ impl Maps {
     }
 }
 
+/// Where the generation stands that a control word names.
+fn at(control: Control) -> Option<generations::At> {
+    Some((Tier::from_number(control.tier())?, control.slot()))
+}
+
 const fn table(source: MapError) -> DataplaneError {
     DataplaneError::Map { map: "FLOWS", source }
 }
@@ -365,7 +590,6 @@ fn read_flows(map: &MapData) -> io::Result<Vec<(FlowKey, Kept)>> {
         element_flags: u64,
         flags: u64,
     }
-    const LOOKUP_BATCH: libc::c_long = 24;
     const AT_ONCE: usize = 4096;
     let mut keys = vec![FlowKey::default(); AT_ONCE];
     let mut values = vec![Kept::default(); AT_ONCE];
@@ -385,12 +609,12 @@ fn read_flows(map: &MapData) -> io::Result<Vec<(FlowKey, Kept)>> {
             flags: 0,
         };
         // SAFETY: pointers to as many elements of the map's sizes as `count` says, which outlive the call.
-        let done = unsafe { libc::syscall(libc::SYS_bpf, LOOKUP_BATCH, &raw mut batch, size_of::<Batch>()) };
+        let done = unsafe { sys::bpf(Command::LookupBatch, &mut batch) };
         // ENOENT comes with what was behind the last key.
-        let last = match (done < 0).then(io::Error::last_os_error) {
-            Some(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
-            Some(error) => return Err(error),
-            None => false,
+        let last = match done {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(error) => return Err(error),
+            Ok(_) => false,
         };
         let count = (batch.count as usize).min(AT_ONCE);
         all.extend(keys.iter().copied().zip(values.iter().copied()).take(count));

@@ -1,8 +1,8 @@
 //! The kernel side: load, attach, switch, read counters and events. The only room that imports aya. It knows compiled
 //! generations and interfaces, and nothing of rules or policies.
 //!
-//! The object is loaded once for each interface; only equal generations are shared. Nothing is pinned: programs, maps and
-//! links die with the process.
+//! The object is loaded once for each interface; only equal generations are shared. What is pinned in a [`Store`] outlives the
+//! process and is taken over by the next; without one, programs, maps and links die with it.
 
 mod attach;
 mod benchbed;
@@ -10,20 +10,33 @@ mod device;
 mod error;
 mod events;
 mod generations;
+mod hold;
 mod leftovers;
 mod maps;
 mod memory;
 mod netlink;
 mod object;
 mod outer;
+mod record;
+mod store;
+mod sys;
 mod testbed;
 
-use std::{collections::BTreeMap, fs::File};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io, mem,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use nacl_common::{
     Control, Counter, Direction, Reason,
     border::{Entry, FlowKey},
+    evaluate::Hook,
 };
+use serde_json::Value;
 
 pub use self::{
     attach::{Egress, Hooks, Ingress, Tc},
@@ -35,14 +48,18 @@ pub use self::{
     maps::now,
     memory::Memory,
     object::{may_look_around, missing},
+    store::Store,
     testbed::{Program, TestBed, Wire},
 };
 use self::{
-    maps::Maps,
+    hold::{Hold, Link},
+    maps::{Account, Adopted, Maps},
     object::{Build, Object},
+    record::{Known, Loaded, Record},
+    store::Home,
 };
 use crate::{
-    compile::Compiled,
+    compile::{Compiled, SlotTable},
     netns,
     resolve::{Interface, Side, Tracking, Xdp},
 };
@@ -144,16 +161,17 @@ pub struct Counters {
 /// Programs on one interface. Detaches when dropped.
 pub struct Attachment {
     target: Target,
-    /// `None` only until it is attached.
-    hooks: Option<Hooks>,
-    /// Programs with their links, and the index of the interface they are on; `None` once detached.
-    object: Option<(Object, u32)>,
+    hooks: Hooks,
+    /// What keeps the programs on ingress and egress; empty once they are off, or left where they are.
+    holds: Vec<(Hook, Hold)>,
     maps: Maps,
     events: EventReader,
     /// The interface's namespace, kept open: its name may go before the interface does.
     namespace: Option<File>,
     /// Whether the clsact qdisc is ours to remove.
     made_qdisc: bool,
+    /// Where what outlives this process is written down; `None`: nothing does.
+    journal: Option<(Home, Record)>,
 }
 
 // It is kept by whatever task serves the interface.
@@ -162,16 +180,44 @@ const _: () = {
     send::<Attachment>();
 };
 
-/// Loads the programs for one interface, installs the policy, then attaches ingress and egress. When any of it fails,
-/// nothing stays behind.
+/// On which terms a policy is put in force.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// What whoever takes over is to find with it.
+    pub note: Value,
+    /// How long the programs wait for [`Attachment::confirm`] before they go back by themselves to what was in force before.
+    pub confirm: Option<Duration>,
+}
+
+/// How programs are put on an interface, beside what the policy says.
+#[derive(Clone, Debug, Default)]
+pub struct Start<'s> {
+    /// How TC programs are attached.
+    pub tc: Tc,
+    /// Where everything is pinned; `None`: programs, maps and links die with this process.
+    pub store: Option<&'s Store>,
+    /// Of the first policy.
+    pub terms: Terms,
+}
+
+/// What was found of a process that is gone.
+pub enum Left {
+    /// Programs that enforce; they are in charge of us now.
+    Here(Box<Attachment>),
+    /// A first policy that nobody confirmed in time. It was enforced no longer, and has been taken off; the note it had.
+    Unconfirmed(Value),
+}
+
+/// As [`attach_with`], leaving nothing behind that outlives this process.
 ///
 /// # Errors
 /// See [`DataplaneError`].
 pub fn attach(target: &Target, options: &Options, compiled: &Compiled) -> Result<Attachment, DataplaneError> {
-    attach_with(target, options, compiled, Tc::Auto)
+    attach_with(target, options, compiled, Start::default())
 }
 
-/// As [`attach`], choosing how TC programs are attached.
+/// Loads the programs for one interface, installs the policy, then attaches ingress and egress. What a process that is gone has
+/// pinned on these hooks is replaced in place, whatever its version. When any of it fails, nothing stays behind, or what was there.
 ///
 /// # Errors
 /// See [`DataplaneError`].
@@ -179,35 +225,214 @@ pub fn attach_with(
     target: &Target,
     options: &Options,
     compiled: &Compiled,
-    tc: Tc,
+    start: Start<'_>,
 ) -> Result<Attachment, DataplaneError> {
+    let Start { tc, store, terms: Terms { note, confirm } } = start;
     object::usable(target.netns.is_some())?;
     let namespace = device::open_namespace(target)?;
     // A wrong interface is said before a second is spent on loading.
     let device = device::find(target, namespace.as_ref())?;
+    let home = store.map(|store| store.lock(device::namespace_id(namespace.as_ref())?, &device.name)).transpose()?;
     let mut object = Object::load(compiled, options, Build::Real)?;
+    let staging = home.as_ref().map(Home::stage).transpose()?;
+    if let Some(staging) = &staging {
+        object.pin(staging)?;
+    }
     let mut maps = Maps::take(&mut object, false)?;
-    maps.install(*options, compiled)?;
+    if let Some(staging) = &staging {
+        maps.pin(staging);
+    }
+    let mut first = None;
+    maps.install(*options, compiled, confirm, &mut |epoch, account, _| {
+        first = Some((epoch, Known { account: account.clone(), note: note.clone() }));
+        Ok(())
+    })?;
     let events = EventReader::take(&mut object, options.trace)?;
-    // From here on `attachment` cleans up, also after half of it succeeded.
-    let mut attachment =
-        Attachment { target: target.clone(), hooks: None, maps, events, object: None, namespace, made_qdisc: false };
-    let namespace = attachment.namespace.as_ref();
-    let made_qdisc = &mut attachment.made_qdisc;
-    let attached = netns::within_open(namespace, || attach::attach(&mut object, &device, options.xdp, tc, made_qdisc));
-    attachment.object = Some((object, device.ifindex));
-    let namespace = |source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source };
-    attachment.hooks = Some(attached.map_err(namespace)??);
+    let old = home.as_ref().map(Home::links).unwrap_or_default();
+    let old = old.into_iter().filter(|link| link.on().is_ok_and(|on| on.ifindex == device.ifindex)).collect();
+    let (way, mut made_qdisc) = (attach::Way { xdp: options.xdp, tc }, false);
+    let attached =
+        netns::within_open(namespace.as_ref(), || attach::attach(&mut object, &device, way, old, &mut made_qdisc))
+            .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })
+            .and_then(|attached| attached);
+    let attached = match attached {
+        Ok(attached) => attached,
+        Err(error) => {
+            if made_qdisc {
+                let removed = netns::within_open(namespace.as_ref(), || netlink::remove_empty_clsact(device.ifindex));
+                if let Err(error) | Ok(Err(error)) = removed {
+                    tracing::warn!("{}: the clsact qdisc stays: {error}", device.name);
+                }
+            }
+            return Err(error);
+        }
+    };
+    // From here on `attachment` cleans up, also where writing fails.
+    let mut attachment = Attachment {
+        target: target.clone(),
+        holds: vec![(Hook::Ingress, attached.ingress), (Hook::Egress, attached.egress)],
+        hooks: attached.hooks,
+        maps,
+        events,
+        namespace,
+        made_qdisc,
+        journal: None,
+    };
+    if let (Some(home), Some(staging), Some(store)) = (home, staging, store) {
+        let record = Record {
+            owner: store.owner().to_owned(),
+            netns: target.netns.clone(),
+            loaded: Loaded { xdp: options.xdp, tc, trace: options.trace, entries: options.tracking.entries },
+            hooks: attachment.hooks.clone(),
+            made_qdisc,
+            epochs: first.into_iter().collect(),
+        };
+        attachment.pin(&mut object, &home, &staging, &record)?;
+        attachment.maps.pin(&home.pins());
+        attachment.journal = Some((home, record));
+    }
     Ok(attachment)
 }
 
+/// Takes over whatever processes of this owner that are gone have left on interfaces, as it is: programs, policy, connections,
+/// counters. What nobody confirmed in time is undone. Interfaces that are gone are forgotten; what this build does not know stays as
+/// it is until [`attach_with`] replaces it, or [`sweep`] takes it off.
+pub fn restore(store: &Store) -> Vec<Left> {
+    let mut all = Vec::new();
+    for home in store.abandoned() {
+        let name = home.name().to_owned();
+        match home.read().map(|bytes| serde_json::from_slice::<Record>(&bytes)) {
+            Some(Ok(record)) if record.owner == store.owner() => match adopt(home, record) {
+                Ok(Ok(left)) => all.push(left),
+                Ok(Err(why)) => tracing::info!("{name}: what is pinned is not taken over: {why}"),
+                Err(error) => tracing::warn!("{name}: what is pinned cannot be taken over: {error}"),
+            },
+            // Another daemon's.
+            Some(Ok(_)) | None => {}
+            Some(Err(error)) => tracing::warn!("{name}: the record cannot be read: {error}"),
+        }
+    }
+    all
+}
+
+/// Takes off what is left of this owner on interfaces that nobody is in charge of by now. Returns what could not be taken off.
+pub fn sweep(store: &Store) -> Vec<DataplaneError> {
+    let mut failed = Vec::new();
+    for home in store.abandoned() {
+        let record = home.read().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        let Some(record) = record.filter(|record| record.owner == store.owner()) else { continue };
+        tracing::info!("{}: nothing is to be enforced there any more", home.name());
+        if let Err(error) = clear_away(home, &record) {
+            failed.push(error);
+        }
+    }
+    failed
+}
+
+/// The namespace and the present name of a record's interface; nothing where either is gone.
+fn whereabouts(home: &Home, record: &Record) -> Option<(Option<File>, Target)> {
+    let ifindex = record.hooks.ifindex;
+    let known = Target { name: String::new(), netns: record.netns.clone() };
+    let namespace = device::open_namespace(&known).ok()?;
+    // A namespace of the same name may be another one.
+    let same = device::namespace_id(namespace.as_ref()).is_ok_and(|id| home.is_of(id));
+    let name = netns::within_open(namespace.as_ref(), || device::name(ifindex)).ok().flatten()?;
+    // An index is not given twice soon, but a link tells for sure.
+    let alive = home.links().iter().all(|link| link.on().is_ok_and(|on| on.ifindex == ifindex));
+    (same && alive).then_some((namespace, Target { name, ..known }))
+}
+
+fn clear_away(home: Home, record: &Record) -> Result<(), DataplaneError> {
+    if let Some((namespace, target)) = whereabouts(&home, record) {
+        let failed = |source| DataplaneError::Detach { interface: target.name.clone(), source };
+        let off = netns::within_open(namespace.as_ref(), || {
+            for link in home.links() {
+                link.detach()?;
+            }
+            for hook in [Hook::Ingress, Hook::Egress] {
+                hold::remove_filter(record.hooks.ifindex, hook)?;
+            }
+            if record.made_qdisc { netlink::remove_empty_clsact(record.hooks.ifindex) } else { Ok(()) }
+        });
+        off.and_then(|off| off).map_err(failed)?;
+    }
+    home.leave()
+}
+
+/// Inside: why it cannot be taken over.
+fn adopt(home: Home, record: Record) -> Result<Result<Left, &'static str>, DataplaneError> {
+    let Some((namespace, target)) = whereabouts(&home, &record) else {
+        home.leave()?;
+        return Ok(Err("the interface is gone"));
+    };
+    let pins = home.pins();
+    if !pins.is_dir() {
+        return Ok(Err("it is of another version, or incomplete"));
+    }
+    let ifindex = record.hooks.ifindex;
+    let mut holds = Vec::new();
+    let hooks = [
+        (Hook::Ingress, store::INGRESS, record.hooks.ingress_program),
+        (Hook::Egress, store::EGRESS, record.hooks.egress_program),
+    ];
+    for (hook, name, program) in hooks {
+        let (hold, found) = if let Ok(link) = Link::pinned(&pins.join(name)) {
+            let found = link.on().ok().map(|on| on.program);
+            (Hold::Link(link), found)
+        } else {
+            let found = netns::within_open(namespace.as_ref(), || hold::filter(ifindex, hook));
+            (Hold::Filter, found.and_then(|found| found).unwrap_or_default())
+        };
+        if found != Some(program) {
+            return Ok(Err("other programs are on its hooks"));
+        }
+        holds.push((hook, hold));
+    }
+    let accounts = record.epochs.iter().map(|(epoch, known)| (*epoch, known.account.clone())).collect();
+    let maps = match Maps::adopt(&pins, &accounts)? {
+        Adopted::Here(maps) => *maps,
+        Adopted::Unknown => return Ok(Err("what is in force was not written down")),
+        Adopted::Unconfirmed(epoch) => {
+            let note = record.epochs.get(&epoch).map(|known| known.note.clone()).unwrap_or_default();
+            clear_away(home, &record)?;
+            return Ok(Ok(Left::Unconfirmed(note)));
+        }
+    };
+    let events = EventReader::pinned(&mut object::Pinned(&pins))?;
+    Ok(Ok(Left::Here(Box::new(Attachment {
+        target,
+        hooks: record.hooks.clone(),
+        holds,
+        maps,
+        events,
+        namespace,
+        made_qdisc: record.made_qdisc,
+        journal: Some((home, record)),
+    }))))
+}
+
 impl Attachment {
+    /// Pins links and programs beside the maps, and writes the record. Only then do they count.
+    fn pin(&self, object: &mut Object, home: &Home, staging: &Path, record: &Record) -> Result<(), DataplaneError> {
+        let failed = |path: PathBuf| move |source| DataplaneError::Store { path, source };
+        let text = serde_json::to_vec(record).map_err(|error| failed(staging.to_owned())(io::Error::other(error)))?;
+        for ((hook, hold), name) in self.holds.iter().zip([store::INGRESS, store::EGRESS]) {
+            if let Hold::Link(link) = hold {
+                let path = staging.join(name);
+                link.pin(&path).map_err(failed(path))?;
+            }
+            let path = staging.join(store::PROGRAMS[*hook as usize]);
+            let ingress = self.hooks.ingress;
+            let program = object.attached(*hook, ingress)?;
+            sys::pin(program, &path).map_err(failed(path))?;
+        }
+        home.write(&text)?;
+        home.commit()
+    }
+
     /// How ingress and egress are attached.
-    ///
-    /// # Panics
-    /// Never: an attachment that is not attached is not given out.
     pub const fn hooks(&self) -> &Hooks {
-        self.hooks.as_ref().expect("attached")
+        &self.hooks
     }
 
     /// The interface.
@@ -220,17 +445,62 @@ impl Attachment {
     ///
     /// # Errors
     /// See [`DataplaneError`].
-    pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
-        self.maps.install(*options, compiled)
+    pub fn install(
+        &mut self,
+        options: &Options,
+        compiled: &Compiled,
+        Terms { note, confirm }: Terms,
+    ) -> Result<u32, DataplaneError> {
+        let journal = &mut self.journal;
+        self.maps.install(*options, compiled, confirm, &mut |epoch, account, keep| {
+            write_down(journal, epoch, account, &note, keep)
+        })
     }
 
     /// Changes settings alone, and returns the new epoch: `flags` are those of [`crate::compile::flags`]. One store of the
     /// control word; no packet is judged by anything between the two.
     ///
     /// # Errors
-    /// The connection table is of another size than the options say.
-    pub fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, DataplaneError> {
-        self.maps.toggle(*options, flags)
+    /// The connection table is of another size than the options say, or a change awaits confirmation.
+    pub fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, DataplaneError> {
+        let journal = &mut self.journal;
+        self.maps.toggle(*options, flags, &mut |epoch, account, keep| write_down(journal, epoch, account, note, keep))
+    }
+
+    /// How long a change still waits for confirmation: nothing where none does, zero where the programs have gone back.
+    pub fn pending(&self) -> Option<Duration> {
+        self.maps.pending()
+    }
+
+    /// Makes a change stay that awaits confirmation; false where none does, or it is too late.
+    pub fn confirm(&mut self) -> bool {
+        self.maps.confirm()
+    }
+
+    /// Goes back at once to what was in force before the change that awaits confirmation. It is to be installed again then, under a
+    /// number of its own. False where there was nothing before it: then nothing judges.
+    pub fn undo(&mut self) -> bool {
+        self.maps.undo()
+    }
+
+    /// What was noted with an epoch, as far as it is still known: the one in force, and the one before a change that awaits
+    /// confirmation, or was not confirmed in time.
+    pub fn note(&self, epoch: u32) -> Option<(&Value, &Arc<SlotTable>)> {
+        let (_, record) = self.journal.as_ref()?;
+        record.epochs.get(&epoch).map(|known| (&known.note, &known.account.meaning))
+    }
+
+    /// Numbers of the change in force, of the last one, and of the one it would go back to: `(in force, last, before)`.
+    pub fn epochs(&self) -> (u32, u32, Option<u32>) {
+        self.maps.epochs()
+    }
+
+    /// Whether the programs would have to be loaded anew for these options.
+    pub fn needs_loading(&self, options: &Options) -> bool {
+        let loaded = self.journal.as_ref().map(|(_, record)| record.loaded);
+        loaded.is_some_and(|loaded| {
+            (loaded.xdp, loaded.trace, loaded.entries) != (options.xdp, options.trace, options.tracking.entries)
+        })
     }
 
     /// Everything that is remembered of connections, expired or not, in no order. While packets come and go some may be
@@ -289,17 +559,49 @@ impl Attachment {
         self.take_off()
     }
 
-    fn take_off(&mut self) -> Result<(), DataplaneError> {
-        let Some((object, ifindex)) = self.object.take() else { return Ok(()) };
-        let made_qdisc = self.made_qdisc;
-        // Filters and qdiscs are removed by interface index, so this must happen where the index is meant.
-        netns::within_open(self.namespace.as_ref(), || {
-            drop(object);
-            if made_qdisc { netlink::remove_empty_clsact(ifindex) } else { Ok(()) }
-        })
-        .and_then(|removed| removed)
-        .map_err(|source| DataplaneError::Detach { interface: self.target.name.clone(), source })
+    /// Leaves everything as it is, enforced by the kernel alone. False where that cannot be: nothing is pinned, and it ends here.
+    pub fn leave(mut self) -> bool {
+        let pinned = self.journal.is_some();
+        if pinned {
+            self.holds.clear();
+        }
+        pinned
     }
+
+    fn take_off(&mut self) -> Result<(), DataplaneError> {
+        let holds = mem::take(&mut self.holds);
+        if holds.is_empty() {
+            return Ok(());
+        }
+        let (ifindex, made_qdisc) = (self.hooks.ifindex, self.made_qdisc);
+        // Filters and qdiscs are removed by interface index, so this must happen where the index is meant.
+        let off = netns::within_open(self.namespace.as_ref(), || {
+            for (hook, hold) in &holds {
+                hold.release(ifindex, *hook)?;
+            }
+            if made_qdisc { netlink::remove_empty_clsact(ifindex) } else { Ok(()) }
+        });
+        off.and_then(|off| off)
+            .map_err(|source| DataplaneError::Detach { interface: self.target.name.clone(), source })?;
+        // Only now: as long as programs run, whoever comes must find them.
+        self.journal.take().map_or(Ok(()), |(home, _)| home.leave())
+    }
+}
+
+/// Writes an epoch into the record, before it is in force.
+fn write_down(
+    journal: &mut Option<(Home, Record)>,
+    epoch: u32,
+    account: &Account,
+    note: &Value,
+    keep: &[u32],
+) -> Result<(), DataplaneError> {
+    let Some((home, record)) = journal else { return Ok(()) };
+    record.epochs.retain(|known, _| keep.contains(known));
+    record.epochs.insert(epoch, Known { account: account.clone(), note: note.clone() });
+    let text = serde_json::to_vec(record);
+    let text = text.map_err(|error| DataplaneError::Store { path: home.pins(), source: io::Error::other(error) })?;
+    home.write(&text)
 }
 
 impl Drop for Attachment {

@@ -6,7 +6,7 @@ use std::io;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{LinkAttribute, LinkMessage, LinkXdp},
+    link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached},
     tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcMessage, TcOption},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -59,25 +59,38 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkM
 
 /// Ids of the XDP programs on an interface, in whatever mode.
 pub fn xdp(ifindex: u32) -> io::Result<Vec<u32>> {
-    let mut message = LinkMessage::default();
-    message.header.index = ifindex;
-    let mut ids = Vec::new();
-    for answer in ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK)? {
-        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
-        for attribute in link.attributes {
-            let LinkAttribute::Xdp(xdp) = attribute else { continue };
-            ids.extend(xdp.iter().filter_map(|attribute| match attribute {
-                LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => {
-                    Some(*id)
-                }
-                _ => None,
-            }));
-        }
-    }
+    let mut ids: Vec<u32> = xdp_attributes(ifindex)?
+        .iter()
+        .filter_map(|attribute| match attribute {
+            LinkXdp::ProgId(id) | LinkXdp::DrvProgId(id) | LinkXdp::SkbProgId(id) | LinkXdp::HwProgId(id) => Some(*id),
+            _ => None,
+        })
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     ids.retain(|id| *id != 0);
     Ok(ids)
+}
+
+/// Whether the XDP program on an interface runs after the driver and not in it.
+pub fn xdp_is_generic(ifindex: u32) -> io::Result<bool> {
+    let attributes = xdp_attributes(ifindex)?;
+    Ok(attributes.iter().any(|attribute| matches!(attribute, LinkXdp::Attached(XdpAttached::SocketBuffer))))
+}
+
+fn xdp_attributes(ifindex: u32) -> io::Result<Vec<LinkXdp>> {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    let mut all = Vec::new();
+    for answer in ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK)? {
+        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
+        for attribute in link.attributes {
+            if let LinkAttribute::Xdp(xdp) = attribute {
+                all.extend(xdp);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// The qdisc's half for one hook.

@@ -1,16 +1,23 @@
 //! The embedded kernel programs: what they need of this machine, and loading them. Attaches nothing.
 
-use std::{fs, io};
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+    sync::LazyLock,
+};
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{Map, MapError},
+    maps::{Map, MapData, MapError},
     programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
     sys::SyscallError,
     util::KernelVersion,
 };
+use nacl_common::evaluate::Hook;
+use sha2::{Digest, Sha256};
 
-use super::{DataplaneError, Memory, Options, memory, outer::Outer};
+use super::{DataplaneError, Ingress, Memory, Options, memory, outer::Outer, store};
 use crate::compile::Compiled;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-ebpf"));
@@ -40,8 +47,90 @@ pub enum Build {
     Uncounted,
 }
 
+/// What tells the programs and the layout of their maps from those of any other build: a digest of the object, in
+/// letters that may stand in a path.
+pub fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let digest = Sha256::digest(OBJECT);
+        digest.iter().take(8).fold(String::from("v"), |text, byte| text + &format!("{byte:02x}"))
+    });
+    &VERSION
+}
+
+/// Where maps come from: an object that was just loaded, or pins.
+pub trait Source {
+    /// Takes a map out.
+    fn take(&mut self, name: &'static str) -> Result<Map, DataplaneError>;
+
+    /// What its maps take that do not grow. To be asked before any is taken out.
+    fn memory(&self) -> io::Result<Memory>;
+
+    /// Takes a map out, as what it is.
+    fn map<T: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<T, DataplaneError> {
+        T::try_from(self.take(name)?).map_err(|source| DataplaneError::Map { map: name, source })
+    }
+
+    /// Takes a map of maps out.
+    fn outer(&mut self, name: &'static str) -> Result<Outer, DataplaneError> {
+        match self.take(name)? {
+            Map::ArrayOfMaps(map) => Ok(Outer(map)),
+            _ => Err(DataplaneError::Lacks(name)),
+        }
+    }
+}
+
+/// Pins that stand for the maps of an object.
+pub struct Pinned<'p>(pub &'p Path);
+
+impl Source for Pinned<'_> {
+    fn take(&mut self, name: &'static str) -> Result<Map, DataplaneError> {
+        MapData::from_pin(self.0.join(name))
+            .and_then(Map::from_map_data)
+            .map_err(|source| DataplaneError::Map { map: name, source })
+    }
+
+    fn memory(&self) -> io::Result<Memory> {
+        let mut all = Memory::default();
+        for entry in fs::read_dir(self.0)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| !store::is_no_map(name)) else { continue };
+            let map = MapData::from_pin(entry.path()).map_err(io::Error::other)?;
+            count(&mut all, name, memory::of(&map)?);
+        }
+        Ok(all)
+    }
+}
+
+/// Adds a map's bytes to what they are for; those of the maps that grow are asked when they are told.
+fn count(all: &mut Memory, name: &str, bytes: u64) {
+    *match name {
+        "FLOWS" | RING_KEYS => return,
+        "SLOTS" | "REASON" => &mut all.counters,
+        "FRAGMENTS" | "RING" => &mut all.connections,
+        _ => &mut all.other,
+    } += bytes;
+}
+
+/// Name of the pin of the ring of keys, which the object does not have: it is made when connections are first tracked.
+pub const RING_KEYS: &str = "RING_KEYS";
+
 /// A loaded object.
 pub struct Object(Ebpf);
+
+impl Source for Object {
+    fn take(&mut self, name: &'static str) -> Result<Map, DataplaneError> {
+        self.0.take_map(name).ok_or(DataplaneError::Lacks(name))
+    }
+
+    fn memory(&self) -> io::Result<Memory> {
+        let mut all = Memory::default();
+        for (name, map) in self.0.maps() {
+            count(&mut all, name, memory::data(map).map_or(Ok(0), memory::of)?);
+        }
+        Ok(all)
+    }
+}
 
 impl Object {
     /// Makes the maps and prepares the programs; none is in the kernel yet.
@@ -50,7 +139,6 @@ impl Object {
             return Err(DataplaneError::NotBuiltIn);
         }
         let test = matches!(build, Build::Test);
-        let least = if test { TEST_SLOTS } else { SLOTS };
         let trace = options.trace;
         let (entries, ring) = (options.tracking.entries, ring(options.tracking.entries));
         let mut loader = EbpfLoader::new();
@@ -67,9 +155,7 @@ impl Object {
         }
         loader.override_global("RING_SIZE", &ring, true);
         loader.map_max_entries("FLOWS", entries);
-        loader
-            // Room for as much again, so that a policy can grow while it is in force.
-            .map_max_entries("SLOTS", (2 * slots(compiled)).next_power_of_two().clamp(least, 0x8000));
+        loader.map_max_entries("SLOTS", room(compiled, if test { TEST_SLOTS } else { SLOTS }));
         if !trace {
             // The log's ring is part of the object; without --trace nothing writes to it.
             loader.map_max_entries("AYA_LOGS", 4096);
@@ -84,33 +170,14 @@ impl Object {
         })
     }
 
-    /// Takes a map out. It must live as long as programs are loaded from this object.
-    pub fn map<T: TryFrom<Map, Error = MapError>>(&mut self, name: &'static str) -> Result<T, DataplaneError> {
-        let map = self.0.take_map(name).ok_or(DataplaneError::Lacks(name))?;
-        T::try_from(map).map_err(|source| DataplaneError::Map { map: name, source })
-    }
-
-    /// Takes a map of maps out.
-    pub fn outer(&mut self, name: &'static str) -> Result<Outer, DataplaneError> {
-        match self.0.take_map(name) {
-            Some(Map::ArrayOfMaps(map)) => Ok(Outer(map)),
-            _ => Err(DataplaneError::Lacks(name)),
+    /// Pins every map. To be asked before any is taken out.
+    pub fn pin(&self, directory: &Path) -> Result<(), DataplaneError> {
+        // Constants (`.rodata`) are the programs' own, and a bpffs has no names with dots.
+        for (name, map) in self.0.maps().filter(|(name, _)| !name.starts_with('.')) {
+            let at = directory.join(name);
+            map.pin(&at).map_err(|source| DataplaneError::Pin { path: at, source })?;
         }
-    }
-
-    /// What its maps take that do not grow. To be asked before any is taken out.
-    pub fn memory(&self) -> io::Result<Memory> {
-        let mut all = Memory::default();
-        for (name, map) in self.0.maps() {
-            let part = match name {
-                "FLOWS" => continue,
-                "SLOTS" | "REASON" => &mut all.counters,
-                "FRAGMENTS" | "RING" => &mut all.connections,
-                _ => &mut all.other,
-            };
-            *part += memory::data(map).map_or(Ok(0), memory::of)?;
-        }
-        Ok(all)
+        Ok(())
     }
 
     /// Loads the XDP program this kernel can have, unless that was done, and returns it.
@@ -136,6 +203,19 @@ impl Object {
         Ok(program)
     }
 
+    /// The program that is on a hook.
+    pub fn attached(&mut self, hook: Hook, ingress: Ingress) -> Result<BorrowedFd<'_>, DataplaneError> {
+        let name = match (hook, ingress) {
+            (Hook::Egress, _) => TC_EGRESS,
+            (Hook::Ingress, Ingress::Tcx | Ingress::Clsact) => TC_INGRESS,
+            (Hook::Ingress, Ingress::Native | Ingress::Generic) => {
+                let program = self.xdp()?;
+                return Ok(program.fd().map_err(|source| refused(XDP, source))?.as_fd());
+            }
+        };
+        Ok(self.tc(name)?.fd().map_err(|source| refused(name, source))?.as_fd())
+    }
+
     fn program<'a, T>(&'a mut self, name: &'static str) -> Result<&'a mut T, DataplaneError>
     where
         &'a mut T: TryFrom<&'a mut AyaProgram, Error = ProgramError>,
@@ -153,6 +233,11 @@ impl Object {
 /// Places of the ring in which the keys of connections stand: half as many again, so that a free one is found by guessing.
 pub fn ring(entries: u32) -> u32 {
     (entries / 2).saturating_add(entries).max(64)
+}
+
+/// Rule counters that are made for a policy: room for as much again, so that it can grow while it is in force.
+fn room(compiled: &Compiled, least: u32) -> u32 {
+    (2 * slots(compiled)).next_power_of_two().clamp(least, 0x8000)
 }
 
 /// Rule slots a policy uses: one more than the highest.

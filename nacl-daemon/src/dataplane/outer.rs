@@ -7,37 +7,34 @@ use std::{
 
 use aya::maps::MapData;
 
+use super::sys::{self, Command};
+
 /// An array of maps.
 pub struct Outer(pub MapData);
-
-/// Commands of bpf(2).
-const LOOKUP_ELEM: libc::c_long = 1;
-const UPDATE_ELEM: libc::c_long = 2;
-const DELETE_ELEM: libc::c_long = 3;
 
 impl Outer {
     /// Puts a map into a slot. Returns after an RCU grace period: every program that ran when it was called has ended.
     pub fn put(&self, slot: u32, inner: &MapData) -> io::Result<()> {
         let inner = inner.fd().as_fd().as_raw_fd();
-        self.element(UPDATE_ELEM, slot, (&raw const inner) as u64)
+        self.element(Command::UpdateElement, slot, (&raw const inner) as u64)
     }
 
     /// Empties a slot that holds a map. Returns after a grace period, likewise.
     pub fn empty(&self, slot: u32) -> io::Result<()> {
-        self.element(DELETE_ELEM, slot, 0)
+        self.element(Command::DeleteElement, slot, 0)
     }
 
     /// Kernel id of the map in a slot, if there is one.
     pub fn id(&self, slot: u32) -> io::Result<Option<u32>> {
         let mut id = 0_u32;
-        match self.element(LOOKUP_ELEM, slot, (&raw mut id) as u64) {
+        match self.element(Command::LookupElement, slot, (&raw mut id) as u64) {
             Ok(()) => Ok(Some(id)),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn element(&self, command: libc::c_long, slot: u32, value: u64) -> io::Result<()> {
+    fn element(&self, command: Command, slot: u32, value: u64) -> io::Result<()> {
         /// What bpf(2) takes for one element of a map.
         #[repr(C)]
         struct Element {
@@ -50,7 +47,6 @@ impl Outer {
         let map = self.0.fd().as_fd().as_raw_fd();
         let mut element = Element { map, pad: 0, key: (&raw const slot) as u64, value, flags: 0 };
         // SAFETY: an open map, a key and a value of its sizes that outlive the call.
-        let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut element, size_of::<Element>()) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        unsafe { sys::bpf(command, &mut element) }.map(drop)
     }
 }

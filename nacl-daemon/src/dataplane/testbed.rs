@@ -14,8 +14,8 @@ use nacl_common::{
 
 use super::{
     Counters, DataplaneError, EventReader, Options,
-    maps::{Mapped, Maps},
-    object::{self, Build, Object, TC_EGRESS, TC_INGRESS, XDP, XDP_LINEAR, kernel_is},
+    maps::{Mapped, Maps, unwritten},
+    object::{self, Build, Object, Source, TC_EGRESS, TC_INGRESS, XDP, XDP_LINEAR, kernel_is},
 };
 use crate::{compile::Compiled, frame};
 
@@ -80,7 +80,7 @@ impl TestBed {
         object::usable(false)?;
         let mut object = Object::load(compiled, options, Build::Test)?;
         let mut maps = Maps::take(&mut object, true)?;
-        maps.install(*options, compiled)?;
+        maps.install(*options, compiled, None, &mut unwritten)?;
         let events = EventReader::take(&mut object, options.trace)?;
         let last: Array<MapData, [u64; 9]> = object.map("LAST")?;
         let mapped = Mapped::new(last.map()).map_err(DataplaneError::ControlWord)?;
@@ -95,7 +95,7 @@ impl TestBed {
     /// # Errors
     /// See [`DataplaneError`].
     pub fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, DataplaneError> {
-        self.maps.install(*options, compiled)
+        self.maps.install(*options, compiled, None, &mut unwritten)
     }
 
     /// Changes settings alone, as [`super::Attachment::toggle`] does.
@@ -103,7 +103,7 @@ impl TestBed {
     /// # Errors
     /// The connection table is of another size.
     pub fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, DataplaneError> {
-        self.maps.toggle(*options, flags)
+        self.maps.toggle(*options, flags, &mut unwritten)
     }
 
     /// Sets the clock that the programs go by, in nanoseconds. It begins at 0.

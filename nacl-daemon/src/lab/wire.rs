@@ -30,7 +30,7 @@ use super::{
     tap::{Clock, Sight, Tap},
 };
 use crate::{
-    dataplane::{self, Attachment, Counters, DataplaneError, Events, Target, attach},
+    dataplane::{self, Attachment, Counters, DataplaneError, Events, Target, Terms, attach},
     resolve::Mode,
 };
 
@@ -230,7 +230,7 @@ impl<'a> Bench<'a> {
         let enforced = policy.at(hook);
         let options = options(&enforced.interface, events);
         if let Some(attachment) = self.hooks.get_mut(hook) {
-            attachment.install(&options, &enforced.compiled)?;
+            attachment.install(&options, &enforced.compiled, Terms::default())?;
         } else {
             let target = Target { name: hook.into(), netns: Some(self.net.router().into()) };
             self.hooks.insert(hook.into(), attach(&target, &options, &enforced.compiled)?);

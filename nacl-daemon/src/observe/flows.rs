@@ -13,9 +13,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use super::{Clock, History, Place};
 use crate::{
     analyze::address,
-    compile::{Slot, SlotTable, serde_names},
+    compile::{Slot, SlotTable},
     dataplane::Counters,
     policy,
+    resolve::names as serde_names,
 };
 
 const SECOND: u64 = 1_000_000_000;

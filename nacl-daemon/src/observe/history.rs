@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+
 use crate::compile::{Slot, SlotTable};
 
 /// Meanings kept of a slot. An edit adds one only to the slots of the rules it touches.
 const KEPT: usize = 16;
 
 /// What slots meant. What stays the same over a reload takes no room.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct History {
     /// By slot: from which epoch on it meant what, oldest first.
     meanings: BTreeMap<u16, VecDeque<(u32, Option<Slot>)>>,

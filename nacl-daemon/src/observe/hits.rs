@@ -9,9 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{Modes, Setting, names};
 use crate::{
-    compile::{Slot, SlotTable, serde_names},
+    compile::{Slot, SlotTable},
     dataplane::Counters,
-    resolve::{Exemption, Group, GroupRule, Icmp, Interface, Peer, Protocol, Side},
+    resolve::{Exemption, Group, GroupRule, Icmp, Interface, Peer, Protocol, Side, names as serde_names},
 };
 
 /// Packets and bytes (of whole Ethernet frames; a GSO packet counts its segments).

@@ -16,6 +16,6 @@ pub use hits::{
     WayHits, interface_rules, minus,
 };
 pub use status::{
-    Change, Hooks, InterfaceModes, InterfaceStatus, Memory, ModeChange, Modes, Place, PolicyStatus, ReloadStatus,
-    Setting, Status, Totals,
+    Change, Hooks, InterfaceModes, InterfaceStatus, Memory, ModeChange, Modes, PendingStatus, Place, PolicyStatus,
+    ReloadStatus, Setting, Status, Totals,
 };

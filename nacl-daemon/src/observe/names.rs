@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::resolve::{Icmp, Layers, Mode, Protocol, Side};
+use crate::resolve::{Icmp, Layers, Mode, OnExit, Protocol, Side};
 
 /// `host` or `router`.
 pub mod side {
@@ -21,6 +21,26 @@ pub mod side {
             "host" => Ok(Side::Host),
             "router" => Ok(Side::Router),
             other => Err(serde::de::Error::unknown_variant(other, &["host", "router"])),
+        }
+    }
+}
+
+/// As a policy has it: `detach` or `keep`.
+pub mod on_exit {
+    use super::{Deserialize, Deserializer, OnExit, Serializer};
+
+    pub fn serialize<S: Serializer>(on_exit: &OnExit, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match on_exit {
+            OnExit::Detach => "detach",
+            OnExit::Keep => "keep",
+        })
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OnExit, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "detach" => Ok(OnExit::Detach),
+            "keep" => Ok(OnExit::Keep),
+            other => Err(serde::de::Error::unknown_variant(other, &["detach", "keep"])),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Tracking, names};
-use crate::resolve::{Layers, Mode, Side};
+use crate::resolve::{Layers, Mode, OnExit, Side};
 
 /// An interface by all its names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -179,8 +179,24 @@ pub struct Status {
     pub policy: PolicyStatus,
     /// The last reload; null if there was none.
     pub last_reload: Option<ReloadStatus>,
+    /// A change that awaits confirmation; null where none does.
+    pub pending: Option<PendingStatus>,
+    /// What a person must know, and do something about.
+    pub problems: Vec<String>,
+    /// What becomes of it all when the daemon ends: `detach` or `keep`.
+    #[serde(with = "names::on_exit")]
+    pub on_exit: OnExit,
     /// Where it is enforced.
     pub interfaces: Vec<InterfaceStatus>,
+}
+
+/// A change that is undone unless it is confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingStatus {
+    /// When it is undone, RFC 3339.
+    pub until: String,
+    /// Seconds until then.
+    pub seconds_left: u64,
 }
 
 /// What a switch did.

@@ -12,7 +12,7 @@ use super::{
     tree::{Entry, Hint, Reader, Table, Unknown, Value, entries_of},
     written::{At, Eni, Interface, List, Nacl, Policy, Subnet, Vpc},
 };
-use crate::resolve::{Layers, Mode, Side, Xdp};
+use crate::resolve::{Layers, Mode, OnExit, Side, Xdp};
 
 /// What reading gives.
 pub(super) struct Read {
@@ -28,8 +28,8 @@ const VERSION: i64 = 1;
 /// Longest interface name Linux has (IFNAMSIZ less the terminator).
 const NAME_MAX: usize = 15;
 
-const TOP: [&str; 9] =
-    ["version", "vpc", "subnet", "nacl", "security_group", "prefix_list", "eni", "interface", "tracking"];
+const TOP: [&str; 10] =
+    ["version", "vpc", "subnet", "nacl", "security_group", "prefix_list", "eni", "interface", "tracking", "on_exit"];
 
 pub(super) fn read(text: &str) -> Read {
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -65,6 +65,8 @@ pub(super) fn read(text: &str) -> Read {
     if let Some(value) = top.get("tracking") {
         policy.tracking = group::tracking(&mut reader, value);
     }
+    let ends = [("detach", OnExit::Detach), ("keep", OnExit::Keep)];
+    policy.on_exit = choice(&mut reader, &top, "on_exit", &ends).unwrap_or_default();
     Read { policy, diagnostics: reader.diagnostics, broken }
 }
 

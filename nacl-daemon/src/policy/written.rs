@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, ops::Range};
 use ipnet::IpNet;
 use nacl_common::{Action, Family, border::Service};
 
-use crate::resolve::{Layers, Mode, Protocol, Side, Tracking, Xdp};
+use crate::resolve::{Layers, Mode, OnExit, Protocol, Side, Tracking, Xdp};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Policy {
     pub interfaces: BTreeMap<String, Interface>,
     /// Connection tracking, with what is not written as it is by default.
     pub tracking: Tracking,
+    /// What becomes of what is enforced when the daemon ends.
+    pub on_exit: OnExit,
 }
 
 /// `[vpc]`

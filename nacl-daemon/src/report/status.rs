@@ -6,8 +6,8 @@ use anstyle::{AnsiColor, Color, Style};
 
 use super::{conntrack, console, named, rule::protocol_name};
 use crate::{
-    observe::{Change, InterfaceModes, InterfaceStatus, Memory, Modes, Record, Setting, Status},
-    resolve::{Layers, Mode, Side},
+    observe::{Change, InterfaceModes, InterfaceStatus, Memory, Modes, PolicyStatus, Record, Setting, Status},
+    resolve::{Layers, Mode, OnExit, Side},
 };
 
 const BOLD: Style = Style::new().bold();
@@ -19,7 +19,7 @@ const LOUD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Yel
 /// The answer of `nacld status`.
 pub fn text(status: &Status) -> String {
     let mut out = String::new();
-    let Status { version, pid, started, until, policy, last_reload, interfaces } = status;
+    let Status { version, pid, started, until, policy, last_reload, pending, problems, on_exit, interfaces } = status;
     let _ = writeln!(out, "{BOLD}nacld {version}{BOLD:#}, pid {pid}, running since {started}");
     if let Some(until) = until {
         let _ = writeln!(out, "{LOUD}detaches by itself at {until}{LOUD:#}");
@@ -35,6 +35,19 @@ pub fn text(status: &Status) -> String {
                 let _ = writeln!(out, "  {error}");
             }
         }
+    }
+    if let Some(pending) = pending {
+        let _ = writeln!(
+            out,
+            "{LOUD}the policy awaits confirmation{LOUD:#}: it is undone at {} (in {} s) unless `nacld confirm` comes; `nacld rollback` undoes it now",
+            pending.until, pending.seconds_left
+        );
+    }
+    if *on_exit == OnExit::Keep {
+        let _ = writeln!(out, "stays in force when the daemon ends (on_exit = \"keep\")");
+    }
+    for problem in problems {
+        let _ = writeln!(out, "{RED}problem{RED:#}  {problem}");
     }
     out.push('\n');
     out.push_str(&interfaces_text(interfaces));
@@ -193,14 +206,66 @@ pub fn ready(status: &Status, socket: &Path, lifetime: Option<Duration>) -> Stri
     };
     let end = match lifetime {
         Some(lifetime) => format!("detaches by itself in {}; Ctrl-C does it now", humantime::format_duration(lifetime)),
-        None => "Ctrl-C detaches".to_owned(),
+        None if status.pending.is_some() => "Ctrl-C ends it".to_owned(),
+        None => match status.on_exit {
+            OnExit::Detach => "Ctrl-C detaches".to_owned(),
+            OnExit::Keep => "Ctrl-C ends the daemon and leaves it in force".to_owned(),
+        },
     };
+    if let Some(pending) = &status.pending {
+        out.push_str(&awaits(Duration::from_secs(pending.seconds_left)));
+    }
     let _ = writeln!(out, "{GREEN}ready{GREEN:#}: enforcing on {count}, listening on {}; {end}", socket.display());
     out
 }
 
-/// What `nacld run` prints when it has detached.
-pub fn ended(why: &str, interfaces: &[InterfaceStatus]) -> String {
+/// What a change that is undone by itself needs.
+fn awaits(left: Duration) -> String {
+    let left = humantime::format_duration(Duration::from_secs((left + Duration::from_millis(500)).as_secs()));
+    format!("{LOUD}undone in {left}{LOUD:#} unless you type: nacld confirm\n")
+}
+
+/// A change that was confirmed.
+pub fn confirmed(policy: &PolicyStatus, problems: &[String]) -> String {
+    let mut out = format!("{GREEN}confirmed{GREEN:#}: the policy {} stays in force\n", policy.file.display());
+    out.push_str(&trouble(problems));
+    out
+}
+
+/// A change that was undone. `policy`: what is in force again.
+pub fn rolled_back(policy: Option<&PolicyStatus>, problems: &[String]) -> String {
+    let now = match policy {
+        Some(policy) => format!("the policy read at {} is in force again", policy.loaded),
+        None => "nothing was in force before, and nacld ends".to_owned(),
+    };
+    let mut out = format!("{LOUD}rolled back{LOUD:#}: {now}\n");
+    out.push_str(&trouble(problems));
+    out
+}
+
+fn trouble(problems: &[String]) -> String {
+    problems.iter().fold(String::new(), |mut text, problem| {
+        let _ = writeln!(text, "{RED}problem{RED:#}: {problem}");
+        text
+    })
+}
+
+/// What a daemon took over from one that is gone.
+pub fn restored(interfaces: &[String]) -> String {
+    format!(
+        "{GREEN}taken over{GREEN:#} from a daemon that is gone, with connections and counters: {}\n",
+        interfaces.join(", ")
+    )
+}
+
+/// What `nacld run` prints when it has ended. `stay`: what stays in force.
+pub fn ended(why: &str, interfaces: &[InterfaceStatus], stay: &[String]) -> String {
+    if !stay.is_empty() {
+        let stay = stay.join(", ");
+        return format!(
+            "{why}: {BOLD}{stay}{BOLD:#} {LOUD}stays in force{LOUD:#}; `nacld run` takes it over, `nacld detach --all` takes it off\n"
+        );
+    }
     let mut out = format!("{why}: detached");
     for (at, status) in interfaces.iter().enumerate() {
         let separator = if at == 0 { " from " } else { ", " };
@@ -272,7 +337,7 @@ fn why(record: &Record) -> String {
 }
 
 /// What a reload did.
-pub fn changed(change: &Change) -> String {
+pub fn changed(change: &Change, pending: Option<Duration>) -> String {
     let parts = [("switched", &change.switched), ("attached", &change.attached), ("detached", &change.detached)];
     let parts: Vec<_> = parts
         .iter()
@@ -285,8 +350,9 @@ pub fn changed(change: &Change) -> String {
         let was = if change.live { format!("{before} had been set live") } else { format!("was {before}") };
         let _ = writeln!(out, "{BOLD}{}{BOLD:#}: {now}, as the policy says ({was})", change.interface);
     }
-    for problem in &change.problems {
-        let _ = writeln!(out, "{RED}problem{RED:#}: {problem}");
+    out.push_str(&trouble(&change.problems));
+    if let Some(left) = pending {
+        out.push_str(&awaits(left));
     }
     out
 }

@@ -79,6 +79,7 @@ pub(crate) fn resolve(
         prefix_lists,
         enis,
         interfaces,
+        on_exit: policy.on_exit,
     })
 }
 

@@ -5,11 +5,13 @@
 pub mod build;
 mod exempt;
 mod groups;
+pub(crate) mod names;
 
 use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 use nacl_common::{Action, Direction, border::Service};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// What resolving may ask of the machine it runs on. Tests and offline verbs use [`NoHost`].
@@ -47,6 +49,8 @@ pub struct Resolved {
     pub enis: BTreeMap<String, Eni>,
     /// Interfaces here, by their name in the policy. That is the device's unless the policy says otherwise.
     pub interfaces: BTreeMap<String, Interface>,
+    /// What becomes of it all when the daemon ends.
+    pub on_exit: OnExit,
 }
 
 /// An interface that was asked for, and is not in the policy.
@@ -132,7 +136,7 @@ pub struct Eni {
 }
 
 /// An interface the policy is enforced on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     /// Name of the device. Two interfaces of a policy may have the same one in two namespaces.
     pub name: String,
@@ -169,7 +173,7 @@ pub struct Interface {
 }
 
 /// Whether the network ACL remembers connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// As AWS has it: every packet is judged alone (N8).
     #[default]
@@ -189,7 +193,7 @@ impl Mode {
 }
 
 /// Which layers judge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Layers {
     /// The network ACL, and the security groups where the interface has any.
     #[default]
@@ -212,7 +216,7 @@ impl Layers {
 }
 
 /// Connection tracking of an interface. Times are idle time-outs in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracking {
     /// A TCP handshake that is not complete. Not published (S37); ours.
     pub tcp_opening: u32,
@@ -254,7 +258,7 @@ impl Default for Tracking {
 }
 
 /// A security group: rules that allow, without order (S1).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// Name in the policy.
     pub name: String,
@@ -277,7 +281,7 @@ impl Group {
 }
 
 /// A rule of a security group, normalised.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRule {
     /// Protocol.
     pub protocol: Protocol,
@@ -299,7 +303,7 @@ pub struct GroupRule {
 }
 
 /// The other end of a security group rule (S15).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Peer {
     /// A CIDR.
     Cidr(IpNet),
@@ -323,13 +327,14 @@ pub struct PrefixList {
 }
 
 /// Something that passes unjudged, requests and replies: an exchange with a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exemption {
     /// A `failsafe` entry of the policy; false: AWS exempts it (N43).
     pub failsafe: bool,
     /// What it is, for a person: `Amazon DNS`, `failsafe`.
     pub name: String,
     /// Which end the service is at.
+    #[serde(with = "names::service")]
     pub service: Service,
     /// Protocol.
     pub protocol: Protocol,
@@ -366,8 +371,18 @@ impl Interface {
     }
 }
 
+/// What becomes of what is enforced when the daemon is told to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnExit {
+    /// It is taken off.
+    #[default]
+    Detach,
+    /// The kernel goes on enforcing it, and the next daemon takes it over.
+    Keep,
+}
+
 /// Which side of the link the hook is on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// The host's own interface: received frames are inbound.
     #[default]
@@ -377,7 +392,7 @@ pub enum Side {
 }
 
 /// How ingress is hooked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Xdp {
     /// Native XDP where the driver has it and the slot is free, TC otherwise.
     #[default]
@@ -391,7 +406,7 @@ pub enum Xdp {
 }
 
 /// A network ACL.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nacl {
     /// Name in the policy.
     pub name: String,
@@ -414,11 +429,12 @@ impl Nacl {
 }
 
 /// A numbered rule, normalised: what AWS ignores is already gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// 1 to 32766, unique per direction across both families (N1, N5).
     pub number: u16,
     /// Allow or deny.
+    #[serde(with = "names::action")]
     pub action: Action,
     /// Protocol.
     pub protocol: Protocol,
@@ -439,7 +455,7 @@ pub struct Rule {
 }
 
 /// Protocol of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
     /// AWS's `-1`.
     All,
@@ -448,7 +464,7 @@ pub enum Protocol {
 }
 
 /// ICMP or ICMPv6 match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Icmp {
     /// Type.
     pub kind: u8,

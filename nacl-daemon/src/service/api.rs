@@ -1,7 +1,7 @@
 //! The API: HTTP with JSON on a unix socket, under /v1/. Every answer is an object with `"schema": 1`; a stream of
 //! events is one such object a line. Only translation lives here: what is done is done by [`Service`].
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -19,14 +19,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
-    Curious, ReloadError, Service,
+    Curious, ReloadError, Service, Settled,
     load::LoadError,
+    serve::Undone,
     state::{self, StateError},
 };
 use crate::{
     observe::{
-        Change, Filter as Flows, InterfaceModes, InterfaceRules, InterfaceStatus, Place as Named, Record, Remembered,
-        Status, TrackingStats, names,
+        Change, Filter as Flows, InterfaceModes, InterfaceRules, InterfaceStatus, PendingStatus, Place as Named,
+        PolicyStatus, Record, Remembered, Status, TrackingStats, names,
     },
     report,
     resolve::{Layers, Mode},
@@ -72,8 +73,31 @@ pub struct Reloaded {
     /// What the switch did.
     #[serde(flatten)]
     pub change: Change,
+    /// Until when it awaits confirmation; null: it stays.
+    #[serde(default)]
+    pub pending: Option<PendingStatus>,
     /// What was noticed about the file, as text.
     pub diagnostics: String,
+}
+
+/// Answer of `/v1/confirm`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// What stays in force.
+    pub policy: PolicyStatus,
+    /// What went wrong afterwards: programs that could not be taken off.
+    pub problems: Vec<String>,
+}
+
+/// Answer of `/v1/rollback`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RolledBack {
+    /// What is in force again; null where nothing was before.
+    pub policy: Option<PolicyStatus>,
+    /// True when the daemon ends, because nothing is left to enforce.
+    pub stopping: bool,
+    /// What went wrong: programs that could not be taken off.
+    pub problems: Vec<String>,
 }
 
 /// What `POST /v1/interfaces/NAME/mode` is told, as JSON. What is absent stays as it is.
@@ -165,7 +189,10 @@ impl From<StateError> for Failure {
         let status = match error {
             StateError::NotAttached { .. } => StatusCode::NOT_FOUND,
             StateError::Ambiguous { .. } | StateError::NoGroups { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            StateError::NeedsRestart { .. } => StatusCode::CONFLICT,
+            StateError::NeedsRestart { .. }
+            | StateError::Pending { .. }
+            | StateError::NothingPending
+            | StateError::TooLate => StatusCode::CONFLICT,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, Problem { error: state::chain(&error), hint: error.hint(), ..Problem::default() })
@@ -207,6 +234,8 @@ pub fn router(service: Arc<Service>) -> Router {
         .route("/v1/conntrack/flush", post(flush))
         .route("/v1/events", get(events))
         .route("/v1/reload", post(reload))
+        .route("/v1/confirm", post(confirm))
+        .route("/v1/rollback", post(rollback))
         .route("/v1/detach", post(detach))
         .route("/v1/stop", post(stop))
         .fallback(async || {
@@ -247,12 +276,6 @@ struct Which {
 
 async fn rules(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<Rules> {
     blocking(service, move |service| Ok(Rules { interfaces: service.state().rules(which.interface.as_deref())? })).await
-}
-
-#[derive(Deserialize)]
-struct Force {
-    #[serde(default)]
-    force: bool,
 }
 
 async fn modes(State(service): State<Arc<Service>>) -> Outcome<AllModes> {
@@ -332,14 +355,47 @@ async fn flush(State(service): State<Arc<Service>>, asked: Asked<Forget>) -> Out
     .await
 }
 
-async fn reload(State(service): State<Arc<Service>>, Query(Force { force }): Query<Force>) -> Outcome<Reloaded> {
+/// How a reload is to be done.
+#[derive(Deserialize)]
+struct Reload {
+    #[serde(default)]
+    force: bool,
+    /// Seconds.
+    confirm: Option<u64>,
+}
+
+async fn reload(State(service): State<Arc<Service>>, asked: Asked<Reload>) -> Outcome<Reloaded> {
+    let Query(Reload { force, confirm }) = asked.map_err(|error| senseless(error.body_text()))?;
+    if confirm == Some(0) {
+        return Err(senseless("nobody can confirm in no time"));
+    }
     blocking(service, move |service| {
-        let (result, diagnostics) = service.reload(force);
+        let (result, diagnostics) = service.reload(force, confirm.map(Duration::from_secs));
         let failed = |error: ReloadError| {
             let Failure(status, problem) = error.into();
             Failure(status, Problem { diagnostics: diagnostics.plain.clone(), ..problem })
         };
-        Ok(Reloaded { change: result.map_err(failed)?, diagnostics: diagnostics.plain })
+        let change = result.map_err(failed)?;
+        let pending = service.state().pending_status();
+        Ok(Reloaded { change, pending, diagnostics: diagnostics.plain })
+    })
+    .await
+}
+
+async fn confirm(State(service): State<Arc<Service>>) -> Outcome<Confirmed> {
+    blocking(service, |service| {
+        let Settled { problems, .. } = service.confirm()?;
+        Ok(Confirmed { policy: service.state().policy_status(), problems })
+    })
+    .await
+}
+
+async fn rollback(State(service): State<Arc<Service>>) -> Outcome<RolledBack> {
+    blocking(service, |service| {
+        let Settled { problems, attached } = service.roll_back(Undone::Asked)?;
+        let stopping = attached == 0;
+        let policy = (!stopping).then(|| service.state().policy_status());
+        Ok(RolledBack { policy, stopping, problems })
     })
     .await
 }
@@ -433,7 +489,7 @@ impl Listener {
         loop {
             let received = tokio::select! {
                 received = self.records.recv() => received,
-                () = self.service.stopped() => return None,
+                _ = self.service.stopped() => return None,
             };
             match received {
                 Ok(record) if self.filter.admits(&record) => return line(&*record),

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use http_body_util::{BodyExt, Full};
@@ -18,7 +19,8 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::api::{
-    AllModes, Answer, ConnectionStats, Connections, Detached, Flushed, Problem, Reloaded, Rules, SCHEMA, SetMode,
+    AllModes, Answer, Confirmed, ConnectionStats, Connections, Detached, Flushed, Problem, Reloaded, RolledBack, Rules,
+    SCHEMA, SetMode,
 };
 use crate::observe::{Filter, InterfaceModes, Status};
 
@@ -149,12 +151,30 @@ impl Client {
         self.ask(Method::POST, &flows("/v1/conntrack/flush", interface, filter, flags)).await
     }
 
-    /// Has the policy file read again.
+    /// Has the policy file read again. `confirm`: for how long, unless it is confirmed; in whole seconds.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn reload(&self, force: bool) -> Result<Reloaded, ClientError> {
-        self.ask(Method::POST, &query("/v1/reload", [("force", force.then_some("true"))])).await
+    pub async fn reload(&self, force: bool, confirm: Option<Duration>) -> Result<Reloaded, ClientError> {
+        let seconds = confirm.map(|confirm| confirm.as_secs().max(1).to_string());
+        let fields = [("force", force.then_some("true")), ("confirm", seconds.as_deref())];
+        self.ask(Method::POST, &query("/v1/reload", fields)).await
+    }
+
+    /// Has a change stay that awaits confirmation.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn confirm(&self) -> Result<Confirmed, ClientError> {
+        self.ask(Method::POST, "/v1/confirm").await
+    }
+
+    /// Has a change undone that awaits confirmation.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn roll_back(&self) -> Result<RolledBack, ClientError> {
+        self.ask(Method::POST, "/v1/rollback").await
     }
 
     /// Has one interface detached.

@@ -15,7 +15,7 @@ use super::{
     client::{Client, ClientError},
 };
 use crate::{
-    dataplane::{self, DataplaneError, Target},
+    dataplane::{self, DataplaneError, Store, Target},
     netns,
     observe::InterfaceStatus,
     report::{named, place},
@@ -68,11 +68,11 @@ impl DetachError {
     }
 }
 
-/// Detaches one interface. Returns what was done, one line each; nothing where there was nothing.
+/// Detaches one interface, with what is pinned for it below `state`. Returns what was done, one line each; nothing where there was nothing.
 ///
 /// # Errors
 /// See [`DetachError`].
-pub async fn one(target: &Target, socket: &Path) -> Result<Vec<String>, DetachError> {
+pub async fn one(target: &Target, socket: &Path, state: &Path) -> Result<Vec<String>, DetachError> {
     for socket in sockets(socket) {
         let client = Client::new(&socket);
         let Ok(status) = client.status().await else { continue };
@@ -88,12 +88,17 @@ pub async fn one(target: &Target, socket: &Path) -> Result<Vec<String>, DetachEr
         let ends = if answer.stopping { ", which ends: nothing else was attached" } else { "" };
         return Ok(vec![format!("{what}: detached by the nacld with pid {}{ends}", status.pid)]);
     }
-    leftovers(target)
+    let store = Store::existing(state);
+    let done = leftovers(target, store.as_ref());
+    if let Some(store) = store {
+        store.close();
+    }
+    done
 }
 
 /// Detaches everything: ends every daemon that can be found, then looks at every interface of this and of every named
 /// namespace. All are tried; what failed comes second.
-pub async fn all(socket: &Path) -> (Vec<String>, Vec<DetachError>) {
+pub async fn all(socket: &Path, state: &Path) -> (Vec<String>, Vec<DetachError>) {
     let mut done = Vec::new();
     let mut failed = Vec::new();
     for socket in sockets(socket) {
@@ -111,6 +116,7 @@ pub async fn all(socket: &Path) -> (Vec<String>, Vec<DetachError>) {
         failed.push(DetachError::Leftovers { source: Box::new(source) });
         return (done, failed);
     }
+    let store = Store::existing(state);
     for netns in namespaces() {
         let names = netns::within(netns.as_deref(), interface_names).and_then(|names| names);
         let names = match names {
@@ -122,11 +128,15 @@ pub async fn all(socket: &Path) -> (Vec<String>, Vec<DetachError>) {
         };
         for name in names {
             let target = Target { name, netns: netns.clone() };
-            match leftovers(&target) {
+            match leftovers(&target, store.as_ref()) {
                 Ok(lines) => done.extend(lines),
                 Err(error) => failed.push(error),
             }
         }
+    }
+    if let Some(store) = store {
+        done.extend(store.forget_the_dead());
+        store.close();
     }
     (done, failed)
 }
@@ -135,9 +145,9 @@ fn named_place(held: &InterfaceStatus) -> String {
     named(&held.interface, &held.device, held.netns.as_deref())
 }
 
-fn leftovers(target: &Target) -> Result<Vec<String>, DetachError> {
+fn leftovers(target: &Target, store: Option<&Store>) -> Result<Vec<String>, DetachError> {
     let what = place(&target.name, target.netns.as_deref());
-    dataplane::detach_leftovers(target)
+    dataplane::detach_leftovers(target, store)
         .map(|lines| lines.into_iter().map(|line| format!("{what}: {line}")).collect())
         .map_err(|source| DetachError::Kernel { target: target.clone(), source: Box::new(source) })
 }

@@ -3,12 +3,15 @@
 
 pub mod api;
 pub mod client;
+mod confirm;
 pub mod detach;
 pub mod guard;
 pub mod host;
 pub mod load;
+mod memo;
 pub mod plane;
 pub mod prepare;
+mod restore;
 pub mod serve;
 pub mod socket;
 pub mod state;
@@ -18,6 +21,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::{
@@ -27,7 +31,7 @@ use tokio::{
 
 use self::{
     load::{LoadError, Loader},
-    serve::Notice,
+    serve::{Ended, Notice, Undone},
     state::{State, StateError},
 };
 use crate::{
@@ -38,6 +42,9 @@ use crate::{
 
 /// Where the daemon listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/nacld/nacld.sock";
+
+/// Where pins and records are kept unless told otherwise. Gone after a reboot, as what they stand for is.
+pub const DEFAULT_STATE: &str = "/run/nacld";
 
 /// Records a slow listener may be behind before it misses some. Bounded: a listener that sleeps costs nothing.
 const RECORDS_QUEUED: usize = 4096;
@@ -52,7 +59,8 @@ pub struct Service {
     /// Listeners that want allowed packets too.
     curious: Mutex<usize>,
     attachments_changed: Notify,
-    stopping: watch::Sender<bool>,
+    pending_changed: Notify,
+    stopping: watch::Sender<Option<Ended>>,
     tell: Arc<dyn Fn(Notice) + Send + Sync>,
 }
 
@@ -86,7 +94,8 @@ impl Service {
             records: broadcast::channel(RECORDS_QUEUED).0,
             curious: Mutex::new(0),
             attachments_changed: Notify::new(),
-            stopping: watch::Sender::new(false),
+            pending_changed: Notify::new(),
+            stopping: watch::Sender::new(None),
             tell,
         })
     }
@@ -97,20 +106,95 @@ impl Service {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the policy file again and puts it in force, or changes nothing. Second: the diagnostics as text.
-    pub fn reload(&self, force: bool) -> (Result<Change, ReloadError>, load::Diagnostics) {
+    /// Reads the policy file again and puts it in force, or changes nothing. Second: the diagnostics as text. `force`: also if it
+    /// would cut someone's SSH connection. `confirm`: for how long, unless it is confirmed; nobody is locked out for longer, so the
+    /// guard need not ask.
+    pub fn reload(&self, force: bool, confirm: Option<Duration>) -> (Result<Change, ReloadError>, load::Diagnostics) {
         let mut state = self.state();
-        let (loaded, diagnostics) = self.loader.load(&state, force);
-        let result = loaded.map_err(ReloadError::from).and_then(|prepared| Ok(state.apply(prepared)?));
+        let (loaded, diagnostics) = self.loader.load(&state, force || confirm.is_some());
+        let result = loaded.map_err(ReloadError::from).and_then(|prepared| Ok(state.apply(prepared, confirm)?));
         state.reloaded(result.as_ref().err().map(|error| state::chain(error)));
+        let pending = result.is_ok().then(|| state.pending()).flatten();
         drop(state);
         self.attachments_changed.notify_one();
+        self.pending_changed.notify_one();
         (self.tell)(Notice::Diagnostics(&diagnostics));
         (self.tell)(match &result {
-            Ok(change) => Notice::Reloaded(change),
+            Ok(change) => Notice::Reloaded(change, pending),
             Err(error) => Notice::NotReloaded(error),
         });
         (result, diagnostics)
+    }
+
+    /// Makes a change stay that awaits confirmation.
+    ///
+    /// # Errors
+    /// There is none, or it is too late.
+    pub fn confirm(&self) -> Result<Settled, StateError> {
+        let problems = self.state().confirm().inspect_err(|error| {
+            if matches!(error, StateError::TooLate) {
+                (self.tell)(Notice::Undone(Undone::TimeOver));
+            }
+        });
+        self.settled(problems, || Notice::Confirmed)
+    }
+
+    /// Undoes a change that awaits confirmation.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn roll_back(&self, why: Undone) -> Result<Settled, StateError> {
+        let problems = self.state().roll_back_pending();
+        self.settled(problems, || Notice::Undone(why))
+    }
+
+    fn settled(
+        &self,
+        problems: Result<Vec<String>, StateError>,
+        notice: impl FnOnce() -> Notice<'static>,
+    ) -> Result<Settled, StateError> {
+        // Whoever began or ceased to listen meanwhile could not change what is reported.
+        let wanted = if *self.lock_curious() == 0 { Events::Denied } else { Events::All };
+        let attached = {
+            let mut state = self.state();
+            if let Err(error) = state.report(wanted) {
+                tracing::warn!("which packets are reported stays as it was: {}", state::chain(&error));
+            }
+            state.attached()
+        };
+        self.attachments_changed.notify_one();
+        self.pending_changed.notify_one();
+        // Undone, and nothing was in force before.
+        if attached == 0 {
+            self.stop_for(Ended::NotConfirmed);
+        }
+        let problems = problems?;
+        (self.tell)(notice());
+        Ok(Settled { problems, attached })
+    }
+
+    /// Undoes changes whose time is over, until the daemon ends. Ends itself where nothing is left to enforce. The kernel's programs
+    /// have gone back already; this makes the daemon follow.
+    pub async fn expire(self: Arc<Self>) {
+        loop {
+            let pending = self.state().pending();
+            match pending {
+                None => self.pending_changed.notified().await,
+                Some(left) if left.is_zero() => {
+                    let service = Arc::clone(&self);
+                    let undone = tokio::task::spawn_blocking(move || service.roll_back(Undone::TimeOver)).await;
+                    if let Ok(Err(error)) = undone {
+                        tracing::debug!("somebody else settled it: {error}");
+                    }
+                }
+                Some(left) => {
+                    tokio::select! {
+                        () = tokio::time::sleep(left) => {}
+                        () = self.pending_changed.notified() => {}
+                    }
+                }
+            }
+        }
     }
 
     /// Changes mode or layers of an interface until the next reload, or changes nothing. `force`: also if it would cut
@@ -153,13 +237,21 @@ impl Service {
 
     /// Asks the daemon to end.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
+        self.stop_for(Ended::Asked);
     }
 
-    /// Returns when the daemon was asked to end.
-    pub async fn stopped(&self) {
+    fn stop_for(&self, why: Ended) {
+        self.stopping.send_replace(Some(why));
+    }
+
+    /// Returns when the daemon was asked to end, with why.
+    pub async fn stopped(&self) -> Ended {
         // The sender lives as long as self, so this cannot fail before it is told.
-        let _ = self.stopping.subscribe().wait_for(|stopping| *stopping).await;
+        self.stopping.subscribe().wait_for(Option::is_some).await.ok().and_then(|why| *why).unwrap_or(Ended::Asked)
+    }
+
+    fn lock_curious(&self) -> MutexGuard<'_, usize> {
+        self.curious.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records from now on.
@@ -169,7 +261,7 @@ impl Service {
 
     /// Has allowed packets reported too, for as long as the answer lives.
     pub fn report_all(self: &Arc<Self>) -> Result<Curious, StateError> {
-        let mut curious = self.curious.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut curious = self.lock_curious();
         if *curious == 0 {
             self.state().report(Events::All)?;
         }
@@ -225,12 +317,21 @@ impl Service {
     }
 }
 
+/// What came of settling a change that awaited confirmation.
+#[derive(Clone, Debug, Default)]
+pub struct Settled {
+    /// Programs that could not be taken off.
+    pub problems: Vec<String>,
+    /// Interfaces that something is enforced on.
+    pub attached: usize,
+}
+
 /// Someone wants allowed packets reported.
 pub struct Curious(Arc<Service>);
 
 impl Drop for Curious {
     fn drop(&mut self) {
-        let mut curious = self.0.curious.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut curious = self.0.lock_curious();
         *curious -= 1;
         if *curious == 0
             && let Err(error) = self.0.state().report(Events::Denied)

@@ -5,17 +5,21 @@ use std::{
     error::Error,
     io,
     os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
 
 use nacl_common::{
     Event,
     border::{Entry, FlowKey},
 };
+use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
-    compile::Compiled,
-    dataplane::{self, Attachment, Counters, Egress, Ingress, Options, Target},
+    compile::{Compiled, SlotTable},
+    dataplane::{self, Attachment, Counters, Egress, Ingress, Options, Start, Store, Target, Terms},
     observe::{Hooks, Memory},
 };
 
@@ -26,10 +30,35 @@ pub type PlaneError = Box<dyn Error + Send + Sync>;
 pub trait Plane: Send + Sync {
     /// What this machine lacks to attach anything, each with its remedy.
     fn lacking(&self) -> Vec<String>;
-    /// Attaches a policy to an interface. Nothing is left where it fails.
-    fn attach(&self, target: &Target, options: &Options, compiled: &Compiled) -> Result<Box<dyn Attached>, PlaneError>;
+    /// Attaches a policy to an interface. Nothing is left where it fails. What a daemon that is gone has left there is replaced.
+    fn attach(
+        &self,
+        target: &Target,
+        options: &Options,
+        compiled: &Compiled,
+        terms: Terms,
+    ) -> Result<Box<dyn Attached>, PlaneError>;
+    /// Makes ready the place where what is in force outlives this process.
+    ///
+    /// # Errors
+    /// It cannot be had.
+    fn open(&mut self) -> Result<(), PlaneError>;
+    /// Takes over what this daemon has left when it last ended without taking it off.
+    fn restore(&self) -> Vec<Left>;
+    /// Takes off what is left and was neither taken over nor replaced. Returns what went wrong.
+    fn sweep(&self) -> Vec<String>;
+    /// What a person should know of how it outlives this process.
+    fn problems(&self) -> Vec<String>;
     /// The clock that connections expire by, in nanoseconds.
     fn now(&self) -> u64;
+}
+
+/// What a daemon has left that is gone.
+pub enum Left {
+    /// A policy that is in force.
+    Here(Box<dyn Attached>),
+    /// A first policy that nobody confirmed in time, and its note. It is off.
+    Unconfirmed(Value),
 }
 
 /// Picks connections out of a table.
@@ -40,10 +69,26 @@ pub trait Attached: Send {
     /// How it is attached.
     fn hooks(&self) -> Hooks;
     /// Switches to another policy at once; where it fails the old one stays in force. Returns the new epoch.
-    fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, PlaneError>;
+    fn install(&mut self, options: &Options, compiled: &Compiled, terms: Terms) -> Result<u32, PlaneError>;
     /// Changes settings, mode and layers at once, under the same policy. `flags`: as [`Compiled::flags`]. Returns the new
     /// epoch.
-    fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, PlaneError>;
+    fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, PlaneError>;
+    /// How long a change still waits for confirmation: nothing where none does, zero where it was undone.
+    fn pending(&self) -> Option<Duration>;
+    /// Makes a change stay; false where it is too late.
+    fn confirm(&mut self) -> bool;
+    /// Goes back to what was in force before a change, at once; false where there was nothing before. It is to be installed again.
+    fn undo(&mut self) -> bool;
+    /// Numbers of the change in force, of the last one, and of the one it would go back to.
+    fn epochs(&self) -> (u32, u32, Option<u32>);
+    /// What was noted with an epoch that may still come into force, and what its slots mean.
+    fn note(&self, epoch: u32) -> Option<(Value, Arc<SlotTable>)>;
+    /// Whether the programs would have to be loaded anew for these options.
+    fn needs_loading(&self, options: &Options) -> bool;
+    /// Leaves everything in force without this process; false where that cannot be, and it is off.
+    fn leave(self: Box<Self>) -> bool;
+    /// The interface, as it is called now.
+    fn target(&self) -> Target;
     /// Everything in the connection table, what has expired too.
     fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError>;
     /// Takes connections out of the table, and returns how many.
@@ -82,21 +127,75 @@ impl Held {
 }
 
 /// This machine's kernel.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Kernel;
+#[derive(Debug, Default)]
+pub struct Kernel {
+    /// The directory where what is in force outlives this process; `None`: it does not.
+    pub state: Option<PathBuf>,
+    /// What tells this daemon from others.
+    pub owner: String,
+    /// Opened there by [`Plane::open`].
+    pub store: Option<Store>,
+}
+
+impl Drop for Kernel {
+    fn drop(&mut self) {
+        if let Some(store) = &self.store {
+            store.close();
+        }
+    }
+}
 
 impl Plane for Kernel {
     fn lacking(&self) -> Vec<String> {
         dataplane::missing()
     }
 
-    fn attach(&self, target: &Target, options: &Options, compiled: &Compiled) -> Result<Box<dyn Attached>, PlaneError> {
+    fn attach(
+        &self,
+        target: &Target,
+        options: &Options,
+        compiled: &Compiled,
+        terms: Terms,
+    ) -> Result<Box<dyn Attached>, PlaneError> {
         // The kernel would take a second policy beside the first, and a packet would have to pass both.
         let holders = dataplane::holders(target)?;
         if !holders.is_empty() {
             return Err(Box::new(Held { holders: holders.into_iter().collect() }));
         }
-        Ok(Box::new(dataplane::attach(target, options, compiled)?))
+        let start = Start { store: self.store.as_ref(), terms, ..Start::default() };
+        Ok(Box::new(dataplane::attach_with(target, options, compiled, start)?))
+    }
+
+    fn open(&mut self) -> Result<(), PlaneError> {
+        if let Some(state) = &self.state {
+            self.store = Some(Store::open(state, self.owner.clone())?);
+        }
+        Ok(())
+    }
+
+    fn restore(&self) -> Vec<Left> {
+        let left = self.store.as_ref().map(dataplane::restore).unwrap_or_default();
+        left.into_iter()
+            .map(|left| match left {
+                dataplane::Left::Here(attachment) => Left::Here(attachment),
+                dataplane::Left::Unconfirmed(note) => Left::Unconfirmed(note),
+            })
+            .collect()
+    }
+
+    fn sweep(&self) -> Vec<String> {
+        let failed = self.store.as_ref().map(dataplane::sweep).unwrap_or_default();
+        failed.iter().map(ToString::to_string).collect()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let fleeting = self.store.as_ref().is_some_and(Store::is_fleeting);
+        let told = fleeting.then(|| {
+            "this daemon runs in a mount namespace of its own, as `ip netns exec` makes one: if it is killed, its pins go with it, and \
+             nothing is enforced any more. Run it outside, with `netns = \"NAME\"` on the interface"
+                .to_owned()
+        });
+        told.into_iter().collect()
     }
 
     fn now(&self) -> u64 {
@@ -126,12 +225,44 @@ impl Attached for Attachment {
         }
     }
 
-    fn install(&mut self, options: &Options, compiled: &Compiled) -> Result<u32, PlaneError> {
-        Ok(self.install(options, compiled)?)
+    fn install(&mut self, options: &Options, compiled: &Compiled, terms: Terms) -> Result<u32, PlaneError> {
+        Ok(self.install(options, compiled, terms)?)
     }
 
-    fn toggle(&mut self, options: &Options, flags: u64) -> Result<u32, PlaneError> {
-        Ok(self.toggle(options, flags)?)
+    fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, PlaneError> {
+        Ok(self.toggle(options, flags, note)?)
+    }
+
+    fn pending(&self) -> Option<Duration> {
+        self.pending()
+    }
+
+    fn confirm(&mut self) -> bool {
+        self.confirm()
+    }
+
+    fn undo(&mut self) -> bool {
+        self.undo()
+    }
+
+    fn epochs(&self) -> (u32, u32, Option<u32>) {
+        self.epochs()
+    }
+
+    fn note(&self, epoch: u32) -> Option<(Value, Arc<SlotTable>)> {
+        self.note(epoch).map(|(note, slots)| (note.clone(), Arc::clone(slots)))
+    }
+
+    fn needs_loading(&self, options: &Options) -> bool {
+        self.needs_loading(options)
+    }
+
+    fn leave(self: Box<Self>) -> bool {
+        (*self).leave()
+    }
+
+    fn target(&self) -> Target {
+        self.target().clone()
     }
 
     fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {

@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::{
     compile::{CompileError, Compiled, Compiler, SlotTable},
     policy::{self, Diagnostic},
-    resolve::{Host, Interface, Resolved},
+    resolve::{Host, Interface, OnExit, Resolved},
 };
 
 /// A policy, ready to be put in force.
@@ -23,6 +23,8 @@ pub struct Prepared {
     pub file: PathBuf,
     /// SHA-256 of its text.
     pub sha256: String,
+    /// What becomes of it when the daemon ends.
+    pub on_exit: OnExit,
     /// What each interface is to enforce, by its name in the policy.
     pub interfaces: BTreeMap<String, PreparedInterface>,
 }
@@ -126,7 +128,7 @@ pub fn prepare(reading: &Reading, previous: &BTreeMap<String, Arc<SlotTable>>) -
             .map_err(|source| PrepareError::Compile { interface: key.clone(), source })?;
         interfaces.insert(key.clone(), PreparedInterface { interface: interface.clone(), compiled, notes: Vec::new() });
     }
-    Ok(Prepared { file, sha256: hex(&Sha256::digest(&reading.text)), interfaces })
+    Ok(Prepared { file, sha256: hex(&Sha256::digest(&reading.text)), on_exit: resolved.on_exit, interfaces })
 }
 
 fn hex(bytes: &[u8]) -> String {

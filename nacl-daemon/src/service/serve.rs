@@ -21,7 +21,10 @@ use super::{
     socket::{Socket, SocketError},
     state::{self, Settings, State, StateError},
 };
-use crate::observe::{Change, InterfaceModes, InterfaceStatus, Record, Status};
+use crate::{
+    observe::{Change, InterfaceModes, InterfaceStatus, Record, Status},
+    resolve::OnExit,
+};
 
 /// How long open requests may take to end once the daemon stops.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -37,6 +40,10 @@ pub struct Config {
     pub lifetime: Option<Duration>,
     /// Do not ask the lock-out guard.
     pub force: bool,
+    /// How long the first policy waits for confirmation before it is undone.
+    pub confirm: Option<Duration>,
+    /// Whether what is in force stays there when the daemon is told to end; `None`: as the policy says.
+    pub on_exit: Option<OnExit>,
     /// Serve the programs' log.
     pub trace: bool,
     /// Tell of dropped packets.
@@ -57,8 +64,14 @@ pub enum Notice<'a> {
         /// How long it lives.
         lifetime: Option<Duration>,
     },
-    /// A new policy is in force.
-    Reloaded(&'a Change),
+    /// What a daemon before has left was taken over.
+    Restored(&'a [String]),
+    /// A new policy is in force; second: how long it awaits confirmation, if it does.
+    Reloaded(&'a Change, Option<Duration>),
+    /// A change was confirmed.
+    Confirmed,
+    /// A change was undone.
+    Undone(Undone),
     /// Mode and layers were set live.
     Set(&'a InterfaceModes),
     /// A new policy is not in force.
@@ -73,7 +86,18 @@ pub enum Notice<'a> {
         why: Ended,
         /// What there was to the end.
         interfaces: &'a [InterfaceStatus],
+        /// What stays in force.
+        stay: &'a [String],
     },
+}
+
+/// Why a change was undone that awaited confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undone {
+    /// Nobody confirmed it in time.
+    TimeOver,
+    /// It was asked for.
+    Asked,
 }
 
 /// Why a daemon ended.
@@ -87,6 +111,8 @@ pub enum Ended {
     TimeOver,
     /// It was asked to, over the socket.
     Asked,
+    /// Its policy was not confirmed, and there was none before.
+    NotConfirmed,
 }
 
 /// A daemon that could not start, run or end as it should.
@@ -148,46 +174,77 @@ pub async fn run(config: Config, plane: Box<dyn Plane>, tell: Tell) -> Result<En
         hangup: signal(SignalKind::hangup())?,
     };
     let tell: Arc<dyn Fn(Notice) + Send + Sync> = tell.into();
-    let loader = load::File { path: config.file.clone(), unguarded: config.force || config.lifetime.is_some() };
     let teller = Arc::clone(&tell);
-    let Config { socket, trace, lifetime, .. } = config.clone();
-    let (service, mut socket) =
-        tokio::task::spawn_blocking(move || start(plane, loader, &socket, trace, lifetime, &teller)).await??;
+    let asked = config.clone();
+    let (service, mut socket) = tokio::task::spawn_blocking(move || start(plane, &asked, &teller)).await??;
     let ended = serve(&service, &mut socket, signals, &config, &tell).await;
     let interfaces = service.state().status().map(|status| status.interfaces).unwrap_or_default();
-    let detaching = Arc::clone(&service);
-    let detached = tokio::task::spawn_blocking(move || detaching.state().detach_all()).await?;
-    if let Err(errors) = detached {
-        return Err(RunError::Detach(errors.iter().map(|error| state::chain(error)).collect()));
-    }
+    let ending = Arc::clone(&service);
+    // Whoever ends it in the ordinary way may want what is in force to stay; nobody else is known to.
+    let told = matches!(ended, Ok(Ended::Interrupted | Ended::Terminated));
+    let end = move || {
+        let mut state = ending.state();
+        if told { state.end() } else { state.detach_all().map(|_| Vec::new()) }
+    };
+    let stay = match tokio::task::spawn_blocking(end).await? {
+        Ok(stay) => stay,
+        Err(errors) => return Err(RunError::Detach(errors.iter().map(|error| state::chain(error)).collect())),
+    };
     // Only now: who finds the socket gone may rely on the programs being gone.
     drop(socket);
     let why = ended?;
-    tell(Notice::Ended { why, interfaces: &interfaces });
+    tell(Notice::Ended { why, interfaces: &interfaces, stay: &stay });
     Ok(why)
 }
 
 /// Everything up to the point where the policy is in force.
 fn start(
     plane: Box<dyn Plane>,
-    loader: load::File,
-    socket: &std::path::Path,
-    trace: bool,
-    lifetime: Option<Duration>,
+    config: &Config,
     tell: &Arc<dyn Fn(Notice) + Send + Sync>,
 ) -> Result<(Arc<Service>, Socket), RunError> {
+    let Config { file, socket, trace, lifetime, force, confirm, on_exit, .. } = config;
+    let loader = load::File { path: file.clone(), unguarded: *force || lifetime.is_some() };
     let lacking = plane.lacking();
     let until = lifetime.map(|lifetime| SystemTime::now() + lifetime);
-    let mut state = State::new(plane, Settings { trace, until });
-    // A mistake in the policy is told before what the machine lacks: it can be mended anywhere.
-    let (prepared, diagnostics) = loader.load(&state, false);
-    tell(Notice::Diagnostics(&diagnostics));
-    let prepared = prepared?;
+    let mut state = State::new(plane, Settings { trace: *trace, until, on_exit: *on_exit });
     if !lacking.is_empty() {
+        // A mistake in the policy is told before what the machine lacks: it can be mended anywhere.
+        let (prepared, diagnostics) = loader.load(&state, true);
+        tell(Notice::Diagnostics(&diagnostics));
+        prepared?;
         return Err(RunError::Lacking(lacking));
     }
     let socket = Socket::bind(socket)?;
-    state.apply(prepared)?;
+    let restored = state.restore()?;
+    if !restored.is_empty() {
+        tell(Notice::Restored(&restored));
+    }
+    let (prepared, diagnostics) = loader.load(&state, confirm.is_some());
+    tell(Notice::Diagnostics(&diagnostics));
+    let begun = prepared.map_err(ReloadError::from).and_then(|prepared| {
+        // What is asked for in so many words is not a policy that comes into force by itself.
+        if confirm.is_none() && !force {
+            state.may_start_with(&prepared)?;
+        }
+        state.give_up_what_cannot_stay(&prepared);
+        state.apply(prepared, *confirm)?;
+        Ok(())
+    });
+    match begun {
+        Ok(()) => {
+            for problem in state.sweep() {
+                tracing::warn!("{problem}");
+            }
+        }
+        // What is in force stays in force, and somebody must be in charge of it.
+        Err(error) if state.attached() > 0 => {
+            state.reloaded(Some(state::chain(&error)));
+            tell(Notice::NotReloaded(&error));
+        }
+        Err(ReloadError::Load(error)) => return Err(error.into()),
+        Err(ReloadError::State(error)) => return Err(error.into()),
+    }
     let service = Service::new(state, Box::new(loader), Arc::clone(tell));
     Ok((service, socket))
 }
@@ -202,10 +259,13 @@ async fn serve(
     let stopped = Arc::clone(service);
     let mut server: JoinHandle<io::Result<()>> = tokio::spawn(
         axum::serve(socket.listener()?, api::router(Arc::clone(service)))
-            .with_graceful_shutdown(async move { stopped.stopped().await })
+            .with_graceful_shutdown(async move {
+                stopped.stopped().await;
+            })
             .into_future(),
     );
     let pump = tokio::spawn(Arc::clone(service).pump());
+    let expire = tokio::spawn(Arc::clone(service).expire());
     let watch = config.watch.then(|| tokio::spawn(watch(service, tell)));
     let status = service.state().status()?;
     tell(Notice::Ready { status: &status, socket: socket.path(), lifetime: config.lifetime });
@@ -224,7 +284,7 @@ async fn serve(
             _ = signals.interrupt.recv() => break Ok(Ended::Interrupted),
             _ = signals.terminate.recv() => break Ok(Ended::Terminated),
             () = &mut time_over => break Ok(Ended::TimeOver),
-            () = service.stopped() => break Ok(Ended::Asked),
+            why = service.stopped() => break Ok(why),
             result = &mut server => break Err(match result {
                 Ok(Ok(())) => RunError::Io(io::Error::other("the API ended by itself")),
                 Ok(Err(error)) => error.into(),
@@ -233,7 +293,7 @@ async fn serve(
             _ = signals.hangup.recv() => {
                 let service = Arc::clone(service);
                 // How it went is told by the service, whoever asked for it.
-                tokio::task::spawn_blocking(move || drop(service.reload(false))).await?;
+                tokio::task::spawn_blocking(move || drop(service.reload(false, None))).await?;
             }
         }
     };
@@ -242,6 +302,7 @@ async fn serve(
         server.abort();
     }
     pump.abort();
+    expire.abort();
     if let Some(watch) = watch {
         watch.abort();
     }

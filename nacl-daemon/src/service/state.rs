@@ -4,33 +4,36 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io, mem,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use nacl_common::{
     Action, Reason,
     border::{Entry, FlowKey},
 };
+use serde_json::Value;
 use thiserror::Error;
 
 use super::{
+    confirm::Pending,
+    memo::{Memo, Source},
     plane::{Attached, Plane, PlaneError},
-    prepare::Prepared,
+    prepare::{Prepared, PreparedInterface},
 };
 use crate::{
     compile::{self, Compiled, SlotTable},
-    dataplane::{Counters, Events, Options, Target},
+    dataplane::{Counters, DataplaneError, Events, Options, Target, Terms},
     observe::{
         Change, Clock, Filter, History, InterfaceModes, InterfaceRules, InterfaceStatus, ModeChange, Modes, Naming,
         Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, Status, Totals, Tracking, TrackingStats, flows,
         interface_rules,
     },
     report::{named, place},
-    resolve::{Interface, Layers, Mode},
+    resolve::{Interface, Layers, Mode, OnExit},
 };
 
 /// A step of the state machine that failed. Nothing has changed.
@@ -86,6 +89,33 @@ pub enum StateError {
         /// Interface.
         interface: String,
     },
+    /// What is in force could not outlive the daemon.
+    #[error("what is enforced could not outlive this daemon")]
+    Store {
+        /// Why.
+        #[source]
+        source: PlaneError,
+    },
+    /// A change awaits confirmation, and another one cannot begin.
+    #[error("a change awaits confirmation for another {}; until then nothing else is changed", humantime::format_duration(seconds(*.left)))]
+    Pending {
+        /// How long.
+        left: Duration,
+    },
+    /// There is nothing to confirm.
+    #[error("no change awaits confirmation")]
+    NothingPending,
+    /// It was confirmed too late.
+    #[error("too late: the change was not confirmed in time and has been undone")]
+    TooLate,
+    /// The policy in the file was undone before.
+    #[error(
+        "the policy {} was put in force before and not confirmed in time; it is not put in force again by itself", file.display()
+    )]
+    Rejected {
+        /// The file.
+        file: std::path::PathBuf,
+    },
     /// Programs could not be taken off, or the kernel not read or written.
     #[error("{interface}")]
     Kernel {
@@ -108,9 +138,28 @@ impl StateError {
             Self::NoGroups { .. } => Some(
                 "give it `security_groups = [\"NAME\"]` in the policy and reload, or choose both or nacl".to_owned(),
             ),
+            Self::Pending { .. } => Some("`nacld confirm` keeps it, `nacld rollback` undoes it now".to_owned()),
+            Self::Store { source } => {
+                let mount = source.downcast_ref().is_some_and(|error| matches!(error, DataplaneError::Mount { .. }));
+                let how = if mount {
+                    "mounting needs CAP_SYS_ADMIN: mount it before (`mount -t bpf -o mode=0700 nacld DIRECTORY`), or give --no-pins"
+                } else {
+                    "name another directory with --state, or give --no-pins"
+                };
+                Some(how.to_owned())
+            }
+            Self::NothingPending => Some("`nacld reload --confirm 60s` makes one that does".to_owned()),
+            Self::Rejected { .. } => {
+                Some("`nacld reload --confirm 60s` tries it again, `nacld reload` takes it for good".to_owned())
+            }
             _ => None,
         }
     }
+}
+
+/// Whole seconds: nobody types faster.
+const fn seconds(left: Duration) -> Duration {
+    Duration::from_secs(left.as_secs())
 }
 
 /// What the daemon was started with.
@@ -120,44 +169,52 @@ pub struct Settings {
     pub trace: bool,
     /// When the daemon detaches by itself.
     pub until: Option<SystemTime>,
+    /// Whether what is in force stays there when the daemon is told to end; `None`: as the policy says.
+    pub on_exit: Option<OnExit>,
 }
 
 /// Everything the daemon holds.
 pub struct State {
-    plane: Box<dyn Plane>,
+    pub(super) plane: Box<dyn Plane>,
     settings: Settings,
     started: SystemTime,
     clock: Clock,
-    events: Events,
-    policy: Option<Policy>,
+    pub(super) events: Events,
+    pub(super) policy: Option<Source>,
     last_reload: Option<ReloadStatus>,
-    interfaces: BTreeMap<String, Enforced>,
+    pub(super) interfaces: BTreeMap<String, Enforced>,
     next_id: u64,
-}
-
-struct Policy {
-    file: std::path::PathBuf,
-    sha256: String,
-    loaded: SystemTime,
+    /// A change that awaits confirmation.
+    pub(super) pending: Option<Pending>,
+    /// A policy that was put in force, and not confirmed.
+    pub(super) rejected: Option<Source>,
+    /// Whether what is in force stays there when the daemon is told to end.
+    pub(super) on_exit: OnExit,
 }
 
 /// One interface with its policy in force.
-struct Enforced {
-    id: u64,
+pub(super) struct Enforced {
+    pub(super) id: u64,
     /// Its name in the policy.
-    name: String,
+    pub(super) name: String,
+    pub(super) meant: Meant,
+    pub(super) attachment: Box<dyn Attached>,
+    pub(super) history: History,
+}
+
+/// What is to hold on an interface.
+#[derive(Clone)]
+pub(super) struct Meant {
     /// As the policy has it, but with the mode and layers in force.
-    interface: Interface,
+    pub(super) interface: Interface,
     /// Mode and layers as the policy has them.
-    policy: Setting,
-    notes: Vec<String>,
-    options: Options,
+    pub(super) policy: Setting,
+    pub(super) notes: Vec<String>,
+    pub(super) options: Options,
     /// With the flags in force.
-    compiled: Compiled,
-    attachment: Box<dyn Attached>,
-    history: History,
+    pub(super) compiled: Compiled,
     /// Packets denied by rules that are gone, whose counters are or will be another's.
-    denied_before: u64,
+    pub(super) denied_before: u64,
 }
 
 impl State {
@@ -173,12 +230,15 @@ impl State {
             last_reload: None,
             interfaces: BTreeMap::new(),
             next_id: 0,
+            pending: None,
+            rejected: None,
+            on_exit: OnExit::default(),
         }
     }
 
     /// The slot tables in force, which the next policy is compiled against.
     pub fn slots(&self) -> BTreeMap<String, Arc<SlotTable>> {
-        self.interfaces.iter().map(|(key, enforced)| (key.clone(), enforced.compiled.slots.clone())).collect()
+        self.interfaces.iter().map(|(key, enforced)| (key.clone(), enforced.meant.compiled.slots.clone())).collect()
     }
 
     /// The file of the policy in force.
@@ -191,25 +251,20 @@ impl State {
         self.interfaces.len()
     }
 
-    /// Puts a policy in force on every interface it names, or changes nothing.
-    pub fn apply(&mut self, prepared: Prepared) -> Result<Change, StateError> {
-        let Prepared { file, sha256, interfaces: wanted } = prepared;
+    /// Puts a policy in force on every interface it names, or changes nothing. `confirm`: how long it waits for
+    /// [`Self::confirm`] before it is undone; what the policy no longer names is detached only then.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn apply(&mut self, prepared: Prepared, confirm: Option<Duration>) -> Result<Change, StateError> {
+        self.settled()?;
+        let Prepared { file, sha256, on_exit, interfaces: wanted } = prepared;
+        let source = Source { file, sha256, loaded: SystemTime::now() };
         for (key, next) in &wanted {
             let Some(current) = self.interfaces.get(key) else { continue };
-            let (old, new) = (&current.interface, &next.interface);
-            let what = if old.netns != new.netns {
-                "netns"
-            } else if old.name != new.name {
-                "device"
-            } else if old.xdp != new.xdp {
-                "xdp"
-            } else if old.tracking.entries != new.tracking.entries {
-                // The table is as large as it was made, and what stands in it is not moved to another.
-                "[tracking] entries"
-            } else {
-                continue;
-            };
-            return Err(StateError::NeedsRestart { interface: key.clone(), what });
+            if let Some(what) = needs_restart(&current.meant.interface, &next.interface) {
+                return Err(StateError::NeedsRestart { interface: key.clone(), what });
+            }
         }
         for (key, next) in wanted.iter().filter(|(key, _)| !self.interfaces.contains_key(*key)) {
             if self.interfaces.values().any(|held| held.target() == target(&next.interface)) {
@@ -221,41 +276,49 @@ impl State {
         // New interfaces first: attaching is what fails most, and it is undone by dropping.
         // It is the verifier's work above all, half a second for each.
         let news = wanted.iter().filter(|(key, _)| !self.interfaces.contains_key(*key));
-        let news: Vec<_> = news.map(|(key, next)| (key, next, self.options(&next.interface))).collect();
+        let news: Vec<_> = news.map(|(key, next)| (key, self.meant(next))).collect();
         let plane = &*self.plane;
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let attached = side_by_side(cores, news, |(key, next, options)| {
-            (key, next, options, plane.attach(&target(&next.interface), &options, &next.compiled))
+        let attached = side_by_side(cores, news, |(key, meant)| {
+            let terms = Terms { note: meant.memo(key, &History::default(), &source, None), confirm };
+            let attachment = plane.attach(&target(&meant.interface), &meant.options, &meant.compiled, terms);
+            (key, meant, attachment)
         });
         let mut fresh = BTreeMap::new();
-        for (key, next, options, attachment) in attached {
-            let attachment =
-                attachment.map_err(|source| StateError::Attach { interface: text_of(key, &next.interface), source })?;
+        for (key, meant, attachment) in attached {
+            let attachment = attachment
+                .map_err(|source| StateError::Attach { interface: text_of(key, &meant.interface), source })?;
             change.attached.push(key.clone());
-            fresh.insert(key.clone(), (options, attachment));
+            fresh.insert(key.clone(), (meant, attachment));
         }
 
-        let settings: BTreeMap<_, _> =
-            wanted.iter().map(|(key, next)| (key, (next, self.options(&next.interface)))).collect();
-        let held = self.interfaces.iter_mut();
-        let held: Vec<_> = held.filter_map(|(key, current)| Some((current, settings.get(key)?))).collect();
-        let installed = side_by_side(WAITING, held, |(current, (next, options))| {
+        let held: BTreeMap<_, _> = wanted
+            .iter()
+            .filter(|(key, _)| self.interfaces.contains_key(*key))
+            .map(|(key, next)| (key, self.meant(next)))
+            .collect();
+        let current = self.interfaces.iter_mut();
+        let held: Vec<_> = current.filter_map(|(key, current)| Some((current, held.get(key)?.clone()))).collect();
+        let installed = side_by_side(WAITING, held, |(current, mut meant)| {
             // Read before the switch: until then no packet can have counted for a slot's new rule, which was free.
             let installed = current.attachment.counters().and_then(|counters| {
-                current.attachment.install(options, &next.compiled).map(|epoch| (counters, epoch))
+                let gone = current.denied_by_what_goes(&meant.compiled.slots, &counters);
+                meant.denied_before = current.meant.denied_before + gone;
+                let terms = Terms { note: meant.memo(&current.name, &current.history, &source, None), confirm };
+                current.attachment.install(&meant.options, &meant.compiled, terms)
             });
-            if let Ok((_, epoch)) = &installed {
-                current.history.begin(*epoch, &next.compiled.slots);
+            if let Ok(epoch) = &installed {
+                current.history.begin(*epoch, &meant.compiled.slots);
             }
-            (current.name.clone(), next, installed.map(|(counters, _)| counters))
+            (current.name.clone(), meant, installed.map(drop))
         });
-        let mut switched: BTreeMap<String, Counters> = BTreeMap::new();
+        let mut switched: BTreeMap<String, Meant> = BTreeMap::new();
         let mut refused = None;
-        for (key, next, installed) in installed {
+        for (key, meant, installed) in installed {
             match installed {
-                Ok(counters) => drop(switched.insert(key, counters)),
+                Ok(()) => drop(switched.insert(key, meant)),
                 Err(source) if refused.is_none() => {
-                    refused = Some(StateError::Install { interface: text_of(&key, &next.interface), source });
+                    refused = Some(StateError::Install { interface: text_of(&key, &meant.interface), source });
                 }
                 Err(_) => {}
             }
@@ -266,65 +329,71 @@ impl State {
         }
 
         // Nothing fails from here on.
-        for (key, next) in wanted {
-            let options = self.options(&next.interface);
-            if let Some(current) = self.interfaces.get_mut(&key) {
-                if let Some(counters) = switched.get(&key) {
-                    current.denied_before += current.denied_by_what_goes(&next.compiled.slots, counters);
-                }
-                let (before, now) = (Setting::of(&current.interface), Setting::of(&next.interface));
-                if before != now {
-                    let live = before != current.policy;
-                    change.modes.push(ModeChange { interface: key.clone(), before, now, live });
-                }
-                current.policy = now;
-                current.options = options;
-                current.compiled = next.compiled;
-                current.interface = next.interface;
-                current.notes = next.notes;
-            } else if let Some((options, attachment)) = fresh.remove(&key) {
-                let mut history = History::default();
-                history.begin(attachment.epoch(), &next.compiled.slots);
-                self.next_id += 1;
-                let enforced = Enforced {
-                    id: self.next_id,
-                    name: key.clone(),
-                    policy: Setting::of(&next.interface),
-                    interface: next.interface,
-                    notes: next.notes,
-                    options,
-                    compiled: next.compiled,
-                    attachment,
-                    history,
-                    denied_before: 0,
-                };
-                self.interfaces.insert(key, enforced);
+        let mut before = BTreeMap::new();
+        for (key, meant) in switched {
+            let Some(current) = self.interfaces.get_mut(&key) else { continue };
+            let (was, now) = (Setting::of(&current.meant.interface), meant.policy);
+            if was != now {
+                let live = was != current.meant.policy;
+                change.modes.push(ModeChange { interface: key.clone(), before: was, now, live });
             }
+            change.switched.push(key.clone());
+            before.insert(key, mem::replace(&mut current.meant, meant));
         }
-        change.switched = switched.into_keys().collect();
+        for (key, (meant, attachment)) in fresh {
+            let mut history = History::default();
+            history.begin(attachment.epochs().1, &meant.compiled.slots);
+            self.enforce(key, meant, attachment, history);
+        }
         let kept = |key: &String| change.attached.contains(key) || change.switched.contains(key);
-        change.detached = self.interfaces.keys().filter(|key| !kept(key)).cloned().collect();
-        for key in &change.detached {
-            if let Some(Err(error)) = self.interfaces.remove(key).map(Enforced::detach) {
-                change.problems.push(chain(&error));
-            }
+        let leaving: Vec<String> = self.interfaces.keys().filter(|key| !kept(key)).cloned().collect();
+        let policy = self.policy.replace(source);
+        let on_exit = mem::replace(&mut self.on_exit, on_exit);
+        if confirm.is_some() {
+            self.pending = Some(Pending { before, policy, on_exit, leaving });
+        } else {
+            self.rejected = None;
+            change.problems = self.detach_each(&leaving);
+            change.detached = leaving;
         }
-        self.policy = Some(Policy { file, sha256, loaded: SystemTime::now() });
         Ok(change)
+    }
+
+    /// What a policy wants of an interface.
+    fn meant(&self, next: &PreparedInterface) -> Meant {
+        Meant {
+            interface: next.interface.clone(),
+            policy: Setting::of(&next.interface),
+            notes: next.notes.clone(),
+            options: self.options(&next.interface),
+            compiled: next.compiled.clone(),
+            denied_before: 0,
+        }
+    }
+
+    /// From here on the interface is ours.
+    pub(super) fn enforce(&mut self, name: String, meant: Meant, attachment: Box<dyn Attached>, history: History) {
+        self.next_id += 1;
+        let enforced = Enforced { id: self.next_id, name: name.clone(), meant, attachment, history };
+        self.interfaces.insert(name, enforced);
+    }
+
+    /// Detaches these, and returns what went wrong.
+    pub(super) fn detach_each(&mut self, names: &[String]) -> Vec<String> {
+        let gone = names.iter().filter_map(|name| self.interfaces.remove(name));
+        gone.filter_map(|held| held.detach().err()).map(|error| chain(&error)).collect()
     }
 
     /// Puts the old policy back on interfaces that had already been switched.
     fn roll_back<'k>(&mut self, switched: impl Iterator<Item = &'k String>) {
+        let Some(source) = self.policy.clone() else { return };
         for key in switched {
             let Some(current) = self.interfaces.get_mut(key) else { continue };
-            match current.attachment.install(&current.options, &current.compiled) {
-                Ok(epoch) => current.history.begin(epoch, &current.compiled.slots),
-                Err(error) => tracing::error!("{key}: the old policy could not be put back: {error}"),
-            }
+            current.put_back(&source, None);
         }
     }
 
-    fn options(&self, interface: &Interface) -> Options {
+    pub(super) fn options(&self, interface: &Interface) -> Options {
         Options { events: self.events, trace: self.settings.trace, ..Options::from(interface) }
     }
 
@@ -333,8 +402,11 @@ impl State {
         if self.events == events {
             return Ok(());
         }
+        self.settled()?;
+        let source = self.source();
         for enforced in self.interfaces.values_mut() {
-            enforced.toggle(Options { events, ..enforced.options }, enforced.compiled.flags)?;
+            let options = Options { events, ..enforced.meant.options };
+            enforced.toggle(enforced.meant.interface.clone(), options, &source)?;
         }
         self.events = events;
         Ok(())
@@ -348,7 +420,7 @@ impl State {
         if self.interfaces.contains_key(asked) {
             return Ok(asked.to_owned());
         }
-        let of_device = self.interfaces.values().filter(|held| held.interface.name == asked);
+        let of_device = self.interfaces.values().filter(|held| held.meant.interface.name == asked);
         let mut names: Vec<_> = of_device.map(|held| held.name.clone()).collect();
         match (names.pop(), names.is_empty()) {
             (Some(name), true) => Ok(name),
@@ -361,7 +433,7 @@ impl State {
     }
 
     fn not_attached(&self, interface: String) -> StateError {
-        let known = self.interfaces.values().map(|held| text_of(&held.name, &held.interface)).collect();
+        let known = self.interfaces.values().map(|held| text_of(&held.name, &held.meant.interface)).collect();
         StateError::NotAttached { interface, known }
     }
 
@@ -389,11 +461,11 @@ impl State {
         layers: Option<Layers>,
     ) -> Result<Interface, StateError> {
         let held = self.held(asked)?;
-        let mut interface = held.interface.clone();
+        let mut interface = held.meant.interface.clone();
         interface.mode = mode.unwrap_or(interface.mode);
         interface.layers = layers.unwrap_or(interface.layers);
         if interface.layers == Layers::Groups && interface.groups.is_none() {
-            return Err(StateError::NoGroups { interface: text_of(&held.name, &held.interface) });
+            return Err(StateError::NoGroups { interface: text_of(&held.name, &held.meant.interface) });
         }
         Ok(interface)
     }
@@ -404,15 +476,21 @@ impl State {
     /// # Errors
     /// There is no such interface, or the kernel would not.
     pub fn set(&mut self, asked: &str, setting: Setting) -> Result<InterfaceModes, StateError> {
-        let name = self.name(asked)?;
+        self.settled()?;
+        let (name, source) = (self.name(asked)?, self.source());
         let missing = self.not_attached(name.clone());
         let held = self.interfaces.get_mut(&name).ok_or(missing)?;
-        if setting != Setting::of(&held.interface) {
-            let interface = Interface { mode: setting.mode, layers: setting.layers, ..held.interface.clone() };
-            held.toggle(held.options, compile::flags(&interface))?;
-            held.interface = interface;
+        if setting != Setting::of(&held.meant.interface) {
+            let interface = Interface { mode: setting.mode, layers: setting.layers, ..held.meant.interface.clone() };
+            held.toggle(interface, held.meant.options, &source)?;
         }
         Ok(held.modes())
+    }
+
+    /// The policy in force, as it is written down.
+    fn source(&self) -> Source {
+        let none = || Source { file: "".into(), sha256: String::new(), loaded: SystemTime::UNIX_EPOCH };
+        self.policy.clone().unwrap_or_else(none)
     }
 
     /// Mode and layers of all interfaces or of one.
@@ -432,8 +510,13 @@ impl State {
         let mut all = Vec::new();
         for held in self.selected(asked)? {
             let place = held.place();
-            let naming =
-                Naming { place: &place, history: &held.history, slots: &held.compiled.slots, clock: self.clock, now };
+            let naming = Naming {
+                place: &place,
+                history: &held.history,
+                slots: &held.meant.compiled.slots,
+                clock: self.clock,
+                now,
+            };
             let mut flows = held.flows()?;
             flows.retain(|(key, entry)| now < entry.expires && filter.admits(key, entry));
             flows.sort_unstable_by_key(|(key, entry)| (std::cmp::Reverse(entry.expires), *key));
@@ -482,7 +565,7 @@ impl State {
     /// What is in force on the interface of this name in the policy: for whoever asks what a change would do.
     pub fn in_force(&self, name: &str) -> Option<InForce<'_>> {
         let held = self.interfaces.get(name)?;
-        Some(InForce { interface: &held.interface, compiled: &held.compiled, held, now: self.plane.now() })
+        Some(InForce { interface: &held.meant.interface, compiled: &held.meant.compiled, held, now: self.plane.now() })
     }
 
     /// Names in the policy of the interfaces that are meant.
@@ -501,7 +584,8 @@ impl State {
     /// Detaches one interface: by its name in the policy, by its device where that is unique, or by device and namespace.
     /// Returns what it was.
     pub fn detach(&mut self, interface: &str, netns: Option<&str>) -> Result<Place, StateError> {
-        let exact = |held: &&Enforced| held.interface.name == interface && held.interface.netns.as_deref() == netns;
+        let exact =
+            |held: &&Enforced| held.meant.interface.name == interface && held.meant.interface.netns.as_deref() == netns;
         let name = match (self.interfaces.values().find(exact), netns) {
             (Some(held), _) => held.name.clone(),
             (None, None) => self.name(interface)?,
@@ -516,12 +600,34 @@ impl State {
         }
     }
 
+    fn ends(&self) -> OnExit {
+        self.settings.on_exit.unwrap_or(self.on_exit)
+    }
+
+    /// Ends as the policy says: detaches everything, or leaves it in force. Second: what stays in force.
+    ///
+    /// # Errors
+    /// What could not be detached.
+    pub fn end(&mut self) -> Result<Vec<String>, Vec<StateError>> {
+        if self.ends() == OnExit::Detach {
+            return self.detach_all().map(|_| Vec::new());
+        }
+        let mut stay = Vec::new();
+        for (_, held) in mem::take(&mut self.interfaces) {
+            let name = text_of(&held.name, &held.meant.interface);
+            if held.attachment.leave() {
+                stay.push(name);
+            }
+        }
+        Ok(stay)
+    }
+
     /// Detaches everything. All are tried, whichever fails.
     pub fn detach_all(&mut self) -> Result<Vec<String>, Vec<StateError>> {
         let mut done = Vec::new();
         let mut failed = Vec::new();
-        for (_, held) in std::mem::take(&mut self.interfaces) {
-            let name = text_of(&held.name, &held.interface);
+        for (_, held) in mem::take(&mut self.interfaces) {
+            let name = text_of(&held.name, &held.meant.interface);
             match held.detach() {
                 Ok(()) => done.push(name),
                 Err(error) => failed.push(error),
@@ -534,9 +640,9 @@ impl State {
     pub fn rules(&self, asked: Option<&str>) -> Result<Vec<InterfaceRules>, StateError> {
         let rules = |held: &Enforced| {
             let counted = held.counters()?;
-            let counted = Some((&*held.compiled.slots, &counted));
+            let counted = Some((&*held.meant.compiled.slots, &counted));
             let epoch = Some(held.attachment.epoch());
-            Ok(interface_rules(&held.name, &held.interface, held.policy, counted, epoch))
+            Ok(interface_rules(&held.name, &held.meant.interface, held.meant.policy, counted, epoch))
         };
         self.selected(asked)?.into_iter().map(rules).collect()
     }
@@ -549,17 +655,23 @@ impl State {
             pid: std::process::id(),
             started: rfc3339(self.started),
             until: self.settings.until.map(rfc3339),
-            policy: self.policy.as_ref().map_or_else(
-                || PolicyStatus { file: "".into(), sha256: String::new(), loaded: String::new() },
-                |policy| PolicyStatus {
-                    // Whoever asks may stand in another directory.
-                    file: std::path::absolute(&policy.file).unwrap_or_else(|_| policy.file.clone()),
-                    sha256: policy.sha256.clone(),
-                    loaded: rfc3339(policy.loaded),
-                },
-            ),
+            policy: self.policy_status(),
             last_reload: self.last_reload.clone(),
+            pending: self.pending_status(),
+            problems: self.problems(),
+            on_exit: self.ends(),
             interfaces: self.interfaces.values().map(|held| held.status(now)).collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The policy in force.
+    pub(super) fn policy_status(&self) -> PolicyStatus {
+        let none = || PolicyStatus { file: "".into(), sha256: String::new(), loaded: String::new() };
+        self.policy.as_ref().map_or_else(none, |policy| PolicyStatus {
+            // Whoever asks may stand in another directory.
+            file: std::path::absolute(&policy.file).unwrap_or_else(|_| policy.file.clone()),
+            sha256: policy.sha256.clone(),
+            loaded: rfc3339(policy.loaded),
         })
     }
 
@@ -614,40 +726,53 @@ impl InForce<'_> {
 
 impl Enforced {
     fn target(&self) -> Target {
-        target(&self.interface)
+        target(&self.meant.interface)
     }
 
     fn place(&self) -> Place {
-        let Interface { name: device, netns, .. } = &self.interface;
+        let Interface { name: device, netns, .. } = &self.meant.interface;
         Place { interface: self.name.clone(), device: device.clone(), netns: netns.clone() }
     }
 
     fn groups(&self) -> Option<Vec<String>> {
-        let groups = self.interface.groups.as_ref()?;
+        let groups = self.meant.interface.groups.as_ref()?;
         Some(groups.iter().map(|group| group.name.clone()).collect())
     }
 
     fn detach(self) -> Result<(), StateError> {
-        let Self { name, interface, attachment, .. } = self;
+        let Self { name, meant: Meant { interface, .. }, attachment, .. } = self;
         attachment.detach().map_err(|source| StateError::Kernel { interface: text_of(&name, &interface), source })
     }
 
     fn kernel(&self, source: PlaneError) -> StateError {
-        StateError::Kernel { interface: text_of(&self.name, &self.interface), source }
+        StateError::Kernel { interface: text_of(&self.name, &self.meant.interface), source }
     }
 
     /// Other settings, mode or layers, under the same policy.
-    fn toggle(&mut self, options: Options, flags: u64) -> Result<(), StateError> {
-        let epoch = self.attachment.toggle(&options, flags).map_err(|source| self.kernel(source))?;
-        self.options = options;
-        self.compiled.flags = flags;
-        self.history.begin(epoch, &self.compiled.slots);
+    fn toggle(&mut self, interface: Interface, options: Options, source: &Source) -> Result<(), StateError> {
+        let mut meant = Meant { interface, options, ..self.meant.clone() };
+        meant.compiled.flags = compile::flags(&meant.interface);
+        let note = meant.memo(&self.name, &self.history, source, None);
+        let epoch =
+            self.attachment.toggle(&options, meant.compiled.flags, &note).map_err(|source| self.kernel(source))?;
+        self.meant = meant;
+        self.history.begin(epoch, &self.meant.compiled.slots);
         Ok(())
+    }
+
+    /// Puts in force again what is meant, after another policy was on its way or in force.
+    pub(super) fn put_back(&mut self, source: &Source, rejected: Option<&Source>) {
+        self.attachment.undo();
+        let note = self.meant.memo(&self.name, &self.history, source, rejected);
+        match self.attachment.install(&self.meant.options, &self.meant.compiled, Terms { note, confirm: None }) {
+            Ok(epoch) => self.history.begin(epoch, &self.meant.compiled.slots),
+            Err(error) => tracing::error!("{}: the old policy could not be put back: {error}", self.name),
+        }
     }
 
     /// What the rules that the next policy does not have denied.
     fn denied_by_what_goes(&self, next: &SlotTable, counters: &Counters) -> u64 {
-        let goes = self.compiled.slots.slots.iter().filter(|(slot, old)| {
+        let goes = self.meant.compiled.slots.slots.iter().filter(|(slot, old)| {
             old.action == Action::Deny && !next.slots.get(slot).is_some_and(|new| new.same_rule(old))
         });
         goes.filter_map(|(slot, _)| counters.slots.get(slot)).map(|counter| counter.packets).sum()
@@ -667,21 +792,21 @@ impl Enforced {
             interface,
             device,
             netns,
-            modes: Modes { in_force: Setting::of(&self.interface), policy: self.policy },
+            modes: Modes { in_force: Setting::of(&self.meant.interface), policy: self.meant.policy },
             groups: self.groups(),
             epoch: self.attachment.epoch(),
         }
     }
 
     fn tracking(&self, flows: &[(FlowKey, Entry)], counters: &Counters, now: u64) -> Tracking {
-        Tracking::new(flows, self.attachment.tracking_capacity(), counters, self.compiled.flags, now)
+        Tracking::new(flows, self.attachment.tracking_capacity(), counters, self.meant.compiled.flags, now)
     }
 
     fn status(&self, now: u64) -> Result<InterfaceStatus, StateError> {
         let counters = self.counters()?;
         let conntrack = self.tracking(&self.flows()?, &counters, now);
         let InterfaceModes { interface: name, device, netns, modes, groups, epoch } = self.modes();
-        let interface = &self.interface;
+        let interface = &self.meant.interface;
         Ok(InterfaceStatus {
             interface: name,
             device,
@@ -698,7 +823,7 @@ impl Enforced {
             epoch,
             packets: self.totals(&counters),
             memory: self.attachment.memory().map_err(|source| self.kernel(source))?,
-            notes: self.notes.iter().cloned().chain(conntrack.warning()).collect(),
+            notes: self.meant.notes.iter().cloned().chain(conntrack.warning()).collect(),
             conntrack,
         })
     }
@@ -706,7 +831,7 @@ impl Enforced {
     /// Every packet has one reason, and one slot at most that denied it.
     fn totals(&self, counters: &Counters) -> Totals {
         let slots = counters.slots.iter().filter(|(slot, _)| {
-            self.compiled.slots.slots.get(slot).is_some_and(|meaning| meaning.action == Action::Deny)
+            self.meant.compiled.slots.slots.get(slot).is_some_and(|meaning| meaning.action == Action::Deny)
         });
         let by_slot: u64 = slots.map(|(_, counter)| counter.packets).sum();
         let reasons = counters.reasons.iter().filter(|((reason, _), _)| match reason {
@@ -725,13 +850,47 @@ impl Enforced {
             | Reason::Dhcp
             | Reason::AwsService
             | Reason::Failsafe => false,
-            Reason::NonIp => self.options.drop_non_ip,
+            Reason::NonIp => self.meant.options.drop_non_ip,
             _ => true,
         });
         let by_reason: u64 = reasons.map(|(_, counter)| counter.packets).sum();
         let all: u64 = counters.reasons.values().map(|counter| counter.packets).sum();
-        let denied = by_slot + by_reason + self.denied_before;
+        let denied = by_slot + by_reason + self.meant.denied_before;
         Totals { allowed: all.saturating_sub(denied), denied }
+    }
+}
+
+/// What can only be changed by a restart.
+fn needs_restart(old: &Interface, new: &Interface) -> Option<&'static str> {
+    if old.netns != new.netns {
+        Some("netns")
+    } else if old.name != new.name {
+        Some("device")
+    } else if old.xdp != new.xdp {
+        Some("xdp")
+    } else if old.tracking.entries != new.tracking.entries {
+        // The table is as large as it was made, and what stands in it is not moved to another.
+        Some("[tracking] entries")
+    } else {
+        None
+    }
+}
+
+impl Meant {
+    /// What is written down of it.
+    pub(super) fn memo(&self, name: &str, history: &History, source: &Source, rejected: Option<&Source>) -> Value {
+        let Self { interface, policy, notes, denied_before, .. } = self;
+        let memo = Memo {
+            name: name.to_owned(),
+            interface: interface.clone(),
+            setting: *policy,
+            notes: notes.clone(),
+            denied_before: *denied_before,
+            history: history.clone(),
+            policy: source.clone(),
+            rejected: rejected.cloned(),
+        };
+        memo.note()
     }
 }
 
@@ -764,7 +923,7 @@ fn side_by_side<T: Send, R: Send>(most: usize, items: Vec<T>, work: impl Fn(T) -
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn target(interface: &Interface) -> Target {
+pub(super) fn target(interface: &Interface) -> Target {
     Target { name: interface.name.clone(), netns: interface.netns.clone() }
 }
 
@@ -773,7 +932,7 @@ fn text_of(name: &str, interface: &Interface) -> String {
     named(name, &interface.name, interface.netns.as_deref())
 }
 
-fn rfc3339(time: SystemTime) -> String {
+pub(super) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 

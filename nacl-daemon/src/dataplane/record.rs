@@ -1,0 +1,52 @@
+//! What is written down of an interface for whoever comes after us: how it was attached, and what each epoch that may be in
+//! force means. Values only; `store` keeps the bytes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    attach::{Hooks, Tc},
+    maps::Account,
+};
+use crate::resolve::Xdp;
+
+/// One interface.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    /// Whose daemon it was.
+    pub owner: String,
+    /// Name of its namespace; `None`: the daemon's own.
+    pub netns: Option<String>,
+    /// How the programs were loaded.
+    pub loaded: Loaded,
+    /// How they are attached.
+    pub hooks: Hooks,
+    /// Whether the clsact qdisc is ours to remove.
+    pub made_qdisc: bool,
+    /// By epoch.
+    pub epochs: BTreeMap<u32, Known>,
+}
+
+/// What cannot be changed without loading the programs anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// How ingress was to be hooked.
+    pub xdp: Xdp,
+    /// How TC programs are attached.
+    pub tc: Tc,
+    /// Whether the programs log.
+    pub trace: bool,
+    /// Connections there is room for.
+    pub entries: u32,
+}
+
+/// What is known of an epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Known {
+    /// What the dataplane must know.
+    pub account: Account,
+    /// What the caller wants to find again.
+    pub note: Value,
+}

@@ -1,0 +1,149 @@
+//! Taking over from a daemon that is gone: what it has left is made the state it had. Nothing is changed in the kernel; what
+//! follows is an ordinary reload.
+
+use std::collections::BTreeMap;
+
+use super::{
+    confirm::Pending,
+    memo::Memo,
+    plane::{Attached, Left},
+    prepare::Prepared,
+    state::{Enforced, Meant, State, StateError, target},
+};
+use crate::{
+    compile,
+    dataplane::Options,
+    observe::{History, Setting},
+    resolve::OnExit,
+};
+
+impl State {
+    /// Takes over what this daemon has left when it last ended without taking it off, and returns the names of the interfaces.
+    ///
+    /// # Errors
+    /// The place where it would be cannot be had.
+    pub fn restore(&mut self) -> Result<Vec<String>, StateError> {
+        self.plane.open().map_err(|source| StateError::Store { source })?;
+        let mut names = Vec::new();
+        for left in self.plane.restore() {
+            match left {
+                Left::Unconfirmed(note) => self.rejected = Memo::read(&note).map(|memo| memo.policy),
+                Left::Here(attachment) => match self.take_over(attachment) {
+                    Ok(name) => names.push(name),
+                    Err(attachment) => {
+                        let target = attachment.target();
+                        tracing::warn!("{}: what is in force there is not known any more", target.name);
+                        // It goes on enforcing until it is replaced.
+                        attachment.leave();
+                    }
+                },
+            }
+        }
+        Ok(names)
+    }
+
+    fn take_over(&mut self, attachment: Box<dyn Attached>) -> Result<String, Box<dyn Attached>> {
+        let (now, last, before) = attachment.epochs();
+        let Some((memo, meant, history)) = self.known(&*attachment, now) else { return Err(attachment) };
+        if self.interfaces.contains_key(&memo.name) {
+            return Err(attachment);
+        }
+        let undone = (last != now).then(|| self.known(&*attachment, last)).flatten();
+        self.rejected = undone.map(|(memo, ..)| memo.policy).or(memo.rejected).or_else(|| self.rejected.take());
+        if attachment.pending().is_some() {
+            let before = before.and_then(|epoch| self.known(&*attachment, epoch));
+            let pending = self.pending.get_or_insert_with(|| Pending {
+                before: BTreeMap::new(),
+                policy: None,
+                on_exit: OnExit::default(),
+                leaving: Vec::new(),
+            });
+            if let Some((earlier, meant, _)) = before {
+                pending.policy = Some(earlier.policy);
+                pending.before.insert(memo.name.clone(), meant);
+            }
+        }
+        self.policy = Some(memo.policy);
+        self.enforce(memo.name.clone(), meant, attachment, history);
+        Ok(memo.name)
+    }
+
+    /// What is known of an epoch.
+    fn known(&self, attachment: &dyn Attached, epoch: u32) -> Option<(Memo, Meant, History)> {
+        let (note, slots) = attachment.note(epoch)?;
+        let memo = Memo::read(&note)?;
+        // The same rules and the same slots before give the same tables.
+        let compiled = compile::compile(&memo.interface, Some(&slots)).ok()?;
+        if compiled.slots.slots != slots.slots {
+            return None;
+        }
+        let mut history = memo.history.clone();
+        history.begin(epoch, &slots);
+        let meant = Meant {
+            options: Options { ..self.options(&memo.interface) },
+            interface: memo.interface.clone(),
+            policy: Setting { ..memo.setting },
+            notes: memo.notes.clone(),
+            compiled,
+            denied_before: memo.denied_before,
+        };
+        Some((memo, meant, history))
+    }
+
+    /// Gives up interfaces whose programs would have to be loaded anew for a policy; attaching replaces them in place, without a
+    /// gap. Only at start: connections and counters are lost.
+    pub fn give_up_what_cannot_stay(&mut self, prepared: &Prepared) {
+        for (key, next) in &prepared.interfaces {
+            let (options, wanted) = (self.options(&next.interface), target(&next.interface));
+            let cannot_stay = |name: &str, held: &Enforced| {
+                let there = held.attachment.target() == wanted;
+                // Loaded in another way, of another device, or known by another name before.
+                if name == key { !there || held.attachment.needs_loading(&options) } else { there }
+            };
+            let names: Vec<String> = self
+                .interfaces
+                .iter()
+                .filter(|(name, held)| cannot_stay(name, held))
+                .map(|(name, _)| name.clone())
+                .collect();
+            for held in names.iter().filter_map(|name| self.interfaces.remove(name)) {
+                tracing::warn!(
+                    "{}: its programs are loaded anew, and what was remembered and counted is lost",
+                    held.name
+                );
+                held.attachment.leave();
+            }
+        }
+    }
+
+    /// Whether a policy may be put in force by itself: not one that nobody confirmed.
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn may_start_with(&self, prepared: &Prepared) -> Result<(), StateError> {
+        self.settled()?;
+        match &self.rejected {
+            Some(rejected) if rejected.sha256 == prepared.sha256 => {
+                Err(StateError::Rejected { file: prepared.file.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes off what is left and was neither taken over nor replaced. Returns what went wrong.
+    pub fn sweep(&self) -> Vec<String> {
+        self.plane.sweep()
+    }
+
+    /// What a person must know of the daemon as a whole.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let mut problems = self.plane.problems();
+        if let Some(rejected) = &self.rejected {
+            problems.push(format!(
+                "the policy read from {} was not confirmed in time and was undone; the one before it is in force",
+                rejected.file.display()
+            ));
+        }
+        problems
+    }
+}
