@@ -280,7 +280,7 @@ fn until_undone(attachment: &Attachment) {
 }
 
 const SHORT: Option<Duration> = Some(Duration::from_secs(2));
-const LONG: Option<Duration> = Some(Duration::from_secs(600));
+const LONG: Option<Duration> = Some(Duration::from_mins(10));
 
 #[test]
 fn a_change_is_confirmed_or_the_programs_undo_it() {

@@ -1168,7 +1168,7 @@ async fn what_is_rolled_back_is_all_of_it() {
     let before = daemon.client.status().await.unwrap();
     // One interface changes, one goes, one comes.
     daemon.write(&format!("{}[interface.fake2]\nnacl = \"web\"\n", other()));
-    let change = daemon.client.reload(false, Some(Duration::from_secs(600))).await.unwrap().change;
+    let change = daemon.client.reload(false, Some(Duration::from_mins(10))).await.unwrap().change;
     assert_eq!(
         (change.attached, change.switched, change.detached),
         (vec!["fake2".into()], vec!["fake0".into()], vec![])
@@ -1187,7 +1187,7 @@ async fn what_is_rolled_back_is_all_of_it() {
     assert_eq!(packets(&daemon.rules("fake0").await, 0, Number::Rule(110)), 7, "a rule that came back counts on");
 
     // And the other way round.
-    daemon.client.reload(false, Some(Duration::from_secs(600))).await.unwrap();
+    daemon.client.reload(false, Some(Duration::from_mins(10))).await.unwrap();
     daemon.client.confirm().await.unwrap();
     assert_eq!(daemon.fake.names(), ["fake0", "fake2"]);
     assert!(daemon.client.status().await.unwrap().problems.is_empty());

@@ -234,6 +234,8 @@ pub fn attach_with(
     let device = device::find(target, namespace.as_ref())?;
     let home = store.map(|store| store.lock(device::namespace_id(namespace.as_ref())?, &device.name)).transpose()?;
     let mut object = Object::load(compiled, options, Build::Real)?;
+    // Opened before anything is removed: a link lives for as long as somebody has it.
+    let old = home.as_ref().map(Home::links).unwrap_or_default();
     let staging = home.as_ref().map(Home::stage).transpose()?;
     if let Some(staging) = &staging {
         object.pin(staging)?;
@@ -248,7 +250,6 @@ pub fn attach_with(
         Ok(())
     })?;
     let events = EventReader::take(&mut object, options.trace)?;
-    let old = home.as_ref().map(Home::links).unwrap_or_default();
     let old = old.into_iter().filter(|link| link.on().is_ok_and(|on| on.ifindex == device.ifindex)).collect();
     let (way, mut made_qdisc) = (attach::Way { xdp: options.xdp, tc }, false);
     let attached =
@@ -278,9 +279,8 @@ pub fn attach_with(
         made_qdisc,
         journal: None,
     };
-    if let (Some(home), Some(staging), Some(store)) = (home, staging, store) {
+    if let (Some(home), Some(staging)) = (home, staging) {
         let record = Record {
-            owner: store.owner().to_owned(),
             netns: target.netns.clone(),
             loaded: Loaded { xdp: options.xdp, tc, trace: options.trace, entries: options.tracking.entries },
             hooks: attachment.hooks.clone(),
@@ -299,17 +299,16 @@ pub fn attach_with(
 /// it is until [`attach_with`] replaces it, or [`sweep`] takes it off.
 pub fn restore(store: &Store) -> Vec<Left> {
     let mut all = Vec::new();
-    for home in store.abandoned() {
+    for home in store.abandoned().into_iter().filter(|home| home.owner() == store.owner()) {
         let name = home.name().to_owned();
         match home.read().map(|bytes| serde_json::from_slice::<Record>(&bytes)) {
-            Some(Ok(record)) if record.owner == store.owner() => match adopt(home, record) {
+            Some(Ok(record)) => match adopt(home, record) {
                 Ok(Ok(left)) => all.push(left),
                 Ok(Err(why)) => tracing::info!("{name}: what is pinned is not taken over: {why}"),
                 Err(error) => tracing::warn!("{name}: what is pinned cannot be taken over: {error}"),
             },
-            // Another daemon's.
-            Some(Ok(_)) | None => {}
             Some(Err(error)) => tracing::warn!("{name}: the record cannot be read: {error}"),
+            None => tracing::info!("{name}: what is pinned is not taken over: it has no record"),
         }
     }
     all
@@ -318,13 +317,15 @@ pub fn restore(store: &Store) -> Vec<Left> {
 /// Takes off what is left of this owner on interfaces that nobody is in charge of by now. Returns what could not be taken off.
 pub fn sweep(store: &Store) -> Vec<DataplaneError> {
     let mut failed = Vec::new();
-    for home in store.abandoned() {
-        let record = home.read().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
-        let Some(record) = record.filter(|record| record.owner == store.owner()) else { continue };
+    for home in store.abandoned().into_iter().filter(|home| home.owner() == store.owner()) {
         tracing::info!("{}: nothing is to be enforced there any more", home.name());
-        if let Err(error) = clear_away(home, &record) {
-            failed.push(error);
-        }
+        let record = home.read().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
+        let cleared = match record {
+            Some(record) => clear_away(home, &record),
+            // Killed before it was written, or it is torn; what is pinned ends with its pins.
+            None => home.leave(),
+        };
+        failed.extend(cleared.err());
     }
     failed
 }
@@ -360,7 +361,7 @@ fn clear_away(home: Home, record: &Record) -> Result<(), DataplaneError> {
 }
 
 /// Inside: why it cannot be taken over.
-fn adopt(home: Home, record: Record) -> Result<Result<Left, &'static str>, DataplaneError> {
+fn adopt(mut home: Home, record: Record) -> Result<Result<Left, &'static str>, DataplaneError> {
     let Some((namespace, target)) = whereabouts(&home, &record) else {
         home.leave()?;
         return Ok(Err("the interface is gone"));
@@ -388,6 +389,7 @@ fn adopt(home: Home, record: Record) -> Result<Result<Left, &'static str>, Datap
         }
         holds.push((hook, hold));
     }
+    home.claim()?;
     let accounts = record.epochs.iter().map(|(epoch, known)| (*epoch, known.account.clone())).collect();
     let maps = match Maps::adopt(&pins, &accounts)? {
         Adopted::Here(maps) => *maps,

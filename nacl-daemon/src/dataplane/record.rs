@@ -15,8 +15,6 @@ use crate::resolve::Xdp;
 /// One interface.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// Whose daemon it was.
-    pub owner: String,
     /// Name of its namespace; `None`: the daemon's own.
     pub netns: Option<String>,
     /// How the programs were loaded.

@@ -36,6 +36,8 @@ pub struct Store {
 /// An interface in the store, under lock.
 pub struct Home {
     name: String,
+    /// Who was in charge last.
+    owner: String,
     bpf: PathBuf,
     records: PathBuf,
     lock: Flock<File>,
@@ -119,13 +121,16 @@ impl Store {
     /// # Errors
     /// Somebody else is in charge, or the directory cannot be had.
     pub fn lock(&self, namespace: u64, device: &str) -> Result<Home, DataplaneError> {
-        self.lock_name(&name(namespace, device), device)
+        let mut home = self.lock_name(&name(namespace, device), device)?;
+        home.owner.clone_from(&self.owner);
+        home.claim()?;
+        Ok(home)
     }
 
     fn lock_name(&self, name: &str, device: &str) -> Result<Home, DataplaneError> {
         let records = self.records.join(name);
         DirBuilder::new().recursive(true).mode(MODE).create(&records).map_err(failed(&records))?;
-        let path = records.join("lock");
+        let path = records.join(LOCK);
         let mut lock = loop {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(&path);
             let lock = match Flock::lock(file.map_err(failed(&path))?, FlockArg::LockExclusiveNonblock) {
@@ -143,10 +148,11 @@ impl Store {
                 break lock;
             }
         };
-        let who = format!("nacld (process {}), {}\n", std::process::id(), self.owner);
-        let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(who.as_bytes()));
-        written.map_err(failed(&path))?;
-        Ok(Home { name: name.to_owned(), bpf: self.bpf.clone(), records, lock })
+        let mut holder = String::new();
+        let _ = lock.read_to_string(&mut holder);
+        // As the line is written below.
+        let owner = holder.trim().split_once(FOR).map(|(_, owner)| owner.to_owned()).unwrap_or_default();
+        Ok(Home { name: name.to_owned(), owner, bpf: self.bpf.clone(), records, lock })
     }
 
     /// Every interface that somebody left here and nobody is in charge of.
@@ -189,10 +195,27 @@ fn is_bpffs(path: &Path) -> bool {
 const STAGING: &str = "staging-";
 const REPLACED: &str = "replaced-";
 
+/// The lock's name, and what stands in it between a process and what it is called by.
+const LOCK: &str = "lock";
+const FOR: &str = ", which listens on ";
+
 /// The record's name.
 const RECORD: &str = "record.json";
 
 impl Home {
+    /// Writes down who is in charge.
+    pub fn claim(&mut self) -> Result<(), DataplaneError> {
+        let who = format!("nacld (process {}){FOR}{}\n", std::process::id(), self.owner);
+        let lock = &mut self.lock;
+        let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(who.as_bytes()));
+        written.map_err(failed(&self.records.join(LOCK)))
+    }
+
+    /// Who was in charge last, or is.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
     /// Its name in the store.
     pub fn name(&self) -> &str {
         &self.name
@@ -276,7 +299,7 @@ impl Home {
         self.clear()?;
         let _ = fs::remove_dir(self.version());
         // While it is still locked, so that nobody takes charge of a file that is about to go.
-        let lock = self.records.join("lock");
+        let lock = self.records.join(LOCK);
         fs::remove_file(&lock).map_err(failed(&lock))?;
         fs::remove_dir(&self.records).map_err(failed(&self.records))?;
         drop(self.lock);

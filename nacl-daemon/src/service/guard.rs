@@ -74,8 +74,8 @@ impl Refusal {
     /// What to do about it.
     pub fn hint(&self) -> String {
         let hint = match self.step {
-            Step::Attach => "give --for 60s, after which it detaches by itself, or --force",
-            Step::Reload => "allow the connection in the policy, or reload with --force",
+            Step::Attach => "give --confirm 60s, which undoes it unless `nacld confirm` comes, --for 60s, or --force",
+            Step::Reload => "allow the connection in the policy, reload with --confirm 60s, or with --force",
             Step::Mode | Step::Flush => "allow the connection in the policy, or give --force",
         };
         hint.to_owned()

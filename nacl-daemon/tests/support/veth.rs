@@ -3,12 +3,12 @@
 
 use std::{
     fs::File,
-    io::Write,
+    io::{ErrorKind, Write},
     net::{IpAddr, Ipv4Addr, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nacl_daemon::{dataplane::Target, netns};
@@ -124,9 +124,22 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// A socket on a port. The one before it may still be open for a moment: in a child of another test that has been forked and
+/// has not begun its program yet.
+fn bound(address: Ipv4Addr, port: u16) -> UdpSocket {
+    let start = Instant::now();
+    loop {
+        match UdpSocket::bind((IpAddr::V4(address), port)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && start.elapsed() < Duration::from_secs(10) => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound.expect("a port"),
+        }
+    }
+}
+
 fn datagrams(from: (&str, Ipv4Addr), to: (&str, Ipv4Addr), port: u16, count: usize) -> usize {
-    let receiver = netns::within(Some(to.0), || UdpSocket::bind((IpAddr::V4(to.1), port)).expect("a port"))
-        .expect("the namespace is entered");
+    let receiver = netns::within(Some(to.0), || bound(to.1, port)).expect("the namespace is entered");
     receiver.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
     netns::within(Some(from.0), || {
         let sender = UdpSocket::bind((IpAddr::V4(from.1), 0)).expect("a port");
