@@ -355,7 +355,7 @@ fn a_change_that_waits_is_taken_over_and_confirmed() {
     killed(attachment);
     let mut attachment = place.adopt();
     assert_eq!(attachment.epochs(), (2, 2, Some(1)));
-    assert!(attachment.pending().is_some_and(|left| left > Duration::from_secs(60)));
+    assert!(attachment.pending().is_some_and(|left| left > Duration::from_mins(1)));
     assert_eq!(attachment.note(1).expect("known").0, &json!("open"));
     assert!(attachment.confirm());
     assert_eq!(cable.inbound(CLOSED_IN, 1), 0);

@@ -14,7 +14,7 @@ use super::{
     device::{self, Device},
     hold::{self, Hold, Kind, Link},
     netlink,
-    object::{Object, TC_EGRESS, TC_INGRESS, XDP, errno, kernel_is},
+    object::{Object, Program, XDP, errno, kernel_is},
 };
 use crate::resolve::Xdp;
 
@@ -242,8 +242,9 @@ fn attach_tc(
     old: Option<Link>,
     made_qdisc: &mut bool,
 ) -> Result<(Egress, Hold, u32), DataplaneError> {
-    let name = if hook == Hook::Ingress { TC_INGRESS } else { TC_EGRESS };
-    let program = object.tc(name)?;
+    let which = if hook == Hook::Ingress { Program::TcIngress } else { Program::TcEgress };
+    let name = which.name();
+    let program = object.tc(which)?;
     let error = |source: ProgramError| match errno(&source) {
         Some(libc::EPERM | libc::EACCES) => {
             DataplaneError::NoPrivilege { what: "attach a TC program", capability: "CAP_NET_ADMIN".into() }

@@ -1,8 +1,8 @@
 //! The programs as an interface gets them, loaded and not attached, for whoever measures them (`benches/line_rate`).
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
-use aya::programs::{ProgramFd, TestRun, TestRunOptions, Xdp};
+use aya::programs::{ProgramFd, TestRunOptions, Xdp};
 use nacl_common::border::{Entry, FlowKey};
 
 use super::{
@@ -98,12 +98,7 @@ impl BenchBed {
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.repeat = repeat;
-        let name = program.name();
-        let result = match program {
-            Program::Xdp | Program::XdpLinear => self.object.xdp_named(name)?.test_run(options),
-            Program::TcIngress | Program::TcEgress => self.object.tc(name)?.test_run(options),
-        };
-        let result = result.map_err(|source| DataplaneError::TestRun { program: name, source })?;
+        let result = self.object.test_run(program, options)?;
         Ok((result.duration, result.return_value))
     }
 
@@ -120,13 +115,8 @@ impl BenchBed {
     /// # Errors
     /// The kernel refuses it.
     pub fn program(&mut self, program: Program) -> Result<ProgramFd, DataplaneError> {
-        let name = program.name();
-        let fd = match program {
-            Program::Xdp | Program::XdpLinear => self.object.xdp_named(name)?.fd(),
-            Program::TcIngress | Program::TcEgress => self.object.tc(name)?.fd(),
-        };
-        fd.and_then(|fd| fd.try_clone().map_err(Into::into))
-            .map_err(|source| DataplaneError::Load { program: name, source })
+        let failed = |source: io::Error| DataplaneError::Load { program: program.name(), source: source.into() };
+        self.object.fd(program)?.try_clone().map_err(failed)
     }
 
     /// How many instructions the verifier walked for each program, where the kernel tells (5.16).

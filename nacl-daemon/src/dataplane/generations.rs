@@ -4,9 +4,6 @@
 use std::{
     collections::BTreeMap,
     io,
-    num::NonZeroUsize,
-    os::fd::AsFd,
-    ptr::NonNull,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -15,10 +12,10 @@ use aya::{
     maps::{Array, IterableMap, MapData, MapError},
 };
 use nacl_common::border::{GENERATIONS, Tier};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{
     DataplaneError,
+    mapped::Mapped,
     maps::{LargePod, MediumPod, SmallPod},
     memory,
     object::Source,
@@ -72,21 +69,8 @@ impl Uploaded {
 /// kernel, and 12 MiB in one piece may take it a tenth of a second to find.
 fn filled<T: Pod>(image: &T) -> Result<Inner<T>, MapError> {
     let inner = Inner::create(1, MMAPABLE)?;
-    write(IterableMap::map(&inner), image).map_err(MapError::IoError)?;
+    Mapped::new::<T>(IterableMap::map(&inner)).map_err(MapError::IoError)?.fill(image);
     Ok(inner)
-}
-
-fn write<T: Pod>(map: &MapData, image: &T) -> io::Result<()> {
-    const { assert!(size_of::<T>() > 0) };
-    let length = NonZeroUsize::new(size_of::<T>()).expect("it has a size");
-    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    // SAFETY: a fresh mapping of a map whose value has this size, at an address of the kernel's choice.
-    unsafe {
-        let memory = mmap(None, length, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0)?;
-        memory.cast::<T>().copy_from_nonoverlapping(NonNull::from(image), 1);
-        munmap(memory, length.get())?;
-    }
-    Ok(())
 }
 
 /// Where a generation stands: the outer map of its tier, and the slot in there.

@@ -3,10 +3,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    num::NonZeroUsize,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
-    ptr::{self, NonNull},
+    ptr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +18,7 @@ use aya::{
     maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nacl_common::{
-    Control, Counter, Direction, Event, Reason,
+    Control, Counter, Direction, Reason,
     border::{
         Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small, Tier, implicit_slot,
     },
@@ -27,15 +26,13 @@ use nacl_common::{
     flow,
     reason::REASONS,
 };
-use nix::{
-    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
-    time::{ClockId, clock_gettime},
-};
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{
     Counters, DataplaneError, Memory, Options,
     generations::{self, Generations},
+    mapped::Mapped,
     memory,
     object::{self, Object, Pinned, Source},
     outer::Outer,
@@ -202,7 +199,7 @@ impl Maps {
     pub fn take(object: &mut Object, test: bool) -> Result<Self, DataplaneError> {
         let clock = if test {
             let clock: Array<MapData, u64> = object.map("CLOCK")?;
-            Some((Mapped::new(clock.map()).map_err(DataplaneError::ControlWord)?, clock))
+            Some((Mapped::new::<u64>(clock.map()).map_err(DataplaneError::ControlWord)?, clock))
         } else {
             None
         };
@@ -225,7 +222,7 @@ impl Maps {
             fragments: maps.map("FRAGMENTS")?,
             clock,
             entries,
-            control: Mapped::new(control.map()).map_err(DataplaneError::ControlWord)?,
+            control: Mapped::new::<ControlPod>(control.map()).map_err(DataplaneError::ControlWord)?,
             _control: control,
             rings: maps.outer("RING")?,
             ring: None,
@@ -278,7 +275,7 @@ impl Maps {
         Ok(Adopted::Here(Box::new(maps)))
     }
 
-    const fn word(&self, index: usize) -> &AtomicU64 {
+    fn word(&self, index: usize) -> &AtomicU64 {
         self.control.word(index)
     }
 
@@ -658,51 +655,4 @@ fn clear(map: &'static str, array: &mut PerCpuArray<MapData, CountsPod>, index: 
     let zero = PerCpuValues::try_from(vec![CountsPod(Counts::default()); cpus])
         .map_err(|source| refused(map)(MapError::IoError(source)))?;
     array.set(index, zero, 0).map_err(refused(map))
-}
-
-/// The memory of an array made with `BPF_F_MMAPABLE`, of at most a page: a store through it is one store, which
-/// `bpf_map_update_elem`, a copy of so many bytes, does not promise.
-pub struct Mapped {
-    page: NonNull<AtomicU64>,
-}
-
-// SAFETY: only atomics are read and written there.
-unsafe impl Send for Mapped {}
-// SAFETY: as above.
-unsafe impl Sync for Mapped {}
-
-const PAGE: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
-
-impl Mapped {
-    /// Maps the array's memory.
-    pub fn new(map: &MapData) -> io::Result<Self> {
-        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let page = unsafe { mmap(None, PAGE, protection, MapFlags::MAP_SHARED, map.fd().as_fd(), 0) }?;
-        Ok(Self { page: page.cast() })
-    }
-
-    /// One word of it.
-    pub const fn word(&self, index: usize) -> &AtomicU64 {
-        assert!(index < PAGE.get() / 8);
-        // SAFETY: inside the mapping, which lives as long as self.
-        unsafe { self.page.add(index).as_ref() }
-    }
-
-    /// Reads an event that stands at the beginning, and leaves zeroes.
-    pub fn take_event(&self) -> Event {
-        let mut words = [0_u64; size_of::<Event>() / 8];
-        for (index, word) in words.iter_mut().enumerate() {
-            *word = self.word(index).swap(0, Ordering::AcqRel);
-        }
-        // SAFETY: of the same size; every bit pattern is an event.
-        unsafe { std::mem::transmute(words) }
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // SAFETY: what `new` mapped, and no reference outlives self.
-        unsafe { munmap(self.page.cast(), PAGE.get()) }.ok();
-    }
 }

@@ -12,6 +12,7 @@ mod events;
 mod generations;
 mod hold;
 mod leftovers;
+mod mapped;
 mod maps;
 mod memory;
 mod netlink;
@@ -47,9 +48,9 @@ pub use self::{
     leftovers::{detach_leftovers, holders},
     maps::now,
     memory::Memory,
-    object::{may_look_around, missing},
+    object::{Program, may_look_around, missing},
     store::Store,
-    testbed::{Program, TestBed, Wire},
+    testbed::{TestBed, Wire},
 };
 use self::{
     hold::{Hold, Link},

@@ -10,7 +10,10 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{Map, MapData, MapError},
-    programs::{Program as AyaProgram, ProgramError, SchedClassifier, Xdp},
+    programs::{
+        Program as AyaProgram, ProgramError, ProgramFd, ProgramInfo, SchedClassifier, TestRun, TestRunOptions,
+        TestRunResult, Xdp,
+    },
     sys::SyscallError,
     util::KernelVersion,
 };
@@ -35,6 +38,44 @@ pub const TC_EGRESS: &str = "nacl_egress";
 const SLOTS: u32 = 1024;
 /// A test bed is given one policy after the other.
 const TEST_SLOTS: u32 = 0x2000;
+
+/// One of the entry points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// XDP on ingress.
+    Xdp,
+    /// XDP on ingress, as kernels before 5.18 are given it.
+    XdpLinear,
+    /// TC on ingress.
+    TcIngress,
+    /// TC on egress.
+    TcEgress,
+}
+
+impl Program {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Xdp, Self::XdpLinear, Self::TcIngress, Self::TcEgress];
+
+    /// The XDP program this kernel can have.
+    pub fn xdp() -> Self {
+        if kernel_is(5, 18) { Self::Xdp } else { Self::XdpLinear }
+    }
+
+    /// Whether it is an XDP program.
+    pub const fn is_xdp(self) -> bool {
+        matches!(self, Self::Xdp | Self::XdpLinear)
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => XDP,
+            Self::XdpLinear => XDP_LINEAR,
+            Self::TcIngress => TC_INGRESS,
+            Self::TcEgress => TC_EGRESS,
+        }
+    }
+}
 
 /// What the programs are loaded for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,38 +223,53 @@ impl Object {
 
     /// Loads the XDP program this kernel can have, unless that was done, and returns it.
     pub fn xdp(&mut self) -> Result<&mut Xdp, DataplaneError> {
-        self.xdp_named(if kernel_is(5, 18) { XDP } else { XDP_LINEAR })
+        self.xdp_named(Program::xdp())
     }
 
-    /// Loads one of the XDP programs, unless that was done, and returns it.
-    pub fn xdp_named(&mut self, name: &'static str) -> Result<&mut Xdp, DataplaneError> {
-        let program = self.program::<Xdp>(name)?;
+    fn xdp_named(&mut self, which: Program) -> Result<&mut Xdp, DataplaneError> {
+        let program = self.program::<Xdp>(which.name())?;
         if program.fd().is_err() {
-            program.load().map_err(|source| refused(name, source))?;
+            program.load().map_err(|source| refused(which.name(), source))?;
         }
         Ok(program)
     }
 
     /// Loads a TC program, unless that was done, and returns it.
-    pub fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, DataplaneError> {
-        let program = self.program::<SchedClassifier>(name)?;
+    pub fn tc(&mut self, which: Program) -> Result<&mut SchedClassifier, DataplaneError> {
+        let program = self.program::<SchedClassifier>(which.name())?;
         if program.fd().is_err() {
-            program.load().map_err(|source| refused(name, source))?;
+            program.load().map_err(|source| refused(which.name(), source))?;
         }
         Ok(program)
     }
 
+    /// A program's descriptor. It is loaded unless that was done.
+    pub fn fd(&mut self, which: Program) -> Result<&ProgramFd, DataplaneError> {
+        let fd = if which.is_xdp() { self.xdp_named(which)?.fd() } else { self.tc(which)?.fd() };
+        fd.map_err(|source| refused(which.name(), source))
+    }
+
+    /// What the kernel tells of a program.
+    pub fn info(&mut self, which: Program) -> Result<ProgramInfo, DataplaneError> {
+        let info = if which.is_xdp() { self.xdp_named(which)?.info() } else { self.tc(which)?.info() };
+        info.map_err(|source| refused(which.name(), source))
+    }
+
+    /// Runs a program on a frame.
+    pub fn test_run(&mut self, which: Program, options: TestRunOptions<'_>) -> Result<TestRunResult, DataplaneError> {
+        let result =
+            if which.is_xdp() { self.xdp_named(which)?.test_run(options) } else { self.tc(which)?.test_run(options) };
+        result.map_err(|source| DataplaneError::TestRun { program: which.name(), source })
+    }
+
     /// The program that is on a hook.
     pub fn attached(&mut self, hook: Hook, ingress: Ingress) -> Result<BorrowedFd<'_>, DataplaneError> {
-        let name = match (hook, ingress) {
-            (Hook::Egress, _) => TC_EGRESS,
-            (Hook::Ingress, Ingress::Tcx | Ingress::Clsact) => TC_INGRESS,
-            (Hook::Ingress, Ingress::Native | Ingress::Generic) => {
-                let program = self.xdp()?;
-                return Ok(program.fd().map_err(|source| refused(XDP, source))?.as_fd());
-            }
+        let which = match (hook, ingress) {
+            (Hook::Egress, _) => Program::TcEgress,
+            (Hook::Ingress, Ingress::Tcx | Ingress::Clsact) => Program::TcIngress,
+            (Hook::Ingress, Ingress::Native | Ingress::Generic) => Program::xdp(),
         };
-        Ok(self.tc(name)?.fd().map_err(|source| refused(name, source))?.as_fd())
+        Ok(self.fd(which)?.as_fd())
     }
 
     fn program<'a, T>(&'a mut self, name: &'static str) -> Result<&'a mut T, DataplaneError>

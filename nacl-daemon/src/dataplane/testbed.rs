@@ -3,7 +3,7 @@
 
 use aya::{
     maps::{Array, IterableMap, MapData},
-    programs::{ProgramError, TestRun, TestRunOptions},
+    programs::{ProgramError, TestRunOptions},
 };
 use nacl_common::{
     Action, Direction, Event, Packet, Verdict,
@@ -14,42 +14,11 @@ use nacl_common::{
 
 use super::{
     Counters, DataplaneError, EventReader, Options,
-    maps::{Mapped, Maps, unwritten},
-    object::{self, Build, Object, Source, TC_EGRESS, TC_INGRESS, XDP, XDP_LINEAR, kernel_is},
+    mapped::Mapped,
+    maps::{Maps, unwritten},
+    object::{self, Build, Object, Program, Source, kernel_is},
 };
 use crate::{compile::Compiled, frame};
-
-/// One of the entry points.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
-    /// XDP on ingress.
-    Xdp,
-    /// XDP on ingress, as kernels before 5.18 are given it.
-    XdpLinear,
-    /// TC on ingress.
-    TcIngress,
-    /// TC on egress.
-    TcEgress,
-}
-
-impl Program {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Xdp, Self::XdpLinear, Self::TcIngress, Self::TcEgress];
-
-    /// Whether it is an XDP program.
-    pub const fn is_xdp(self) -> bool {
-        matches!(self, Self::Xdp | Self::XdpLinear)
-    }
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Xdp => XDP,
-            Self::XdpLinear => XDP_LINEAR,
-            Self::TcIngress => TC_INGRESS,
-            Self::TcEgress => TC_EGRESS,
-        }
-    }
-}
 
 /// What an skb is on the wire, beside its bytes: segmentation offload. XDP knows none of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,10 +52,10 @@ impl TestBed {
         maps.install(*options, compiled, None, &mut unwritten)?;
         let events = EventReader::take(&mut object, options.trace)?;
         let last: Array<MapData, [u64; 9]> = object.map("LAST")?;
-        let mapped = Mapped::new(last.map()).map_err(DataplaneError::ControlWord)?;
+        let mapped = Mapped::new::<[u64; 9]>(last.map()).map_err(DataplaneError::ControlWord)?;
         // The others are loaded when they are first run.
         object.xdp()?;
-        object.tc(TC_EGRESS)?;
+        object.fd(Program::TcEgress)?;
         Ok(Self { last: mapped, _last: last, maps, events, object })
     }
 
@@ -185,13 +154,9 @@ impl TestBed {
         let mut options = TestRunOptions::new();
         options.data_in = Some(frame);
         options.ctx_in = context.as_ref().map(<[u8; 192]>::as_slice);
-        let name = program.name();
-        let failed = |source| DataplaneError::TestRun { program: name, source };
-        let (result, [drop, pass]) = match program {
-            Program::Xdp | Program::XdpLinear => (self.object.xdp_named(name)?.test_run(options), [XDP_DROP, XDP_PASS]),
-            Program::TcIngress | Program::TcEgress => (self.object.tc(name)?.test_run(options), [TC_SHOT, TC_NEXT]),
-        };
-        let value = result.map_err(failed)?.return_value;
+        let failed = |source| DataplaneError::TestRun { program: program.name(), source };
+        let [drop, pass] = if program.is_xdp() { [XDP_DROP, XDP_PASS] } else { [TC_SHOT, TC_NEXT] };
+        let value = self.object.test_run(program, options)?.return_value;
         let action = match value {
             value if value == drop => Action::Deny,
             value if value == pass => Action::Allow,
@@ -232,17 +197,11 @@ impl TestBed {
 
 /// How many instructions the verifier walked for each program.
 pub(super) fn verified(object: &mut Object) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
-    let mut all = Vec::new();
-    for program in Program::ALL {
-        let name = program.name();
-        let info = match program {
-            Program::Xdp | Program::XdpLinear => object.xdp_named(name)?.info(),
-            Program::TcIngress | Program::TcEgress => object.tc(name)?.info(),
-        };
-        let info = info.map_err(|source| DataplaneError::Load { program: name, source })?;
-        all.push((name, info.verified_instruction_count().unwrap_or_default()));
-    }
-    Ok(all)
+    let walked = |program: &Program| {
+        let info = object.info(*program)?;
+        Ok((program.name(), info.verified_instruction_count().unwrap_or_default()))
+    };
+    Program::ALL.iter().map(walked).collect()
 }
 
 /// A `struct __sk_buff` of which the kernel takes these three fields.
