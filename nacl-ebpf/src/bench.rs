@@ -6,6 +6,7 @@
 
 #[allow(dead_code, reason = "shared with the real programs, which use all of it")]
 mod frame;
+mod object;
 
 use core::arch::asm;
 
@@ -311,14 +312,3 @@ fn rewrite(data: usize, end: usize) {
         }
     }
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-// No helper used here asks for a licence compatible with the GPL.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 11] = *b"Apache-2.0\0";

@@ -11,6 +11,7 @@
 mod flows;
 mod frame;
 mod maps;
+mod object;
 mod report;
 
 use core::arch::asm;
@@ -393,14 +394,3 @@ fn ask_alone(control: Control, packet: &Packet, question: &Question) -> Answers 
     let control = Control(control.0 & !(Control::STATEFUL | Control::GROUPS));
     in_generation!(control, image => ask(image, control, packet, question, 0)).unwrap_or(Answers::NONE)
 }
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    loop {}
-}
-
-// No helper used here asks for a licence compatible with the GPL.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 11] = *b"Apache-2.0\0";
