@@ -7,6 +7,7 @@ mod lint;
 mod setup;
 mod shell;
 mod test;
+mod watch;
 
 use std::process::ExitCode;
 

@@ -118,7 +118,7 @@ pub fn as_root(program: impl AsRef<OsStr>, why: &str) -> Result<Command> {
     Ok(command)
 }
 
-fn text(command: &Command) -> String {
+pub fn text(command: &Command) -> String {
     let mut text = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {
         text.push(' ');

@@ -16,7 +16,8 @@ use crate::{
     bench,
     build::{self, KERNEL_TESTS, PACKAGE, with_kernel},
     setup::{self, Ready},
-    shell::{as_root, cargo, execute, output, root, say},
+    shell::{as_root, cargo, output, root, say},
+    watch::Log,
 };
 
 #[derive(ClapArgs)]
@@ -24,6 +25,9 @@ pub struct Args {
     /// Only the tests that need neither root nor the kernel
     #[arg(long)]
     host: bool,
+    /// Print all that tests print, also of those that pass
+    #[arg(long)]
+    show_output: bool,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
@@ -44,9 +48,10 @@ pub fn run(args: &Args) -> Result<()> {
     let ready = setup::ensure()?;
     let targets = targets()?;
     let mut failed = Vec::new();
-    host(args, &ready, &targets, &mut failed);
+    let mut log = Log::create(args.show_output)?;
+    host(args, &ready, &targets, &mut log, &mut failed);
     if !args.host {
-        privileged(args, &ready, &targets, &mut failed)?;
+        privileged(args, &ready, &targets, &mut log, &mut failed)?;
     }
     let minutes = start.elapsed().as_secs_f32() / 60.0;
     say(&format!("host level: unit tests, {}, documentation", targets.host.join(", ")));
@@ -56,6 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         say(&format!("kernel and wire level, as root: {privileged}, {SMOKE}"));
     }
+    say(&format!("what they printed, with how often each edge was met: {}", log.path()));
     if !failed.is_empty() {
         bail!("FAILED in {minutes:.1} minutes: {}", failed.join(", "));
     }
@@ -89,26 +95,25 @@ fn cargo_test(ready: &Ready) -> Command {
     command
 }
 
-fn host(args: &Args, ready: &Ready, targets: &Targets, failed: &mut Vec<String>) {
+fn host(args: &Args, ready: &Ready, targets: &Targets, log: &mut Log, failed: &mut Vec<String>) {
     say("host level: building (minutes, the first time) and running");
     let mut command = cargo_test(ready);
     command.args(["--no-fail-fast", "--lib", "--bins"]);
     for name in &targets.host {
         command.args(["--test", name]);
     }
-    // What a passing test prints is part of the proof: the differential tests say how often each edge was met.
     command.arg("--").arg("--show-output").args(&args.filter);
-    if execute(&mut command).is_err() {
+    if log.run(&mut command).is_err() {
         failed.push("host level".into());
     }
     let mut command = cargo_test(ready);
     command.arg("--doc").args(["--", "--show-output"]).args(&args.filter);
-    if execute(&mut command).is_err() {
+    if log.run(&mut command).is_err() {
         failed.push("documentation".into());
     }
 }
 
-fn privileged(args: &Args, ready: &Ready, targets: &Targets, failed: &mut Vec<String>) -> Result<()> {
+fn privileged(args: &Args, ready: &Ready, targets: &Targets, log: &mut Log, failed: &mut Vec<String>) -> Result<()> {
     if targets.privileged.is_empty() {
         bail!("no test of nacl-daemon requires the feature {KERNEL_TESTS}");
     }
@@ -129,7 +134,7 @@ fn privileged(args: &Args, ready: &Ready, targets: &Targets, failed: &mut Vec<St
         say(&format!("kernel and wire level: {name}"));
         let mut command = as_root(&executable, WHY)?;
         command.arg("--show-output").args(&args.filter).current_dir(root().join(PACKAGE));
-        if execute(&mut command).is_err() {
+        if log.run(&mut command).is_err() {
             failed.push(name);
         }
     }
