@@ -12,7 +12,7 @@ use aya::programs::{
 
 use super::{
     DataplaneError, Store, Target,
-    device::{holder, index, namespace_id, open_namespace},
+    device::{Device, holder, index, namespace_id, open_namespace},
     netlink, object, sys,
 };
 use crate::netns;
@@ -41,7 +41,9 @@ pub fn detach_leftovers(target: &Target, store: Option<&Store>) -> Result<Vec<St
     .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })?;
     // Only after the programs: what is pinned keeps them where a daemon that does not answer could not.
     if let Some(store) = store {
-        store.forget(namespace_id(namespace.as_ref())?, &target.name)?;
+        let ifindex = netns::within_open(namespace.as_ref(), || index(&target.name)).ok().flatten().unwrap_or_default();
+        let device = Device { name: target.name.clone(), ifindex };
+        store.forget(namespace_id(namespace.as_ref())?, &device)?;
     }
     removed
 }

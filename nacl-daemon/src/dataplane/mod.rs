@@ -233,7 +233,7 @@ pub fn attach_with(
     let namespace = device::open_namespace(target)?;
     // A wrong interface is said before a second is spent on loading.
     let device = device::find(target, namespace.as_ref())?;
-    let home = store.map(|store| store.lock(device::namespace_id(namespace.as_ref())?, &device.name)).transpose()?;
+    let home = store.map(|store| store.lock(device::namespace_id(namespace.as_ref())?, &device)).transpose()?;
     let mut object = Object::load(compiled, options, Build::Real)?;
     // Opened before anything is removed: a link lives for as long as somebody has it.
     let old = home.as_ref().map(Home::links).unwrap_or_default();

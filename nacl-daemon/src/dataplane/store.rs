@@ -1,8 +1,8 @@
 //! Where programs, maps and links outlive the process: pins in a bpffs of our own, and beside them, one file an interface, what a
 //! process that finds them must know. Knows paths and files; what is pinned and written is the caller's.
 //!
-//! `ROOT/bpf/VERSION/NAMESPACE-DEVICE/…` are the pins, `ROOT/interfaces/NAMESPACE-DEVICE/` the record and the lock of
-//! whoever is in charge. VERSION is a digest of the kernel programs: pins of another are recognised, and never opened as ours.
+//! `ROOT/bpf/VERSION/NAMESPACE-INDEX/…` are the pins, `ROOT/interfaces/NAMESPACE-INDEX/` the record and the lock of
+//! whoever is in charge: by index, because an interface may be renamed. VERSION is a digest of the kernel programs: pins of another are recognised, and never opened as ours.
 
 use std::{
     ffi::OsStr,
@@ -18,9 +18,8 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statfs::{BPF_FS_MAGIC, statfs},
 };
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::{DataplaneError, hold::Link, object};
+use super::{DataplaneError, device::Device, hold::Link, object};
 
 /// Only for root: who may open a pin may change what is enforced.
 const MODE: u32 = 0o700;
@@ -31,6 +30,7 @@ pub struct Store {
     bpf: PathBuf,
     records: PathBuf,
     owner: String,
+    fleeting: bool,
 }
 
 /// An interface in the store, under lock.
@@ -59,23 +59,24 @@ impl Store {
         let make = |path: &Path| DirBuilder::new().recursive(true).mode(MODE).create(path).map_err(failed(path));
         DirBuilder::new().recursive(true).mode(0o755).create(root).map_err(failed(root))?;
         make(&records)?;
+        let fleeting = !is_bpffs(&bpf) && in_a_mount_namespace_of_its_own();
         if !is_bpffs(&bpf) {
             make(&bpf)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RELATIME;
             mount(Some("nacld"), &bpf, Some("bpf"), flags, Some("mode=0700"))
                 .map_err(|errno| DataplaneError::Mount { path: bpf.clone(), source: errno.into() })?;
         }
-        Ok(Self { bpf, records, owner })
+        Ok(Self { bpf, records, owner, fleeting })
     }
 
     /// The store below a directory, if there is one, for whoever clears up. Mounts and makes nothing.
     pub fn existing(root: &Path) -> Option<Self> {
         let (bpf, records) = (root.join("bpf"), root.join("interfaces"));
-        is_bpffs(&bpf).then(|| Self { bpf, records, owner: String::new() })
+        is_bpffs(&bpf).then(|| Self { bpf, records, owner: String::new(), fleeting: false })
     }
 
     /// Removes what is kept of an interface, unless somebody is in charge of it.
-    pub fn forget(&self, namespace: u64, device: &str) -> Result<(), DataplaneError> {
+    pub fn forget(&self, namespace: u64, device: &Device) -> Result<(), DataplaneError> {
         if !self.records.join(name(namespace, device)).exists() {
             return Ok(());
         }
@@ -106,13 +107,8 @@ impl Store {
     }
 
     /// Whether what is pinned ends with this process' mount namespace, as in the one that `ip netns exec` makes.
-    pub fn is_fleeting(&self) -> bool {
-        let mounts = |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).map(|namespace| namespace.ino());
-        match (mounts("self"), mounts("1")) {
-            (Ok(own), Ok(first)) => own != first,
-            // Whoever may not look is not told a tale.
-            _ => false,
-        }
+    pub const fn is_fleeting(&self) -> bool {
+        self.fleeting
     }
 
     /// Takes charge of an interface. `namespace`: the inode of its network namespace, which tells it from others for as long as
@@ -120,8 +116,8 @@ impl Store {
     ///
     /// # Errors
     /// Somebody else is in charge, or the directory cannot be had.
-    pub fn lock(&self, namespace: u64, device: &str) -> Result<Home, DataplaneError> {
-        let mut home = self.lock_name(&name(namespace, device), device)?;
+    pub fn lock(&self, namespace: u64, device: &Device) -> Result<Home, DataplaneError> {
+        let mut home = self.lock_name(&name(namespace, device), &device.name)?;
         home.owner.clone_from(&self.owner);
         home.claim()?;
         Ok(home)
@@ -183,8 +179,14 @@ impl Store {
 }
 
 /// What an interface is called here.
-fn name(namespace: u64, device: &str) -> String {
-    format!("{namespace}-{}", utf8_percent_encode(device, NON_ALPHANUMERIC))
+fn name(namespace: u64, device: &Device) -> String {
+    format!("{namespace}-{}", device.ifindex)
+}
+
+/// Whoever may not look is not told a tale.
+fn in_a_mount_namespace_of_its_own() -> bool {
+    let mounts = |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).map(|namespace| namespace.ino());
+    matches!((mounts("self"), mounts("1")), (Ok(own), Ok(first)) if own != first)
 }
 
 fn is_bpffs(path: &Path) -> bool {
