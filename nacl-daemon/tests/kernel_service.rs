@@ -289,6 +289,8 @@ fn a_reload_switches_or_changes_nothing() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("policy.toml:5"), "{}", text(&output.stderr));
     daemon.says("not reloaded");
+    let status = place.ask(&["status"]);
+    assert!(status.contains("the policy before it is in force") && status.contains("policy.toml:5"), "{status}");
     assert_eq!(cable.inbound(CLOSED, 1), 0);
     // A valid one, by signal: the rule moves to another port, its number stays.
     place.write(&policy(&near(&cable)).replace(&CLOSED.to_string(), &OPEN.to_string()));

@@ -162,6 +162,9 @@ pub struct ReloadStatus {
     pub ok: bool,
     /// Why not.
     pub error: Option<String>,
+    /// What was noticed about the file, as text; empty where nothing was.
+    #[serde(default)]
+    pub diagnostics: String,
 }
 
 /// A daemon.

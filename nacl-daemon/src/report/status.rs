@@ -33,6 +33,7 @@ pub fn text(status: &Status) -> String {
                 let _ =
                     writeln!(out, "{RED}last reload {} failed{RED:#}, the policy before it is in force:", reload.time);
                 let _ = writeln!(out, "  {error}");
+                out.push_str(&reload.diagnostics);
             }
         }
     }

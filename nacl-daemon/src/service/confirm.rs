@@ -64,7 +64,7 @@ impl State {
     fn undo(&mut self) -> Vec<String> {
         let Some(Pending { mut before, policy, on_exit, leaving }) = self.pending.take() else { return Vec::new() };
         self.rejected = self.policy.take();
-        self.reloaded(Some("it was not confirmed, and was undone".to_owned()));
+        self.reloaded(Some("it was not confirmed, and was undone".to_owned()), "");
         self.policy = policy;
         self.on_exit = on_exit;
         // At once and everywhere, before anything that takes its time.

@@ -113,7 +113,7 @@ impl Service {
         let mut state = self.state();
         let (loaded, diagnostics) = self.loader.load(&state, force || confirm.is_some());
         let result = loaded.map_err(ReloadError::from).and_then(|prepared| Ok(state.apply(prepared, confirm)?));
-        state.reloaded(result.as_ref().err().map(|error| state::chain(error)));
+        state.reloaded(result.as_ref().err().map(|error| state::chain(error)), &diagnostics.plain);
         let pending = result.is_ok().then(|| state.pending()).flatten();
         drop(state);
         self.attachments_changed.notify_one();

@@ -239,7 +239,7 @@ fn start(
         }
         // What is in force stays in force, and somebody must be in charge of it.
         Err(error) if state.attached() > 0 => {
-            state.reloaded(Some(state::chain(&error)));
+            state.reloaded(Some(state::chain(&error)), &diagnostics.plain);
             tell(Notice::NotReloaded(&error));
         }
         Err(ReloadError::Load(error)) => return Err(error.into()),

@@ -576,9 +576,10 @@ impl State {
         Ok(self.selected(asked)?.into_iter().map(|held| held.name.clone()).collect())
     }
 
-    /// Notes how a reload went.
-    pub fn reloaded(&mut self, error: Option<String>) {
-        self.last_reload = Some(ReloadStatus { time: rfc3339(SystemTime::now()), ok: error.is_none(), error });
+    /// Notes how a reload went, and what was noticed about the file.
+    pub fn reloaded(&mut self, error: Option<String>, diagnostics: &str) {
+        let (time, ok) = (rfc3339(SystemTime::now()), error.is_none());
+        self.last_reload = Some(ReloadStatus { time, ok, error, diagnostics: diagnostics.to_owned() });
     }
 
     /// Detaches one interface: by its name in the policy, by its device where that is unique, or by device and namespace.
