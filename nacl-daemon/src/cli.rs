@@ -298,6 +298,9 @@ pub struct Run {
     /// Print every dropped packet as it happens.
     #[arg(long)]
     pub watch: bool,
+    /// Group whose members may open the socket and look; changing is for root (default: root's).
+    #[arg(long, env = "NACLD_SOCKET_GROUP", value_name = "NAME", hide_env_values = true)]
+    pub socket_group: Option<String>,
     #[command(flatten)]
     pub socket: Socket,
 }

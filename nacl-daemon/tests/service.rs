@@ -397,6 +397,7 @@ impl Daemon {
         Config {
             file: directory.path().join("policy.toml"),
             socket: directory.path().join("nacld.sock"),
+            socket_group: None,
             lifetime: None,
             confirm: None,
             on_exit: None,

@@ -15,6 +15,7 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
     let config = Config {
         file: args.config.clone(),
         socket: args.socket.socket.clone(),
+        socket_group: args.socket_group.clone(),
         lifetime: args.lifetime,
         confirm: args.confirm,
         on_exit: args.on_exit.map(Into::into),

@@ -1,5 +1,6 @@
 //! The API: HTTP with JSON on a unix socket, under /v1/. Every answer is an object with `"schema": 1`; a stream of
-//! events is one such object a line. Only translation lives here: what is done is done by [`Service`].
+//! events is one such object a line. Only translation lives here: what is done is done by [`Service`], and who may ask is said
+//! by [`access`]. `docs/api.md` is its page, and a test holds the two together.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -10,16 +11,17 @@ use axum::{
         Path, Query, State,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::{StatusCode, header},
+    http::{Method, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
 use futures_util::stream;
 use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{
-    Curious, ReloadError, Service, Settled,
+    Curious, ReloadError, Service, Settled, access,
     load::LoadError,
     serve::Undone,
     state::{self, StateError},
@@ -176,7 +178,8 @@ pub struct Problem {
     pub diagnostics: String,
 }
 
-struct Failure(StatusCode, Problem);
+/// Any other answer than success, with its number.
+pub struct Failure(pub StatusCode, pub Problem);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
@@ -221,30 +224,103 @@ fn senseless(error: impl Into<String>) -> Failure {
 
 type Outcome<T> = Result<Json<Answer<T>>, Failure>;
 
-/// The routes.
+/// A problem as the body of an answer.
+pub fn problem(error: &str, hint: Option<&str>) -> String {
+    let problem = Problem { error: error.to_owned(), hint: hint.map(str::to_owned), ..Problem::default() };
+    serde_json::to_string(&Answer::new(problem)).unwrap_or_default()
+}
+
+/// Something that can be asked of the daemon, or that it can be told to do.
+pub struct Endpoint {
+    /// GET to ask; POST to change, which is for root ([`access`]).
+    pub method: Method,
+    /// Path, with `{name}` where an interface is named.
+    pub path: &'static str,
+    /// What it is, in a line.
+    pub about: &'static str,
+    route: fn() -> MethodRouter<Arc<Service>>,
+}
+
+const fn ask(path: &'static str, about: &'static str, route: fn() -> MethodRouter<Arc<Service>>) -> Endpoint {
+    Endpoint { method: Method::GET, path, about, route }
+}
+
+const fn change(path: &'static str, about: &'static str, route: fn() -> MethodRouter<Arc<Service>>) -> Endpoint {
+    Endpoint { method: Method::POST, path, about, route }
+}
+
+/// All there is.
+pub const ENDPOINTS: &[Endpoint] = &[
+    ask("/v1", "this list", || get(endpoints)),
+    ask("/v1/status", "what is enforced, where and how", || get(status)),
+    ask("/v1/interfaces", "the interfaces of the status", || get(interfaces)),
+    ask("/v1/rules", "rule tables with hits; ?interface=", || get(rules)),
+    ask("/v1/modes", "mode and layers of every interface", || get(modes)),
+    ask("/v1/interfaces/{name}/mode", "mode and layers of one", || get(mode)),
+    change("/v1/interfaces/{name}/mode", "set mode or layers until the next reload", || post(set_mode)),
+    ask("/v1/conntrack", "what is remembered of connections; ?interface=&address=&port=&protocol=&state=", || {
+        get(connections)
+    }),
+    ask("/v1/conntrack/stats", "how full the connection tables are; ?interface=", || get(connection_stats)),
+    change("/v1/conntrack/flush", "forget connections; as for the list, &all= and &force=", || post(flush)),
+    ask("/v1/events", "verdicts as they happen, one object a line; ?interface=&action=&reason=", || get(events)),
+    change("/v1/reload", "read the policy file again; ?force=&confirm=", || post(reload)),
+    change("/v1/confirm", "make a change stay that awaits confirmation", || post(confirm)),
+    change("/v1/rollback", "undo a change that awaits confirmation", || post(rollback)),
+    change("/v1/detach", "detach an interface; ?interface=&netns=", || post(detach)),
+    change("/v1/stop", "detach everything and end", || post(stop)),
+];
+
+/// Answer of `/v1` and `/`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Contents {
+    /// Version of nacld.
+    pub version: String,
+    /// What can be asked, and what can be changed.
+    pub endpoints: Vec<Line>,
+}
+
+/// An endpoint as it is listed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Line {
+    /// GET to ask, POST to change.
+    pub method: String,
+    /// Its path.
+    pub path: String,
+    /// What it is.
+    pub about: String,
+}
+
+// Apart from `endpoints`, which is in the list itself.
+fn contents() -> Contents {
+    let line = |endpoint: &Endpoint| Line {
+        method: endpoint.method.to_string(),
+        path: endpoint.path.to_owned(),
+        about: endpoint.about.to_owned(),
+    };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Contents { version, endpoints: ENDPOINTS.iter().map(line).collect() }
+}
+
+async fn endpoints() -> Json<Answer<Contents>> {
+    Json(Answer::new(contents()))
+}
+
+/// The routes. Each request needs a [`access::Peer`] to be one who may change something.
 pub fn router(service: Arc<Service>) -> Router {
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/interfaces", get(interfaces))
-        .route("/v1/modes", get(modes))
-        .route("/v1/interfaces/{name}/mode", get(mode).post(set_mode))
-        .route("/v1/rules", get(rules))
-        .route("/v1/conntrack", get(connections))
-        .route("/v1/conntrack/stats", get(connection_stats))
-        .route("/v1/conntrack/flush", post(flush))
-        .route("/v1/events", get(events))
-        .route("/v1/reload", post(reload))
-        .route("/v1/confirm", post(confirm))
-        .route("/v1/rollback", post(rollback))
-        .route("/v1/detach", post(detach))
-        .route("/v1/stop", post(stop))
+    let routes =
+        ENDPOINTS.iter().fold(Router::new(), |router, endpoint| router.route(endpoint.path, (endpoint.route)()));
+    routes
+        .route("/", get(endpoints))
         .fallback(async || {
-            Failure(StatusCode::NOT_FOUND, Problem { error: "no such path".into(), ..Problem::default() })
+            let hint = Some("GET /v1 lists the paths there are".to_owned());
+            Failure(StatusCode::NOT_FOUND, Problem { error: "no such path".into(), hint, ..Problem::default() })
         })
         .method_not_allowed_fallback(async || {
             let error = "another method is needed here: GET to ask, POST to change".into();
             Failure(StatusCode::METHOD_NOT_ALLOWED, Problem { error, ..Problem::default() })
         })
+        .layer(middleware::from_fn(access::admit))
         .with_state(service)
 }
 

@@ -1,12 +1,14 @@
 //! The running daemon: state machine, reload, events, the HTTP API on a unix socket, and the client of it. What the
 //! rules mean is none of its business.
 
+pub mod access;
 pub mod api;
 pub mod client;
 mod confirm;
 pub mod detach;
 pub mod guard;
 pub mod host;
+pub mod listen;
 pub mod load;
 mod memo;
 pub mod plane;

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    ReloadError, Service, api,
+    ReloadError, Service, api, listen,
     load::{self, Diagnostics, LoadError, Loader},
     plane::Plane,
     socket::{Socket, SocketError},
@@ -36,6 +36,8 @@ pub struct Config {
     pub file: PathBuf,
     /// Where to listen.
     pub socket: PathBuf,
+    /// Group that may open the socket, and look; the daemon's own where none is named.
+    pub socket_group: Option<String>,
     /// Detach by itself after this long.
     pub lifetime: Option<Duration>,
     /// Do not ask the lock-out guard.
@@ -203,7 +205,7 @@ fn start(
     config: &Config,
     tell: &Arc<dyn Fn(Notice) + Send + Sync>,
 ) -> Result<(Arc<Service>, Socket), RunError> {
-    let Config { file, socket, trace, lifetime, force, confirm, on_exit, .. } = config;
+    let Config { file, socket, socket_group, trace, lifetime, force, confirm, on_exit, .. } = config;
     let loader = load::File { path: file.clone(), unguarded: *force || lifetime.is_some() };
     let lacking = plane.lacking();
     let until = lifetime.map(|lifetime| SystemTime::now() + lifetime);
@@ -215,7 +217,7 @@ fn start(
         prepared?;
         return Err(RunError::Lacking(lacking));
     }
-    let socket = Socket::bind(socket)?;
+    let socket = Socket::bind(socket, socket_group.as_deref())?;
     let restored = state.restore()?;
     if !restored.is_empty() {
         tell(Notice::Restored(&restored));
@@ -257,13 +259,12 @@ async fn serve(
     tell: &Arc<dyn Fn(Notice) + Send + Sync>,
 ) -> Result<Ended, RunError> {
     let stopped = Arc::clone(service);
-    let mut server: JoinHandle<io::Result<()>> = tokio::spawn(
-        axum::serve(socket.listener()?, api::router(Arc::clone(service)))
-            .with_graceful_shutdown(async move {
-                stopped.stopped().await;
-            })
-            .into_future(),
-    );
+    let (listener, router) = (socket.listener()?, api::router(Arc::clone(service)));
+    let until = async move {
+        stopped.stopped().await;
+    };
+    let mut server: JoinHandle<io::Result<()>> =
+        tokio::spawn(listen::serve(listener, router, listen::Bounds::default(), until));
     let pump = tokio::spawn(Arc::clone(service).pump());
     let expire = tokio::spawn(Arc::clone(service).expire());
     let watch = config.watch.then(|| tokio::spawn(watch(service, tell)));

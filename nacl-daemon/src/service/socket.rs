@@ -4,19 +4,24 @@ use std::{
     fs::{self, File, Permissions},
     io,
     os::unix::{
-        fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
         net::UnixStream,
     },
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::Group,
+};
 use socket2::{Domain, SockAddr, Type};
 use thiserror::Error;
 use tokio::net::UnixListener;
 
-/// Who may use it: root, and the group the file is given.
+/// Who may open it: its owner, and the group the file is given. What they may do then is said by `access`.
 const MODE: u32 = 0o660;
+/// A directory that is made for it can be passed by all: the file says who may go on.
+const DIRECTORY: u32 = 0o755;
 
 /// A socket that cannot be had.
 #[derive(Debug, Error)]
@@ -34,6 +39,19 @@ pub enum SocketError {
     NotASocket {
         /// Where.
         path: PathBuf,
+    },
+    /// There is no such group.
+    #[error("there is no group {0:?} for the socket")]
+    NoGroup(String),
+    /// It cannot be given to the group.
+    #[error("the socket {} cannot be given to the group {group:?}", path.display())]
+    Group {
+        /// Where.
+        path: PathBuf,
+        /// Which group.
+        group: String,
+        /// Why.
+        source: io::Error,
     },
     /// The file system would not.
     #[error("cannot listen on {}", path.display())]
@@ -53,11 +71,16 @@ impl SocketError {
                 "`nacld status` shows what it enforces, `nacld detach --all` ends it; --socket PATH runs a second one"
                     .to_owned(),
             ),
+            Self::NoGroup(group) => Some(format!("`groupadd --system {group}` makes it; or name another with --socket-group")),
+            Self::Group { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Some(
+                "without root a file can only be given to a group one is a member of; name such a one with --socket-group"
+                    .to_owned(),
+            ),
             Self::NotASocket { .. } => Some("choose another path with --socket".to_owned()),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run as root, or choose a path of your own with --socket".to_owned())
             }
-            Self::Io { .. } => None,
+            Self::Group { .. } | Self::Io { .. } => None,
         }
     }
 }
@@ -72,15 +95,21 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Binds and listens. A socket file nobody listens on is replaced.
+    /// Binds and listens. A socket file nobody listens on is replaced. `group`: by name or number, whose members may open
+    /// it.
     ///
     /// # Errors
     /// See [`SocketError`].
-    pub fn bind(path: &Path) -> Result<Self, SocketError> {
+    pub fn bind(path: &Path, group: Option<&str>) -> Result<Self, SocketError> {
         let io = |source| SocketError::Io { path: path.to_owned(), source };
+        let gid = group.map(group_id).transpose()?;
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let made = (!directory.exists()).then(|| directory.to_owned());
         fs::create_dir_all(directory).map_err(io)?;
+        if let Some(made) = &made {
+            // Whatever the umask was.
+            fs::set_permissions(made, Permissions::from_mode(DIRECTORY)).map_err(io)?;
+        }
         // Two daemons that start at once must not both find the same stale file and remove each other's new one.
         let lock = Flock::lock(File::open(directory).map_err(io)?, FlockArg::LockExclusive)
             .map_err(|(_, error)| io(error.into()))?;
@@ -102,14 +131,22 @@ impl Socket {
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None).map_err(io)?;
         socket.bind(&SockAddr::unix(path).map_err(io)?).map_err(io)?;
         // Not open to anyone before its permissions are right: connecting needs listen().
-        let bound = fs::set_permissions(path, Permissions::from_mode(MODE))
-            .and_then(|()| socket.listen(64))
-            .and_then(|()| socket.set_nonblocking(true))
-            .and_then(|()| fs::metadata(path));
-        let metadata = bound.map_err(|error| {
-            let _ = fs::remove_file(path);
-            io(error)
-        })?;
+        let given = match gid {
+            Some(gid) => chown(path, None, Some(gid)).map_err(|source| SocketError::Group {
+                path: path.to_owned(),
+                group: group.unwrap_or_default().to_owned(),
+                source,
+            }),
+            None => Ok(()),
+        };
+        let bound = given.and_then(|()| {
+            fs::set_permissions(path, Permissions::from_mode(MODE))
+                .and_then(|()| socket.listen(64))
+                .and_then(|()| socket.set_nonblocking(true))
+                .and_then(|()| fs::metadata(path))
+                .map_err(io)
+        });
+        let metadata = bound.inspect_err(|_| drop(fs::remove_file(path)))?;
         drop(lock);
         Ok(Self { path: path.to_owned(), inode: metadata.ino(), made, listener: Some(socket.into()) })
     }
@@ -142,6 +179,17 @@ impl Drop for Socket {
     }
 }
 
+/// The number of a group, by its name or number.
+fn group_id(group: &str) -> Result<u32, SocketError> {
+    if let Ok(gid) = group.parse() {
+        return Ok(gid);
+    }
+    match Group::from_name(group) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        _ => Err(SocketError::NoGroup(group.to_owned())),
+    }
+}
+
 fn peer(stream: &UnixStream) -> Option<i32> {
     nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials).ok().map(|peer| peer.pid())
 }
@@ -154,9 +202,9 @@ mod tests {
     fn a_second_daemon_is_told_about_the_first() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nacld.sock");
-        let first = Socket::bind(&path).unwrap();
+        let first = Socket::bind(&path, None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
-        let error = Socket::bind(&path).unwrap_err();
+        let error = Socket::bind(&path, None).unwrap_err();
         assert!(
             matches!(error, SocketError::Taken { pid: Some(pid), .. } if pid == std::process::id().cast_signed()),
             "{error}"
@@ -172,9 +220,9 @@ mod tests {
         // Bound by std and dropped: the file stays, as after a crash.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(Socket::bind(&path).unwrap());
+        drop(Socket::bind(&path, None).unwrap());
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Socket::bind(&path), Err(SocketError::NotASocket { .. })));
+        assert!(matches!(Socket::bind(&path, None), Err(SocketError::NotASocket { .. })));
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 
@@ -182,11 +230,28 @@ mod tests {
     fn only_a_directory_made_for_it_goes_with_it() {
         let directory = tempfile::tempdir().unwrap();
         let inner = directory.path().join("nacld");
-        drop(Socket::bind(&inner.join("a.sock")).unwrap());
+        drop(Socket::bind(&inner.join("a.sock"), None).unwrap());
         assert!(!inner.exists());
-        let first = Socket::bind(&inner.join("a.sock")).unwrap();
-        let second = Socket::bind(&inner.join("b.sock")).unwrap();
+        let first = Socket::bind(&inner.join("a.sock"), None).unwrap();
+        let second = Socket::bind(&inner.join("b.sock"), None).unwrap();
         drop(first);
         assert!(second.path().exists());
+    }
+
+    #[test]
+    fn a_group_may_be_named_and_must_be_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("run").join("nacld.sock");
+        let own = nix::unistd::getegid();
+        let name = Group::from_gid(own).unwrap().expect("the group this runs as").name;
+        for group in [name, own.to_string()] {
+            let socket = Socket::bind(&path, Some(&group)).unwrap();
+            let (file, above) = (fs::metadata(&path).unwrap(), fs::metadata(path.parent().unwrap()).unwrap());
+            assert_eq!((file.gid(), file.mode() & 0o777, above.mode() & 0o777), (own.as_raw(), MODE, DIRECTORY));
+            drop(socket);
+        }
+        let error = Socket::bind(&path, Some("no-such-group")).unwrap_err();
+        assert!(error.hint().unwrap().contains("groupadd"), "{error}");
+        assert!(!path.exists() && !path.parent().unwrap().exists(), "nothing is left");
     }
 }
