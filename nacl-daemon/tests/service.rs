@@ -1,6 +1,10 @@
 //! The daemon's life and its API, over a real socket and with a kernel that is made up: no root needed. What the real
 //! kernel does is shown by `kernel_service.rs`.
 
+mod service {
+    pub mod api;
+}
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fs,

@@ -225,7 +225,11 @@ impl Client {
         self.send_with(method, uri, Vec::new()).await
     }
 
-    async fn send_with(&self, method: Method, uri: &str, json: Vec<u8>) -> Result<Response<Incoming>, ClientError> {
+    /// As [`Self::send`], with a body of JSON where it is not empty.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn send_with(&self, method: Method, uri: &str, json: Vec<u8>) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(self.path.clone()),
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed(self.path.clone()),
