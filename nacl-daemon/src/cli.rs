@@ -298,6 +298,12 @@ pub struct Run {
     /// Print every dropped packet as it happens.
     #[arg(long)]
     pub watch: bool,
+    /// Put the policy file in force whenever it changes. One that cannot be used changes nothing.
+    #[arg(long)]
+    pub follow: bool,
+    /// Wait for the policy's interfaces also where none of them is here.
+    #[arg(long)]
+    pub wait: bool,
     /// Group whose members may open the socket and look; changing is for root (default: root's).
     #[arg(long, env = "NACLD_SOCKET_GROUP", value_name = "NAME", hide_env_values = true)]
     pub socket_group: Option<String>,

@@ -22,8 +22,7 @@ use std::{
 };
 
 use nacl_daemon::service::{
-    client::ClientError, detach::DetachError, load::LoadError, plane::Held, prepare::PrepareError, serve::RunError,
-    socket::SocketError,
+    client::ClientError, load::LoadError, plane::Held, prepare::PrepareError, serve::RunError, socket::SocketError,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -77,7 +76,6 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     }
     of(error, RunError::hint)
         .or_else(|| of(error, ClientError::hint))
-        .or_else(|| of(error, DetachError::hint))
         .or_else(|| of(error, Held::hint))
         .or_else(|| of(error, LoadError::hint))
         .or_else(|| of(error, PrepareError::hint))

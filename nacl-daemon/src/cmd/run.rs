@@ -22,6 +22,8 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
         force: args.force,
         trace: args.trace,
         watch: args.watch,
+        follow: args.follow,
+        wait: args.wait,
     };
     // Ctrl-C is the ordinary way to end a daemon in a terminal, so it is no failure.
     let kernel = Kernel {
@@ -46,6 +48,7 @@ fn tell(notice: Notice) {
         Notice::Undone(Undone::Asked) => super::print("rolled back: what was before is in force again\n"),
         Notice::Set(modes) => super::print(status::set(modes)),
         Notice::NotReloaded(error) => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
+        Notice::Interface(happened) => super::print(status::happened(happened)),
         Notice::Record(record) => super::print(status::record(record)),
         Notice::Missed(count) => super::tell(format!("{count} packets were not shown: too many at once\n")),
         Notice::Ended { why, interfaces, stay } => {

@@ -331,6 +331,23 @@ pub fn sweep(store: &Store) -> Vec<DataplaneError> {
     failed
 }
 
+/// Index of an interface, if it is here. A namespace that is about to be made is not here yet.
+///
+/// # Errors
+/// The namespace cannot be entered.
+pub fn find(target: &Target) -> Result<Option<u32>, DataplaneError> {
+    let absent =
+        |source: &io::Error| source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(libc::EINVAL);
+    let found = device::open_namespace(target).and_then(|namespace| {
+        netns::within_open(namespace.as_ref(), || device::index(&target.name))
+            .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })
+    });
+    match found {
+        Err(DataplaneError::Namespace { source, .. }) if absent(&source) => Ok(None),
+        found => found,
+    }
+}
+
 /// The namespace and the present name of a record's interface; nothing where either is gone.
 fn whereabouts(home: &Home, record: &Record) -> Option<(Option<File>, Target)> {
     let ifindex = record.hooks.ifindex;
@@ -441,6 +458,28 @@ impl Attachment {
     /// The interface.
     pub const fn target(&self) -> &Target {
         &self.target
+    }
+
+    /// Whether the interface is still here with our programs on it, by whatever name: [`Self::target`] has it from now on. False
+    /// also where its namespace has lost its name, or was given to another.
+    pub fn look(&mut self) -> bool {
+        let of = |namespace: Option<&File>| device::namespace_id(namespace).ok();
+        let known = device::open_namespace(&self.target)
+            .is_ok_and(|there| of(there.as_ref()).is_some_and(|id| of(self.namespace.as_ref()) == Some(id)));
+        let ifindex = self.hooks.ifindex;
+        let on = |(hook, hold): &(Hook, Hold)| match hold {
+            // 0 where the interface is gone; another one may have its number by now.
+            Hold::Link(link) => link.on().is_ok_and(|on| on.ifindex == ifindex),
+            Hold::Filter => hold::filter(ifindex, *hook).is_ok_and(|filter| filter.is_some()),
+        };
+        let name = || self.holds.iter().all(on).then(|| device::name(ifindex)).flatten();
+        match known.then(|| netns::within_open(self.namespace.as_ref(), name)) {
+            Some(Ok(Some(name))) => {
+                self.target.name = name;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Switches to another policy and other settings at once, and returns the new epoch. The maps of the new

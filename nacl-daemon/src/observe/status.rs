@@ -191,6 +191,21 @@ pub struct Status {
     pub on_exit: OnExit,
     /// Where it is enforced.
     pub interfaces: Vec<InterfaceStatus>,
+    /// Where it is to be enforced and is not: interfaces that are not here, or cannot be attached to. They are waited for.
+    pub absent: Vec<Absent>,
+}
+
+/// An interface of the policy that nothing is enforced on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absent {
+    /// Name of the interface in the policy.
+    pub interface: String,
+    /// Its device.
+    pub device: String,
+    /// Its network namespace; null for the daemon's own.
+    pub netns: Option<String>,
+    /// Why it cannot be attached to; null where it is not here.
+    pub why: Option<String>,
 }
 
 /// A change that is undone unless it is confirmed.
@@ -202,6 +217,19 @@ pub struct PendingStatus {
     pub seconds_left: u64,
 }
 
+/// Something that happened to an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// It came, and is enforced.
+    Came(Place),
+    /// It went. It is waited for.
+    Went(Place),
+    /// It has another name now. It is enforced as before.
+    Renamed(Place),
+    /// It is here, and cannot be attached to. It is tried again.
+    Failed(Place, String),
+}
+
 /// What a switch did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -209,6 +237,8 @@ pub struct Change {
     pub attached: Vec<String>,
     /// Interfaces that were switched.
     pub switched: Vec<String>,
+    /// Interfaces that are not here, and waited for.
+    pub waiting: Vec<String>,
     /// Interfaces the policy no longer names, detached.
     pub detached: Vec<String>,
     /// Interfaces whose mode or layers were changed by it.

@@ -6,7 +6,9 @@ use anstyle::{AnsiColor, Color, Style};
 
 use super::{conntrack, console, named, rule::protocol_name};
 use crate::{
-    observe::{Change, InterfaceModes, InterfaceStatus, Memory, Modes, PolicyStatus, Record, Setting, Status},
+    observe::{
+        Change, Happened, InterfaceModes, InterfaceStatus, Memory, Modes, Place, PolicyStatus, Record, Setting, Status,
+    },
     resolve::{Layers, Mode, OnExit, Side},
 };
 
@@ -19,7 +21,8 @@ const LOUD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Yel
 /// The answer of `nacld status`.
 pub fn text(status: &Status) -> String {
     let mut out = String::new();
-    let Status { version, pid, started, until, policy, last_reload, pending, problems, on_exit, interfaces } = status;
+    let Status { version, pid, started, until, policy, last_reload, pending, problems, on_exit, interfaces, .. } =
+        status;
     let _ = writeln!(out, "{BOLD}nacld {version}{BOLD:#}, pid {pid}, running since {started}");
     if let Some(until) = until {
         let _ = writeln!(out, "{LOUD}detaches by itself at {until}{LOUD:#}");
@@ -213,11 +216,27 @@ pub fn ready(status: &Status, socket: &Path, lifetime: Option<Duration>) -> Stri
             OnExit::Keep => "Ctrl-C ends the daemon and leaves it in force".to_owned(),
         },
     };
+    out.push_str(&trouble(&status.problems));
     if let Some(pending) = &status.pending {
         out.push_str(&awaits(Duration::from_secs(pending.seconds_left)));
     }
     let _ = writeln!(out, "{GREEN}ready{GREEN:#}: enforcing on {count}, listening on {}; {end}", socket.display());
     out
+}
+
+/// What happened to an interface.
+pub fn happened(happened: &Happened) -> String {
+    let text = |place: &Place| named(&place.interface, &place.device, place.netns.as_deref());
+    match happened {
+        Happened::Came(place) => format!("{GREEN}attached{GREEN:#} to {BOLD}{}{BOLD:#}, which has come\n", text(place)),
+        Happened::Went(place) => format!("{LOUD}{} is gone{LOUD:#}; it is waited for\n", text(place)),
+        Happened::Renamed(place) => {
+            format!("{BOLD}{}{BOLD:#} is called {} now; it is enforced as before\n", place.interface, place.device)
+        }
+        Happened::Failed(place, why) => {
+            format!("{RED}cannot attach{RED:#} to {}, and tries again: {why}\n", text(place))
+        }
+    }
 }
 
 /// What a change that is undone by itself needs.
@@ -339,7 +358,12 @@ fn why(record: &Record) -> String {
 
 /// What a reload did.
 pub fn changed(change: &Change, pending: Option<Duration>) -> String {
-    let parts = [("switched", &change.switched), ("attached", &change.attached), ("detached", &change.detached)];
+    let parts = [
+        ("switched", &change.switched),
+        ("attached", &change.attached),
+        ("detached", &change.detached),
+        ("waiting for", &change.waiting),
+    ];
     let parts: Vec<_> = parts
         .iter()
         .filter(|(_, interfaces)| !interfaces.is_empty())

@@ -486,9 +486,9 @@ async fn detach(State(service): State<Arc<Service>>, Query(place): Query<Place>)
     blocking(service, move |service| {
         let mut state = service.state();
         let Named { interface, device, netns } = state.detach(&place.interface, place.netns.as_deref())?;
-        let stopping = state.attached() == 0;
+        let stopping = state.in_charge() == 0;
         drop(state);
-        service.attachments_changed.notify_one();
+        service.changed();
         if stopping {
             service.stop();
         }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    absent::Waiting,
     memo::Source,
     state::{Meant, State, StateError, rfc3339},
 };
@@ -16,6 +17,8 @@ use crate::{observe::PendingStatus, resolve::OnExit};
 pub(super) struct Pending {
     /// By interface; those that it attached had nothing.
     pub(super) before: BTreeMap<String, Meant>,
+    /// What was waited for.
+    pub(super) absent: BTreeMap<String, Waiting>,
     pub(super) policy: Option<Source>,
     pub(super) on_exit: OnExit,
     /// Interfaces that it no longer names. They are detached once it is confirmed.
@@ -49,6 +52,8 @@ impl State {
         }
         let leaving = self.pending.take().map(|pending| pending.leaving).unwrap_or_default();
         self.rejected = None;
+        // What has gone meanwhile is not waited for.
+        self.absent.retain(|key, _| !leaving.contains(key));
         Ok(self.detach_each(&leaving))
     }
 
@@ -62,7 +67,10 @@ impl State {
     }
 
     fn undo(&mut self) -> Vec<String> {
-        let Some(Pending { mut before, policy, on_exit, leaving }) = self.pending.take() else { return Vec::new() };
+        let Some(Pending { mut before, absent, policy, on_exit, leaving }) = self.pending.take() else {
+            return Vec::new();
+        };
+        let gone = std::mem::replace(&mut self.absent, absent);
         self.rejected = self.policy.take();
         self.reloaded(Some("it was not confirmed, and was undone".to_owned()), "");
         self.policy = policy;
@@ -85,6 +93,9 @@ impl State {
                 None => new.push(key.clone()),
             }
         }
+        // What has gone meanwhile is waited for as it was before; what has come is looked at anew.
+        self.absent.extend(gone.into_iter().filter(|(key, _)| leaving.contains(key)));
+        self.absent.extend(before.into_iter().map(|(key, meant)| (key, Waiting::new(meant))));
         self.detach_each(&new)
     }
 

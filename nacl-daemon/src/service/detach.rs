@@ -58,16 +58,6 @@ pub enum DetachError {
     },
 }
 
-impl DetachError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Daemon { source, .. } => source.hint(),
-            _ => None,
-        }
-    }
-}
-
 /// Detaches one interface, with what is pinned for it below `state`. Returns what was done, one line each; nothing where there was nothing.
 ///
 /// # Errors

@@ -29,9 +29,6 @@ use crate::{netns, resolve};
 /// Surroundings that cannot be seen.
 #[derive(Debug, Error)]
 pub enum HostError {
-    /// No such namespace.
-    #[error("there is no network namespace {0:?}")]
-    NoNetns(String),
     /// It is there and cannot be entered.
     #[error("cannot enter the network namespace {name:?}")]
     Netns {
@@ -49,9 +46,6 @@ impl HostError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NoNetns(_) => {
-                Some("`ip netns list` shows them; a name stands for a file under /run/netns".to_owned())
-            }
             Self::Netns { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("entering a network namespace needs CAP_SYS_ADMIN: run as root".to_owned())
             }
@@ -111,7 +105,7 @@ pub struct Surroundings {
 }
 
 impl Surroundings {
-    /// Looks around an interface. One that does not exist has none: attaching says that it is missing.
+    /// Looks around an interface. One that does not exist, or whose namespace does not, has none: it is waited for.
     ///
     /// # Errors
     /// See [`HostError`].
@@ -119,7 +113,7 @@ impl Surroundings {
         if let Some(name) = netns
             && !netns::path(name).exists()
         {
-            return Err(HostError::NoNetns(name.to_owned()));
+            return Ok(Self::default());
         }
         let look = || -> io::Result<Self> {
             // A runtime of its own: the netlink socket must be made on the thread that is in the namespace.

@@ -1,13 +1,16 @@
 //! The running daemon: state machine, reload, events, the HTTP API on a unix socket, and the client of it. What the
 //! rules mean is none of its business.
 
+pub mod absent;
 pub mod access;
 pub mod api;
 pub mod client;
 mod confirm;
 pub mod detach;
+pub mod follow;
 pub mod guard;
 pub mod host;
+pub mod links;
 pub mod listen;
 pub mod load;
 mod memo;
@@ -62,6 +65,7 @@ pub struct Service {
     curious: Mutex<usize>,
     attachments_changed: Notify,
     pending_changed: Notify,
+    policy_changed: Notify,
     stopping: watch::Sender<Option<Ended>>,
     tell: Arc<dyn Fn(Notice) + Send + Sync>,
 }
@@ -97,6 +101,7 @@ impl Service {
             curious: Mutex::new(0),
             attachments_changed: Notify::new(),
             pending_changed: Notify::new(),
+            policy_changed: Notify::new(),
             stopping: watch::Sender::new(None),
             tell,
         })
@@ -118,14 +123,32 @@ impl Service {
         state.reloaded(result.as_ref().err().map(|error| state::chain(error)), &diagnostics.plain);
         let pending = result.is_ok().then(|| state.pending()).flatten();
         drop(state);
-        self.attachments_changed.notify_one();
-        self.pending_changed.notify_one();
+        self.changed();
         (self.tell)(Notice::Diagnostics(&diagnostics));
         (self.tell)(match &result {
             Ok(change) => Notice::Reloaded(change, pending),
             Err(error) => Notice::NotReloaded(error),
         });
         (result, diagnostics)
+    }
+
+    /// Wakes everybody who waits for another policy.
+    fn changed(&self) {
+        self.attachments_changed.notify_one();
+        self.pending_changed.notify_one();
+        self.policy_changed.notify_one();
+    }
+
+    /// Compares what the policy names with what is here. Returns when to look again, where something could not be attached.
+    pub fn look(&self) -> Option<Duration> {
+        let (happened, again) = self.state().look();
+        if !happened.is_empty() {
+            self.attachments_changed.notify_one();
+        }
+        for one in &happened {
+            (self.tell)(Notice::Interface(one));
+        }
+        again
     }
 
     /// Makes a change stay that awaits confirmation.
@@ -162,10 +185,9 @@ impl Service {
             if let Err(error) = state.report(wanted) {
                 tracing::warn!("which packets are reported stays as it was: {}", state::chain(&error));
             }
-            state.attached()
+            state.in_charge()
         };
-        self.attachments_changed.notify_one();
-        self.pending_changed.notify_one();
+        self.changed();
         // Undone, and nothing was in force before.
         if attached == 0 {
             self.stop_for(Ended::NotConfirmed);
@@ -324,7 +346,7 @@ impl Service {
 pub struct Settled {
     /// Programs that could not be taken off.
     pub problems: Vec<String>,
-    /// Interfaces that something is enforced on.
+    /// Interfaces that the daemon is in charge of.
     pub attached: usize,
 }
 

@@ -38,6 +38,11 @@ pub trait Plane: Send + Sync {
         compiled: &Compiled,
         terms: Terms,
     ) -> Result<Box<dyn Attached>, PlaneError>;
+    /// Index of an interface, if it is here.
+    ///
+    /// # Errors
+    /// That cannot be told.
+    fn find(&self, target: &Target) -> Result<Option<u32>, PlaneError>;
     /// Makes ready the place where what is in force outlives this process.
     ///
     /// # Errors
@@ -87,8 +92,10 @@ pub trait Attached: Send {
     fn needs_loading(&self, options: &Options) -> bool;
     /// Leaves everything in force without this process; false where that cannot be, and it is off.
     fn leave(self: Box<Self>) -> bool;
-    /// The interface, as it is called now.
+    /// The interface, as it was called when it was looked at last.
     fn target(&self) -> Target;
+    /// Whether the interface is still here with our programs on it, by whatever name.
+    fn look(&mut self) -> bool;
     /// Everything in the connection table, what has expired too.
     fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError>;
     /// Takes connections out of the table, and returns how many.
@@ -164,6 +171,10 @@ impl Plane for Kernel {
         }
         let start = Start { store: self.store.as_ref(), terms, ..Start::default() };
         Ok(Box::new(dataplane::attach_with(target, options, compiled, start)?))
+    }
+
+    fn find(&self, target: &Target) -> Result<Option<u32>, PlaneError> {
+        Ok(dataplane::find(target)?)
     }
 
     fn open(&mut self) -> Result<(), PlaneError> {
@@ -263,6 +274,10 @@ impl Attached for Attachment {
 
     fn target(&self) -> Target {
         self.target().clone()
+    }
+
+    fn look(&mut self) -> bool {
+        self.look()
     }
 
     fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {

@@ -128,11 +128,12 @@ pub fn prepare(reading: &Reading, previous: &BTreeMap<String, Arc<SlotTable>>) -
             .map_err(|source| PrepareError::Compile { interface: key.clone(), source })?;
         interfaces.insert(key.clone(), PreparedInterface { interface: interface.clone(), compiled, notes: Vec::new() });
     }
-    Ok(Prepared { file, sha256: hex(&Sha256::digest(&reading.text)), on_exit: resolved.on_exit, interfaces })
+    Ok(Prepared { file, sha256: digest(reading.text.as_bytes()), on_exit: resolved.on_exit, interfaces })
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
+/// SHA-256 of a policy's text.
+pub fn digest(text: &[u8]) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })

@@ -54,6 +54,7 @@ impl State {
             let before = before.and_then(|epoch| self.known(&*attachment, epoch));
             let pending = self.pending.get_or_insert_with(|| Pending {
                 before: BTreeMap::new(),
+                absent: BTreeMap::new(),
                 policy: None,
                 on_exit: OnExit::default(),
                 leaving: Vec::new(),
@@ -138,6 +139,7 @@ impl State {
     /// What a person must know of the daemon as a whole.
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = self.plane.problems();
+        problems.extend(self.absences());
         if let Some(rejected) = &self.rejected {
             problems.push(format!(
                 "the policy read from {} was not confirmed in time and was undone; the one before it is in force",

@@ -15,14 +15,14 @@ use tokio::{
 };
 
 use super::{
-    ReloadError, Service, api, listen,
+    ReloadError, Service, api, follow, links, listen,
     load::{self, Diagnostics, LoadError, Loader},
     plane::Plane,
     socket::{Socket, SocketError},
     state::{self, Settings, State, StateError},
 };
 use crate::{
-    observe::{Change, InterfaceModes, InterfaceStatus, Record, Status},
+    observe::{Change, Happened, InterfaceModes, InterfaceStatus, Record, Status},
     resolve::OnExit,
 };
 
@@ -50,6 +50,10 @@ pub struct Config {
     pub trace: bool,
     /// Tell of dropped packets.
     pub watch: bool,
+    /// Put the file in force whenever it changes.
+    pub follow: bool,
+    /// Be content where none of the policy's interfaces is here.
+    pub wait: bool,
 }
 
 /// Something a person in front of the daemon wants to know.
@@ -78,6 +82,8 @@ pub enum Notice<'a> {
     Set(&'a InterfaceModes),
     /// A new policy is not in force.
     NotReloaded(&'a ReloadError),
+    /// An interface came, went or has another name.
+    Interface(&'a Happened),
     /// A packet, as reported by the kernel.
     Record(&'a Record),
     /// So many packets could not be told of.
@@ -205,11 +211,11 @@ fn start(
     config: &Config,
     tell: &Arc<dyn Fn(Notice) + Send + Sync>,
 ) -> Result<(Arc<Service>, Socket), RunError> {
-    let Config { file, socket, socket_group, trace, lifetime, force, confirm, on_exit, .. } = config;
+    let Config { file, socket, socket_group, wait, trace, lifetime, force, confirm, on_exit, .. } = config;
     let loader = load::File { path: file.clone(), unguarded: *force || lifetime.is_some() };
     let lacking = plane.lacking();
     let until = lifetime.map(|lifetime| SystemTime::now() + lifetime);
-    let mut state = State::new(plane, Settings { trace: *trace, until, on_exit: *on_exit });
+    let mut state = State::new(plane, Settings { trace: *trace, wait: *wait, until, on_exit: *on_exit });
     if !lacking.is_empty() {
         // A mistake in the policy is told before what the machine lacks: it can be mended anywhere.
         let (prepared, diagnostics) = loader.load(&state, true);
@@ -240,7 +246,7 @@ fn start(
             }
         }
         // What is in force stays in force, and somebody must be in charge of it.
-        Err(error) if state.attached() > 0 => {
+        Err(error) if state.in_charge() > 0 => {
             state.reloaded(Some(state::chain(&error)), &diagnostics.plain);
             tell(Notice::NotReloaded(&error));
         }
@@ -267,6 +273,8 @@ async fn serve(
         tokio::spawn(listen::serve(listener, router, listen::Bounds::default(), until));
     let pump = tokio::spawn(Arc::clone(service).pump());
     let expire = tokio::spawn(Arc::clone(service).expire());
+    let links = tokio::spawn(links::watch(Arc::clone(service)));
+    let follow = config.follow.then(|| tokio::spawn(follow::follow(Arc::clone(service), config.file.clone())));
     let watch = config.watch.then(|| tokio::spawn(watch(service, tell)));
     let status = service.state().status()?;
     tell(Notice::Ready { status: &status, socket: socket.path(), lifetime: config.lifetime });
@@ -304,8 +312,9 @@ async fn serve(
     }
     pump.abort();
     expire.abort();
-    if let Some(watch) = watch {
-        watch.abort();
+    links.abort();
+    for task in [follow, watch].into_iter().flatten() {
+        task.abort();
     }
     ended
 }

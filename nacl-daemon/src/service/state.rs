@@ -19,6 +19,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::{
+    absent::Waiting,
     confirm::Pending,
     memo::{Memo, Source},
     plane::{Attached, Plane, PlaneError},
@@ -56,6 +57,12 @@ pub enum StateError {
         /// Why.
         #[source]
         source: PlaneError,
+    },
+    /// None of the policy's interfaces is here.
+    #[error("none of the policy's interfaces is here: {}", .interfaces.join(", "))]
+    NoneHere {
+        /// What it names.
+        interfaces: Vec<String>,
     },
     /// A change that only a restart can make.
     #[error(
@@ -134,6 +141,9 @@ impl StateError {
             Self::NotAttached { known, .. } if !known.is_empty() => {
                 Some(format!("it is attached to {}", known.join(", ")))
             }
+            Self::NoneHere { .. } => {
+                Some("`ip link` lists what is here; `nacld run --wait` waits for them to come".to_owned())
+            }
             Self::Ambiguous { .. } => Some("name the interface as the policy does, in [interface.NAME]".to_owned()),
             Self::NoGroups { .. } => Some(
                 "give it `security_groups = [\"NAME\"]` in the policy and reload, or choose both or nacl".to_owned(),
@@ -167,6 +177,8 @@ const fn seconds(left: Duration) -> Duration {
 pub struct Settings {
     /// Serve the programs' log.
     pub trace: bool,
+    /// Be content where none of the policy's interfaces is here: they may come.
+    pub wait: bool,
     /// When the daemon detaches by itself.
     pub until: Option<SystemTime>,
     /// Whether what is in force stays there when the daemon is told to end; `None`: as the policy says.
@@ -176,13 +188,15 @@ pub struct Settings {
 /// Everything the daemon holds.
 pub struct State {
     pub(super) plane: Box<dyn Plane>,
-    settings: Settings,
+    pub(super) settings: Settings,
     started: SystemTime,
     clock: Clock,
     pub(super) events: Events,
     pub(super) policy: Option<Source>,
     last_reload: Option<ReloadStatus>,
     pub(super) interfaces: BTreeMap<String, Enforced>,
+    /// Interfaces of the policy that are not here.
+    pub(super) absent: BTreeMap<String, Waiting>,
     next_id: u64,
     /// A change that awaits confirmation.
     pub(super) pending: Option<Pending>,
@@ -229,6 +243,7 @@ impl State {
             policy: None,
             last_reload: None,
             interfaces: BTreeMap::new(),
+            absent: BTreeMap::new(),
             next_id: 0,
             pending: None,
             rejected: None,
@@ -246,9 +261,15 @@ impl State {
         self.policy.as_ref().map(|policy| policy.file.clone())
     }
 
-    /// How many interfaces are attached to.
-    pub fn attached(&self) -> usize {
-        self.interfaces.len()
+    /// How many interfaces this daemon is in charge of: attached to, or waited for.
+    pub fn in_charge(&self) -> usize {
+        self.interfaces.len() + self.absent.len()
+    }
+
+    /// Whether a text of this digest was dealt with: it is in force and nothing else was tried since, or nobody confirmed it.
+    pub fn dealt_with(&self, sha256: &str) -> bool {
+        let is = |source: &Option<Source>| source.as_ref().is_some_and(|source| source.sha256 == sha256);
+        is(&self.rejected) || is(&self.policy) && self.last_reload.as_ref().is_none_or(|reload| reload.ok)
     }
 
     /// Puts a policy in force on every interface it names, or changes nothing. `confirm`: how long it waits for
@@ -262,12 +283,13 @@ impl State {
         let source = Source { file, sha256, loaded: SystemTime::now() };
         for (key, next) in &wanted {
             let Some(current) = self.interfaces.get(key) else { continue };
-            if let Some(what) = needs_restart(&current.meant.interface, &next.interface) {
+            if let Some(what) = current.needs_restart(&next.interface) {
                 return Err(StateError::NeedsRestart { interface: key.clone(), what });
             }
         }
         for (key, next) in wanted.iter().filter(|(key, _)| !self.interfaces.contains_key(*key)) {
-            if self.interfaces.values().any(|held| held.target() == target(&next.interface)) {
+            let wanted = target(&next.interface);
+            if self.interfaces.values().any(|held| held.target() == wanted || held.attachment.target() == wanted) {
                 return Err(StateError::NeedsRestart { interface: key.clone(), what: "interface.NAME" });
             }
         }
@@ -276,7 +298,11 @@ impl State {
         // New interfaces first: attaching is what fails most, and it is undone by dropping.
         // It is the verifier's work above all, half a second for each.
         let news = wanted.iter().filter(|(key, _)| !self.interfaces.contains_key(*key));
-        let news: Vec<_> = news.map(|(key, next)| (key, self.meant(next))).collect();
+        let news = news.map(|(key, next)| (key, self.meant(next)));
+        let (news, missing): (Vec<_>, Vec<_>) = news.partition(|(_, meant)| self.is_here(meant));
+        let absent: BTreeMap<_, _> =
+            missing.into_iter().map(|(key, meant)| (key.clone(), Waiting::new(meant))).collect();
+        self.some_are_here(wanted.len() - absent.len(), &absent)?;
         let plane = &*self.plane;
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let attached = side_by_side(cores, news, |(key, meant)| {
@@ -345,12 +371,14 @@ impl State {
             history.begin(attachment.epochs().1, &meant.compiled.slots);
             self.enforce(key, meant, attachment, history);
         }
+        change.waiting = absent.keys().cloned().collect();
+        let absent = mem::replace(&mut self.absent, absent);
         let kept = |key: &String| change.attached.contains(key) || change.switched.contains(key);
         let leaving: Vec<String> = self.interfaces.keys().filter(|key| !kept(key)).cloned().collect();
         let policy = self.policy.replace(source);
         let on_exit = mem::replace(&mut self.on_exit, on_exit);
         if confirm.is_some() {
-            self.pending = Some(Pending { before, policy, on_exit, leaving });
+            self.pending = Some(Pending { before, absent, policy, on_exit, leaving });
         } else {
             self.rejected = None;
             change.problems = self.detach_each(&leaving);
@@ -420,7 +448,7 @@ impl State {
         if self.interfaces.contains_key(asked) {
             return Ok(asked.to_owned());
         }
-        let of_device = self.interfaces.values().filter(|held| held.meant.interface.name == asked);
+        let of_device = self.interfaces.values().filter(|held| held.attachment.target().name == asked);
         let mut names: Vec<_> = of_device.map(|held| held.name.clone()).collect();
         match (names.pop(), names.is_empty()) {
             (Some(name), true) => Ok(name),
@@ -433,7 +461,10 @@ impl State {
     }
 
     fn not_attached(&self, interface: String) -> StateError {
-        let known = self.interfaces.values().map(|held| text_of(&held.name, &held.meant.interface)).collect();
+        let held = self.interfaces.values().map(|held| text_of(&held.name, &held.meant.interface));
+        let absent = self.absent.iter();
+        let absent = absent.map(|(key, waiting)| format!("{} (not here)", text_of(key, &waiting.meant.interface)));
+        let known = held.chain(absent).collect();
         StateError::NotAttached { interface, known }
     }
 
@@ -488,7 +519,7 @@ impl State {
     }
 
     /// The policy in force, as it is written down.
-    fn source(&self) -> Source {
+    pub(super) fn source(&self) -> Source {
         let none = || Source { file: "".into(), sha256: String::new(), loaded: SystemTime::UNIX_EPOCH };
         self.policy.clone().unwrap_or_else(none)
     }
@@ -585,8 +616,14 @@ impl State {
     /// Detaches one interface: by its name in the policy, by its device where that is unique, or by device and namespace.
     /// Returns what it was.
     pub fn detach(&mut self, interface: &str, netns: Option<&str>) -> Result<Place, StateError> {
-        let exact =
-            |held: &&Enforced| held.meant.interface.name == interface && held.meant.interface.netns.as_deref() == netns;
+        let exact = |held: &&Enforced| {
+            let target = held.attachment.target();
+            target.name == interface && target.netns.as_deref() == netns
+        };
+        if let Some(waiting) = self.absent.remove(interface) {
+            let Target { name: device, netns } = target(&waiting.meant.interface);
+            return Ok(Place { interface: interface.to_owned(), device, netns });
+        }
         let name = match (self.interfaces.values().find(exact), netns) {
             (Some(held), _) => held.name.clone(),
             (None, None) => self.name(interface)?,
@@ -660,6 +697,7 @@ impl State {
             last_reload: self.last_reload.clone(),
             pending: self.pending_status(),
             problems: self.problems(),
+            absent: self.absent(),
             on_exit: self.ends(),
             interfaces: self.interfaces.values().map(|held| held.status(now)).collect::<Result<_, _>>()?,
         })
@@ -730,9 +768,26 @@ impl Enforced {
         target(&self.meant.interface)
     }
 
-    fn place(&self) -> Place {
-        let Interface { name: device, netns, .. } = &self.meant.interface;
-        Place { interface: self.name.clone(), device: device.clone(), netns: netns.clone() }
+    pub(super) fn place(&self) -> Place {
+        let Target { name: device, netns } = self.attachment.target();
+        Place { interface: self.name.clone(), device, netns }
+    }
+
+    /// What can only be changed by a restart.
+    fn needs_restart(&self, new: &Interface) -> Option<&'static str> {
+        let old = &self.meant.interface;
+        if old.netns != new.netns {
+            Some("netns")
+        } else if old.name != new.name && self.attachment.target().name != new.name {
+            Some("device")
+        } else if old.xdp != new.xdp {
+            Some("xdp")
+        } else if old.tracking.entries != new.tracking.entries {
+            // The table is as large as it was made, and what stands in it is not moved to another.
+            Some("[tracking] entries")
+        } else {
+            None
+        }
     }
 
     fn groups(&self) -> Option<Vec<String>> {
@@ -740,7 +795,7 @@ impl Enforced {
         Some(groups.iter().map(|group| group.name.clone()).collect())
     }
 
-    fn detach(self) -> Result<(), StateError> {
+    pub(super) fn detach(self) -> Result<(), StateError> {
         let Self { name, meant: Meant { interface, .. }, attachment, .. } = self;
         attachment.detach().map_err(|source| StateError::Kernel { interface: text_of(&name, &interface), source })
     }
@@ -858,22 +913,6 @@ impl Enforced {
         let all: u64 = counters.reasons.values().map(|counter| counter.packets).sum();
         let denied = by_slot + by_reason + self.meant.denied_before;
         Totals { allowed: all.saturating_sub(denied), denied }
-    }
-}
-
-/// What can only be changed by a restart.
-fn needs_restart(old: &Interface, new: &Interface) -> Option<&'static str> {
-    if old.netns != new.netns {
-        Some("netns")
-    } else if old.name != new.name {
-        Some("device")
-    } else if old.xdp != new.xdp {
-        Some("xdp")
-    } else if old.tracking.entries != new.tracking.entries {
-        // The table is as large as it was made, and what stands in it is not moved to another.
-        Some("[tracking] entries")
-    } else {
-        None
     }
 }
 
