@@ -11,6 +11,7 @@ pub mod host;
 pub mod lines;
 pub mod memory;
 pub mod oracle;
+pub mod place;
 pub mod policies;
 pub mod sequence;
 pub mod translate;
