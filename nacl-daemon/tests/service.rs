@@ -3,6 +3,8 @@
 
 mod service {
     pub mod api;
+    pub mod follow;
+    pub mod links;
 }
 
 use std::{
@@ -69,6 +71,10 @@ struct Device {
     queue: VecDeque<Event>,
     bell: Option<io::PipeWriter>,
     target: Option<Target>,
+    /// The interface is no longer there.
+    gone: bool,
+    /// What it is called, where that changed.
+    renamed: Option<String>,
     /// What was noted with each epoch, with what slots meant in it and its flags.
     notes: BTreeMap<u32, (Value, Arc<SlotTable>, u64)>,
     /// Number of the last change.
@@ -107,6 +113,10 @@ impl Device {
 struct Inner {
     attached: BTreeMap<String, Device>,
     refuse_attach: BTreeSet<String>,
+    /// How often it was to be attached.
+    tries: u32,
+    /// Interfaces that are not here; all others are.
+    hidden: BTreeSet<String>,
     refuse_install: BTreeSet<String>,
     lacking: Vec<String>,
     /// Devices whose daemon is gone and that go on enforcing.
@@ -149,6 +159,28 @@ impl Fake {
     /// Flags by which packets are judged now; nothing where none are.
     fn judges(&self, name: &str) -> Option<u64> {
         self.lock().attached.get(name)?.in_force_flags()
+    }
+
+    /// The interface goes away.
+    fn vanish(&self, name: &str) {
+        let mut inner = self.lock();
+        inner.hidden.insert(name.to_owned());
+        if let Some(device) = inner.attached.get_mut(name) {
+            device.gone = true;
+        }
+    }
+
+    /// One of this name is here.
+    fn appear(&self, name: &str) {
+        self.lock().hidden.remove(name);
+    }
+
+    /// The interface has another name.
+    fn rename(&self, name: &str, new: &str) {
+        let mut inner = self.lock();
+        inner.hidden.insert(name.to_owned());
+        inner.hidden.remove(new);
+        inner.attached.get_mut(name).unwrap().renamed = Some(new.to_owned());
     }
 
     fn take_over(&self, name: &str) -> Box<dyn Attached> {
@@ -200,6 +232,7 @@ impl Plane for Fake {
         terms: Terms,
     ) -> Result<Box<dyn Attached>, PlaneError> {
         let mut inner = self.lock();
+        inner.tries += 1;
         if inner.refuse_attach.contains(&target.name) {
             return Err("there is no such interface".into());
         }
@@ -209,6 +242,10 @@ impl Plane for Fake {
         let there = inner.attached.insert(key(target), device).is_some();
         assert_eq!(there, inner.left.remove(&key(target)), "attached twice");
         Ok(Box::new(FakeAttachment { fake: self.clone(), name: key(target), ready, stays: false }))
+    }
+
+    fn find(&self, target: &Target) -> Result<Option<u32>, PlaneError> {
+        Ok((!self.lock().hidden.contains(&key(target))).then_some(7))
     }
 
     fn open(&mut self) -> Result<(), PlaneError> {
@@ -332,6 +369,15 @@ impl Attached for FakeAttachment {
         true
     }
 
+    fn look(&mut self) -> bool {
+        let mut inner = self.fake.lock();
+        let device = inner.attached.get_mut(&self.name).unwrap();
+        if let (Some(target), Some(name)) = (&mut device.target, device.renamed.take()) {
+            target.name = name;
+        }
+        !device.gone
+    }
+
     fn target(&self) -> Target {
         self.fake.lock().attached[&self.name].target.clone().unwrap()
     }
@@ -408,6 +454,8 @@ impl Daemon {
             force: false,
             trace: false,
             watch: false,
+            follow: false,
+            wait: false,
         }
     }
 
@@ -1128,7 +1176,7 @@ fn interfaces_are_named_without_doubt() {
     assert_eq!(state.detach("eth0", Some("b")).unwrap().interface, "blue");
     assert_eq!(state.detach("eth0", None).unwrap().interface, "green", "the only one left");
     assert_eq!(state.detach("red", None).unwrap().netns.as_deref(), Some("g"));
-    assert_eq!(state.attached(), 0);
+    assert_eq!(state.in_charge(), 0);
 }
 
 /// The policy that lets everything pass that `WEB` denies.

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
@@ -17,6 +17,8 @@ use crate::{observe::PendingStatus, resolve::OnExit};
 pub(super) struct Pending {
     /// By interface; those that it attached had nothing.
     pub(super) before: BTreeMap<String, Meant>,
+    /// When it is undone, where no program is left that would do it.
+    pub(super) until: Instant,
     /// What was waited for.
     pub(super) absent: BTreeMap<String, Waiting>,
     pub(super) policy: Option<Source>,
@@ -33,9 +35,9 @@ impl State {
 
     /// How long a change still awaits confirmation; zero: its time is over.
     pub fn pending(&self) -> Option<Duration> {
-        self.pending.as_ref()?;
+        let until = self.pending.as_ref()?.until;
         let all = self.interfaces.values().filter_map(|held| held.attachment.pending());
-        Some(all.min().unwrap_or_default())
+        Some(all.min().unwrap_or_else(|| until.saturating_duration_since(Instant::now())))
     }
 
     /// Makes a change stay that awaits confirmation. Returns what went wrong afterwards: programs that could not be taken off.
@@ -67,7 +69,7 @@ impl State {
     }
 
     fn undo(&mut self) -> Vec<String> {
-        let Some(Pending { mut before, absent, policy, on_exit, leaving }) = self.pending.take() else {
+        let Some(Pending { mut before, absent, policy, on_exit, leaving, .. }) = self.pending.take() else {
             return Vec::new();
         };
         let gone = std::mem::replace(&mut self.absent, absent);

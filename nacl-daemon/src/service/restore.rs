@@ -1,7 +1,7 @@
 //! Taking over from a daemon that is gone: what it has left is made the state it had. Nothing is changed in the kernel; what
 //! follows is an ordinary reload.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     confirm::Pending,
@@ -50,10 +50,11 @@ impl State {
         }
         let undone = (last != now).then(|| self.known(&*attachment, last)).flatten();
         self.rejected = undone.map(|(memo, ..)| memo.policy).or(memo.rejected).or_else(|| self.rejected.take());
-        if attachment.pending().is_some() {
+        if let Some(left) = attachment.pending() {
             let before = before.and_then(|epoch| self.known(&*attachment, epoch));
             let pending = self.pending.get_or_insert_with(|| Pending {
                 before: BTreeMap::new(),
+                until: Instant::now() + left,
                 absent: BTreeMap::new(),
                 policy: None,
                 on_exit: OnExit::default(),

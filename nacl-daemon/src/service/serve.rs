@@ -155,6 +155,7 @@ impl RunError {
         match self {
             Self::Load(error) => error.hint(),
             Self::Socket(error) => error.hint(),
+            Self::State(error) => error.hint(),
             Self::Detach(_) => Some("`nacld detach --all` tries again without the daemon".to_owned()),
             _ => None,
         }

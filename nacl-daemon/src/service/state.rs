@@ -8,7 +8,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nacl_common::{
@@ -377,8 +377,8 @@ impl State {
         let leaving: Vec<String> = self.interfaces.keys().filter(|key| !kept(key)).cloned().collect();
         let policy = self.policy.replace(source);
         let on_exit = mem::replace(&mut self.on_exit, on_exit);
-        if confirm.is_some() {
-            self.pending = Some(Pending { before, absent, policy, on_exit, leaving });
+        if let Some(confirm) = confirm {
+            self.pending = Some(Pending { before, until: Instant::now() + confirm, absent, policy, on_exit, leaving });
         } else {
             self.rejected = None;
             change.problems = self.detach_each(&leaving);

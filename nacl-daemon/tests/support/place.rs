@@ -18,6 +18,7 @@ use nacl_daemon::{
     },
 };
 use nix::{
+    mount::{MntFlags, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -55,9 +56,15 @@ impl Place {
         self.directory.path().join("run").join("nacld.sock")
     }
 
+    /// Where it pins. A directory of its own, which must go with what is mounted there.
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nacld"));
         command.args(arguments).env("NACLD_SOCKET", self.socket()).current_dir(self.directory.path());
+        command.env("NACLD_STATE", self.state());
         command.stdin(Stdio::null());
         command
     }
@@ -107,6 +114,12 @@ impl Place {
         assert_eq!(rules["schema"], 1);
         let rows = rules["interfaces"][0]["lists"][direction]["rules"].as_array().unwrap();
         rows.iter().find(|row| row["rule"] == *rule).unwrap()["hits"]["packets"].as_u64().unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = umount2(&self.state().join("bpf"), MntFlags::MNT_DETACH);
     }
 }
 
@@ -237,7 +250,7 @@ impl Api {
     }
 
     pub fn reload(&self) -> Result<Reloaded, ClientError> {
-        self.runtime.block_on(self.client.reload(false))
+        self.runtime.block_on(self.client.reload(false, None))
     }
 
     /// The epoch in force on each interface.
