@@ -242,10 +242,11 @@ fn all_or_nothing() {
     let cable = Cable::new();
     cable.acquaint();
     // "zz" comes last, so the first interface is attached before the second fails.
-    let missing = format!("[interface.zz]\nnetns = \"{}\"\nnacl = \"lab\"\n", cable.here);
-    let place = Place::new(&policy(&(near(&cable) + &missing)));
+    ip(&["-n", &cable.here, "link", "add", "zz", "type", "bridge"]);
+    let other = format!("[interface.zz]\nnetns = \"{}\"\nnacl = \"lab\"\nxdp = \"native\"\n", cable.here);
+    let place = Place::new(&policy(&(near(&cable) + &other)));
     let error = place.refused(&[]);
-    assert!(error.contains("cannot attach to zz") && error.contains("there is no interface \"zz\""), "{error}");
+    assert!(error.contains("cannot attach to zz") && error.contains("no native XDP"), "{error}");
     clean(&cable);
 }
 
@@ -406,9 +407,9 @@ fn bad_input_gets_one_clear_error_and_changes_nothing() {
     for (written, expected) in [
         ("version = 1\n[nacl.lab\n".to_owned(), "policy.toml:2"),
         (good.replace("\"deny\"", "\"reject\""), "policy.toml:4"),
-        (good.replace("interface.near", "interface.absent"), "there is no interface \"absent\""),
+        (good.replace("interface.near", "interface.absent"), "is here: absent (netns"),
         (good.replace("interface.near", "interface.lo"), "\"lo\" is not Ethernet but the loopback interface"),
-        (good.replace(netns.as_str(), "nacld-no-such"), "there is no network namespace \"nacld-no-such\""),
+        (good.replace(netns.as_str(), "nacld-no-such"), "is here: near (netns nacld-no-such)"),
         ("version = 1\n".to_owned(), "names no interface"),
     ] {
         let place = Place::new(&written);
