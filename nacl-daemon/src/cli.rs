@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
 use nacl_common::Direction;
 use nacl_daemon::{
     clients::Client,
+    logs::Format,
     observe::{
         Filter,
         flows::{IpProtocol, StateName, Within},
@@ -30,7 +31,8 @@ Exit codes:
     7  lab: an expectation did not hold
   130  interrupted by Ctrl-C
 
-Environment: NACLD_SOCKET (see --socket), NACLD_STATE (see --state), NO_COLOR, NACLD_LOG (a filter such as nacl_daemon=debug).";
+Environment: NACLD_SOCKET (see --socket), NACLD_STATE (see --state), NO_COLOR, NACLD_LOG (a filter such as nacl_daemon=debug), \
+NACLD_LOG_FORMAT (see run --log-format).";
 
 /// AWS network ACLs, enforced on real packets.
 #[derive(Debug, Parser)]
@@ -307,8 +309,39 @@ pub struct Run {
     /// Group whose members may open the socket and look; changing is for root (default: root's).
     #[arg(long, env = "NACLD_SOCKET_GROUP", value_name = "NAME", hide_env_values = true)]
     pub socket_group: Option<String>,
+    /// Log in this form, and log what is otherwise printed for a person (default: the journal's fields where standard
+    /// error is the journal, else text).
+    #[arg(long, env = "NACLD_LOG_FORMAT", value_enum, value_name = "FORMAT", hide_env_values = true)]
+    pub log_format: Option<LogFormat>,
     #[command(flatten)]
     pub socket: Socket,
+}
+
+impl Run {
+    /// The form of log that was asked for.
+    pub fn log_format(&self) -> Option<Format> {
+        self.log_format.map(Format::from)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines on standard error.
+    Text,
+    /// One JSON object a line, on standard error.
+    Json,
+    /// The journal's own fields, NACLD_INTERFACE=eth0.
+    Journal,
+}
+
+impl From<LogFormat> for Format {
+    fn from(format: LogFormat) -> Self {
+        match format {
+            LogFormat::Text => Self::Text,
+            LogFormat::Json => Self::Json,
+            LogFormat::Journal => Self::Journal,
+        }
+    }
 }
 
 /// Where what is enforced outlives the daemon.

@@ -9,6 +9,7 @@ pub mod dataplane;
 pub mod engine;
 pub mod frame;
 pub mod lab;
+pub mod logs;
 pub mod netns;
 pub mod observe;
 pub mod policy;

@@ -6,7 +6,12 @@ mod cmd;
 
 use std::{io, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::Parser;
+use nacl_daemon::{
+    logs::{self, Repeats, Setup},
+    service::state::chain,
+};
 use tracing_subscriber::EnvFilter;
 
 /// How a verb ended. `nacld --help` documents the numbers.
@@ -46,34 +51,52 @@ fn main() -> ExitCode {
         cli::Color::Never => anstream::ColorChoice::Never,
     }
     .write_global();
-    log_to_stderr(&cli);
+    // Told to the end of what was held back.
+    let _repeats = match start_log(&cli).context("the log cannot be started: is there a journal?") {
+        Ok(repeats) => repeats,
+        Err(error) => {
+            print_error(&error);
+            return Exit::Failed.into();
+        }
+    };
     match cmd::run(&cli) {
         Ok(exit) => exit.into(),
         // The reader of our output went away (`nacld rules | head`): nobody is left to tell.
         Err(error) if is_broken_pipe(&error) => Exit::Done.into(),
         Err(error) => {
-            print_error(&error);
+            if matches!(&cli.verb, cli::Verb::Run(run) if logs::notices_are_logged(run.log_format())) {
+                log_error(&error);
+            } else {
+                print_error(&error);
+            }
             Exit::Failed.into()
         }
     }
 }
 
-fn log_to_stderr(cli: &cli::Cli) {
+/// As [`print_error`], for a daemon that nobody sits in front of.
+fn log_error(error: &anyhow::Error) {
+    let hint = error.chain().find_map(cmd::hint);
+    tracing::error!(target: logs::TARGET, reason = chain(error.as_ref()), hint, "nacld failed");
+}
+
+/// Levels by -q, -v and NACLD_LOG; what a daemon tells of itself counts as info.
+fn start_log(cli: &cli::Cli) -> io::Result<Repeats> {
     let level = match (cli.global.quiet, cli.global.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
+        (false, 0) => "warn,nacld=info",
         (false, 1) => "nacld=debug,nacl_daemon=debug,warn",
         (false, _) => "trace",
     };
+    let run = if let cli::Verb::Run(run) = &cli.verb { Some(run) } else { None };
     // The kernel programs log under their own name, and only where `run --trace` asked them to.
-    let trace = if matches!(&cli.verb, cli::Verb::Run(run) if run.trace) { ",nacl_ebpf=trace" } else { "" };
-    let filter = EnvFilter::try_from_env("NACLD_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level}{trace}")));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never)
-        .with_target(cli.global.verbose > 0)
-        .init();
+    let trace = if run.is_some_and(|run| run.trace) { ",nacl_ebpf=trace" } else { "" };
+    logs::start(Setup {
+        format: logs::format(run.and_then(cli::Run::log_format)),
+        filter: EnvFilter::try_from_env("NACLD_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level}{trace}"))),
+        colour: anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never,
+        target: cli.global.verbose > 0,
+    })
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -33,6 +33,7 @@ use nacl_daemon::{
     service::{
         api::SetMode,
         client::{Client, ClientError},
+        notify,
         plane::{Attached, Left, Plane, PlaneError, Which},
         prepare,
         serve::{self, Config, Ended, Notice, RunError},
@@ -561,6 +562,41 @@ async fn answers_with_a_schema_number_and_errors_in_json() {
         assert_eq!((code, &problem["schema"]), (expected, &1.into()), "{uri}");
         assert!(!problem["error"].as_str().unwrap().is_empty(), "{uri}");
     }
+    daemon.client.stop().await.unwrap();
+    assert_eq!(daemon.ended().await, Ended::Asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watchdog_is_told_only_while_the_daemon_answers() {
+    let daemon = Daemon::start(WEB).await;
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let period = Duration::from_millis(100);
+    let watchdog =
+        tokio::spawn(notify::watchdog(Client::new(&daemon.socket()), period, move || told.send(()).unwrap()));
+    for _ in 0..3 {
+        hears.recv().await.unwrap();
+    }
+    // A kernel that does not answer: the state is locked by whoever waits for it.
+    let stuck = daemon.fake.clone();
+    let (hold, let_go) = std::sync::mpsc::channel::<()>();
+    let (holds, is_held) = tokio::sync::oneshot::channel();
+    let holder = tokio::task::spawn_blocking(move || {
+        let _lock = stuck.lock();
+        holds.send(()).unwrap();
+        let_go.recv().unwrap();
+    });
+    is_held.await.unwrap();
+    while hears.try_recv().is_ok() {}
+    // What was answered before the kernel hung may still be on its way: one, not more.
+    let mut late = 0;
+    while tokio::time::timeout(20 * period, hears.recv()).await.is_ok() {
+        late += 1;
+    }
+    assert!(late <= 1, "told {late} times that a daemon lives which hangs");
+    hold.send(()).unwrap();
+    holder.await.unwrap();
+    hears.recv().await.expect("it answers again");
+    watchdog.abort();
     daemon.client.stop().await.unwrap();
     assert_eq!(daemon.ended().await, Ended::Asked);
 }

@@ -55,6 +55,12 @@ pub fn with_kernel<'a>(command: &'a mut Command, ready: &Ready) -> &'a mut Comma
         .env("NACLD_EBPF_LLVM", &ready.llvm)
 }
 
+/// Builds nacld, and says where it is.
+pub fn nacld(command: &mut Command) -> Result<PathBuf> {
+    let built = executables(command, &["bin"])?;
+    built.into_iter().find_map(|(name, file)| (name == "nacld").then_some(file)).context("no nacld was built")
+}
+
 /// Builds as this user what is to be run as root, and says where it is: cargo itself never runs as root. `kinds`: kinds of
 /// targets, as cargo calls them.
 pub fn executables(command: &mut Command, kinds: &[&str]) -> Result<Vec<(String, PathBuf)>> {

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod lint;
 mod setup;
 mod shell;
@@ -32,6 +33,8 @@ enum Command {
     Lint,
     /// Set up, build, and measure what a packet costs; writes docs/performance.md
     Bench(bench::Args),
+    /// Set up, build, and pack: a Debian package and a tarball, in target/dist
+    Dist(dist::Args),
     /// Set up, build, and run the quiz: real packets, a real network ACL
     Demo(demo::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Lint => lint::run(),
         Command::Bench(args) => bench::run(&args),
+        Command::Dist(args) => dist::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match done {

@@ -200,7 +200,7 @@ fn debian() -> Result<Toolchain> {
 }
 
 /// Installs Debian packages, never removing one to make room: rustc-web conflicts with Debian's own rustup package.
-fn apt(packages: &[&str]) -> Result<()> {
+pub fn apt(packages: &[&str]) -> Result<()> {
     // One question for the password, not two: update and install run in one go.
     let script = format!(
         "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-remove \

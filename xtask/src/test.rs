@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::{
     bench,
     build::{self, KERNEL_TESTS, PACKAGE, with_kernel},
+    dist::trial,
     setup::{self, Ready},
     shell::{as_root, cargo, output, root, say},
     watch::Log,
@@ -34,6 +35,8 @@ pub struct Args {
 
 /// The benchmark's short form, beside the test files.
 const SMOKE: &str = "bench_smoke";
+/// The package, installed, run and removed in a clean Debian.
+const PACKAGE_TRIAL: &str = "package_trial";
 const WHY: &str = "kernel and wire level (network namespaces of their own, programs loaded into the kernel)";
 
 /// The test files of nacl-daemon.
@@ -57,9 +60,9 @@ pub fn run(args: &Args) -> Result<()> {
     say(&format!("host level: unit tests, {}, documentation", targets.host.join(", ")));
     let privileged = targets.privileged.join(", ");
     if args.host {
-        say(&format!("not asked for: {privileged}, {SMOKE}"));
+        say(&format!("not asked for: {privileged}, {SMOKE}, {PACKAGE_TRIAL}"));
     } else {
-        say(&format!("kernel and wire level, as root: {privileged}, {SMOKE}"));
+        say(&format!("kernel and wire level, as root: {privileged}, {SMOKE}, {PACKAGE_TRIAL}"));
     }
     say(&format!("what they printed, with how often each edge was met: {}", log.path()));
     if !failed.is_empty() {
@@ -138,7 +141,21 @@ fn privileged(args: &Args, ready: &Ready, targets: &Targets, log: &mut Log, fail
             failed.push(name);
         }
     }
+    if args.filter.as_ref().is_none_or(|filter| PACKAGE_TRIAL.contains(filter.as_str())) {
+        say(&format!("kernel and wire level: {PACKAGE_TRIAL}"));
+        if let Err(error) = program(ready).and_then(|program| trial::short(&program)) {
+            say(&format!("{error:#}"));
+            failed.push(PACKAGE_TRIAL.into());
+        }
+    }
     Ok(())
+}
+
+/// The program that the tests run.
+fn program(ready: &Ready) -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--package", PACKAGE, "--bin", "nacld", "--features", KERNEL_TESTS]);
+    build::nacld(with_kernel(&mut command, ready))
 }
 
 /// Builds the privileged tests and the benchmark.

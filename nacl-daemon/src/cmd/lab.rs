@@ -21,7 +21,7 @@ pub fn run(args: &cli::Lab) -> anyhow::Result<Exit> {
     // What a crash left goes first, whatever is asked for; who may not remove it has not made it either.
     if nix::unistd::geteuid().is_root() {
         for left in hold::sweep() {
-            tracing::warn!("removed {left}, which a crash had left");
+            tracing::warn!(what = %left, "removed what a crash had left");
         }
     }
     let result = verb(&args.verb);

@@ -1,10 +1,11 @@
 //! `nacld run`.
 
 use nacl_daemon::{
+    logs,
     report::status,
     service::{
         plane::Kernel,
-        serve::{self, Config, Ended, Notice, Undone},
+        serve::{self, Config, Ended, Notice, Tell, Undone},
         state::chain,
     },
 };
@@ -25,6 +26,8 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
         follow: args.follow,
         wait: args.wait,
     };
+    let logged = logs::notices_are_logged(args.log_format());
+    let tell: Tell = if logged { Box::new(|notice| logs::notice(&notice)) } else { Box::new(tell) };
     // Ctrl-C is the ordinary way to end a daemon in a terminal, so it is no failure.
     let kernel = Kernel {
         // What detaches by itself must not outlive whoever would do it.
@@ -32,7 +35,7 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
         owner: std::path::absolute(&args.socket.socket)?.display().to_string(),
         store: None,
     };
-    let ended = super::runtime()?.block_on(serve::run(config, Box::new(kernel), Box::new(tell)))?;
+    let ended = super::runtime()?.block_on(serve::run(config, Box::new(kernel), tell))?;
     Ok(if ended == Ended::NotConfirmed { Exit::Failed } else { Exit::Done })
 }
 
@@ -40,30 +43,25 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
 fn tell(notice: Notice) {
     let told = match notice {
         Notice::Diagnostics(diagnostics) => super::tell(&diagnostics.coloured),
-        Notice::Ready { status, socket, lifetime } => super::print(status::ready(status, socket, lifetime)),
+        Notice::Ready { status, socket, lifetime, .. } => super::print(status::ready(status, socket, lifetime)),
         Notice::Restored(interfaces) => super::print(status::restored(interfaces)),
-        Notice::Reloaded(change, pending) => super::print(status::changed(change, pending)),
-        Notice::Confirmed => super::print("confirmed: the policy stays in force\n"),
-        Notice::Undone(Undone::TimeOver) => super::print("not confirmed in time: what was before is in force again\n"),
-        Notice::Undone(Undone::Asked) => super::print("rolled back: what was before is in force again\n"),
+        Notice::Reloaded { change, pending, .. } => super::print(status::changed(change, pending)),
+        Notice::Confirmed { .. } => super::print("confirmed: the policy stays in force\n"),
+        Notice::Undone { why: Undone::TimeOver, .. } => {
+            super::print("not confirmed in time: what was before is in force again\n")
+        }
+        Notice::Undone { why: Undone::Asked, .. } => super::print("rolled back: what was before is in force again\n"),
         Notice::Set(modes) => super::print(status::set(modes)),
-        Notice::NotReloaded(error) => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
-        Notice::Interface(happened) => super::print(status::happened(happened)),
+        Notice::NotReloaded { error, .. } => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
+        Notice::Interface { happened, .. } => super::print(status::happened(happened)),
         Notice::Record(record) => super::print(status::record(record)),
         Notice::Missed(count) => super::tell(format!("{count} packets were not shown: too many at once\n")),
-        Notice::Ended { why, interfaces, stay } => {
-            let why = match why {
-                Ended::Interrupted => "interrupted",
-                Ended::Terminated => "terminated",
-                Ended::TimeOver => "time is over",
-                Ended::Asked => "asked to end",
-                Ended::NotConfirmed => "not confirmed",
-            };
-            super::print(status::ended(why, interfaces, stay))
-        }
+        Notice::Ended { why, interfaces, stay } => super::print(status::ended(why.name(), interfaces, stay)),
+        // For logs and service managers.
+        Notice::Applying { .. } | Notice::Reloading | Notice::Ending => Ok(()),
     };
     if let Err(error) = told {
         // A daemon goes on enforcing when nobody reads what it prints.
-        tracing::debug!("cannot print: {error}");
+        tracing::debug!(reason = %error, "cannot print");
     }
 }

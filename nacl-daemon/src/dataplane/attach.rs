@@ -154,7 +154,7 @@ pub fn attach(
         Err(error) => {
             // Half a policy is none.
             if let Err(error) = ingress_hold.release(device.ifindex, Hook::Ingress) {
-                tracing::warn!("{}: the ingress program stays: {error}", device.name);
+                tracing::warn!(device = device.name, reason = %error, "the ingress program stays");
             }
             return Err(error);
         }
@@ -162,7 +162,7 @@ pub fn attach(
     // On hooks that are no longer used.
     for (_, link) in links {
         if let Err(error) = link.detach() {
-            tracing::warn!("{}: an older program stays: {error}", device.name);
+            tracing::warn!(device = device.name, reason = %error, "an older program stays");
         }
     }
     let hooks = Hooks { ifindex: device.ifindex, ingress, fallback, egress, ingress_program, egress_program };

@@ -392,7 +392,7 @@ impl Maps {
     pub fn undo(&mut self) -> bool {
         let Some(Fallback { control, before }) = self.fallback.take() else { return true };
         self.word(Control::DEADLINE).store(0, Ordering::Release);
-        tracing::debug!("went back to epoch {}", control.epoch());
+        tracing::debug!(epoch = control.epoch(), "went back");
         let Some((meaning, at)) = before else { return false };
         // Its rules kept their slots: those of the other policy were free.
         self.account.begin(&meaning);

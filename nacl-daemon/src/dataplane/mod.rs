@@ -263,7 +263,7 @@ pub fn attach_with(
             if made_qdisc {
                 let removed = netns::within_open(namespace.as_ref(), || netlink::remove_empty_clsact(device.ifindex));
                 if let Err(error) | Ok(Err(error)) = removed {
-                    tracing::warn!("{}: the clsact qdisc stays: {error}", device.name);
+                    tracing::warn!(device = device.name, reason = %error, "the clsact qdisc stays");
                 }
             }
             return Err(error);
@@ -305,11 +305,11 @@ pub fn restore(store: &Store) -> Vec<Left> {
         match home.read().map(|bytes| serde_json::from_slice::<Record>(&bytes)) {
             Some(Ok(record)) => match adopt(home, record) {
                 Ok(Ok(left)) => all.push(left),
-                Ok(Err(why)) => tracing::info!("{name}: what is pinned is not taken over: {why}"),
-                Err(error) => tracing::warn!("{name}: what is pinned cannot be taken over: {error}"),
+                Ok(Err(why)) => tracing::info!(pins = name, reason = %why, "what is pinned is not taken over"),
+                Err(error) => tracing::warn!(pins = name, reason = %error, "what is pinned cannot be taken over"),
             },
-            Some(Err(error)) => tracing::warn!("{name}: the record cannot be read: {error}"),
-            None => tracing::info!("{name}: what is pinned is not taken over: it has no record"),
+            Some(Err(error)) => tracing::warn!(pins = name, reason = %error, "the record cannot be read"),
+            None => tracing::info!(pins = name, reason = "it has no record", "what is pinned is not taken over"),
         }
     }
     all
@@ -319,7 +319,7 @@ pub fn restore(store: &Store) -> Vec<Left> {
 pub fn sweep(store: &Store) -> Vec<DataplaneError> {
     let mut failed = Vec::new();
     for home in store.abandoned().into_iter().filter(|home| home.owner() == store.owner()) {
-        tracing::info!("{}: nothing is to be enforced there any more", home.name());
+        tracing::info!(pins = home.name(), "nothing is to be enforced there any more");
         let record = home.read().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
         let cleared = match record {
             Some(record) => clear_away(home, &record),
@@ -649,7 +649,9 @@ fn write_down(
 impl Drop for Attachment {
     fn drop(&mut self) {
         if let Err(error) = self.take_off() {
-            tracing::warn!("{error}");
+            let (interface, netns) = (&self.target.name, self.target.netns.as_deref());
+            let error: &(dyn std::error::Error + 'static) = &error;
+            tracing::warn!(interface, netns, error, "not everything was taken off");
         }
     }
 }

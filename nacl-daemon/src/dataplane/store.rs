@@ -106,7 +106,8 @@ impl Store {
         &self.owner
     }
 
-    /// Whether what is pinned ends with this process' mount namespace, as in the one that `ip netns exec` makes.
+    /// Whether what is pinned ends with this process' mount namespace, as in the one that `ip netns exec` makes. A bpffs that was
+    /// there already, as in systemd's sandboxes, came from outside and stays there.
     pub const fn is_fleeting(&self) -> bool {
         self.fleeting
     }

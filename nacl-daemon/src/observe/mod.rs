@@ -16,6 +16,6 @@ pub use hits::{
     WayHits, interface_rules, minus,
 };
 pub use status::{
-    Absent, Change, Happened, Hooks, InterfaceModes, InterfaceStatus, Memory, ModeChange, Modes, PendingStatus, Place,
-    PolicyStatus, ReloadStatus, Setting, Status, Totals,
+    Absent, Brief, BriefInterface, Change, Happened, Hooks, InterfaceModes, InterfaceStatus, Memory, ModeChange, Modes,
+    PendingStatus, Place, PolicyStatus, ReloadStatus, Setting, Status, Totals,
 };

@@ -208,6 +208,30 @@ pub struct Absent {
     pub why: Option<String>,
 }
 
+/// What is in force and where, in brief: for whoever is told of every switch, and must not pay for a whole [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Brief {
+    /// The file of the policy.
+    pub file: PathBuf,
+    /// SHA-256 of its text.
+    pub sha256: String,
+    /// Where it is enforced.
+    pub interfaces: Vec<BriefInterface>,
+    /// What is waited for.
+    pub absent: Vec<Place>,
+}
+
+/// One interface of a [`Brief`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BriefInterface {
+    /// By all its names.
+    pub place: Place,
+    /// Number of the policy in force, counted up by every switch.
+    pub epoch: u32,
+    /// False: judged and counted, and nothing is dropped.
+    pub enforce: bool,
+}
+
 /// A change that is undone unless it is confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingStatus {

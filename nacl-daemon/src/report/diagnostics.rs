@@ -82,6 +82,11 @@ impl<'a> Part<'a> {
     }
 }
 
+/// The line of a text that a diagnostic begins on, from 1.
+pub fn line(text: &str, diagnostic: &Diagnostic) -> usize {
+    Part::around(text, once(&diagnostic.span)).line
+}
+
 /// "2 errors, 1 warning, 3 notes"; empty where there is nothing.
 pub fn tally(diagnostics: &[Diagnostic]) -> String {
     let count = |severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();

@@ -7,7 +7,8 @@ use anstyle::{AnsiColor, Color, Style};
 use super::{conntrack, console, named, rule::protocol_name};
 use crate::{
     observe::{
-        Change, Happened, InterfaceModes, InterfaceStatus, Memory, Modes, Place, PolicyStatus, Record, Setting, Status,
+        Brief, BriefInterface, Change, Happened, InterfaceModes, InterfaceStatus, Memory, Modes, Place, PolicyStatus,
+        Record, Setting, Status,
     },
     resolve::{Layers, Mode, OnExit, Side},
 };
@@ -378,6 +379,26 @@ pub fn changed(change: &Change, pending: Option<Duration>) -> String {
     out.push_str(&trouble(&change.problems));
     if let Some(left) = pending {
         out.push_str(&awaits(left));
+    }
+    out
+}
+
+/// What is in force, on one line without colour: for a service manager.
+pub fn brief(now: &Brief) -> String {
+    let Brief { file, sha256, interfaces, absent } = now;
+    let mut out = format!("{} (sha256 {}) on ", file.display(), sha256.get(..12).unwrap_or_default());
+    for (at, BriefInterface { place: Place { interface, device, netns }, enforce, .. }) in interfaces.iter().enumerate()
+    {
+        out.push_str(if at == 0 { "" } else { ", " });
+        out.push_str(&named(interface, device, netns.as_deref()));
+        out.push_str(if *enforce { "" } else { " (MONITOR ONLY)" });
+    }
+    if interfaces.is_empty() {
+        out.push_str("no interface");
+    }
+    for (at, Place { interface, device, netns }) in absent.iter().enumerate() {
+        out.push_str(if at == 0 { "; not here, and waited for: " } else { ", " });
+        out.push_str(&named(interface, device, netns.as_deref()));
     }
     out
 }

@@ -44,7 +44,7 @@ pub async fn follow(service: Arc<Service>, file: PathBuf) {
         let Ok(opened) = spawn_blocking(move || Watch::open(&path)).await else { return };
         let opened = opened.inspect_err(|error| {
             if !told {
-                tracing::warn!("{}: changes are not told of, so it is looked at: {error}", follower.file.display());
+                tracing::warn!(policy = %follower.file.display(), reason = %error, "changes are not told of, so it is looked at");
             }
             told = true;
         });
@@ -131,7 +131,9 @@ impl Watch {
                 match watcher.watch(directory, RecursiveMode::NonRecursive) {
                     Ok(()) => {}
                     // What may be passed and not read tells of nothing; what is gone is on the way no more.
-                    Err(error) if is_absent_or_closed(&error) => tracing::debug!("{}: {error}", directory.display()),
+                    Err(error) if is_absent_or_closed(&error) => {
+                        tracing::debug!(directory = %directory.display(), reason = %error, "not watched")
+                    }
                     Err(error) => return Err(error),
                 }
             }

@@ -270,7 +270,7 @@ fn ssh_connections() -> BTreeSet<Connection> {
     for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         match TcpNetEntries::from_file(Path::new(file), current_system_info()) {
             Ok(entries) => table.extend(entries.0),
-            Err(error) => tracing::debug!("{file}: {error}"),
+            Err(error) => tracing::debug!(file, reason = %error, "cannot read the table of sockets"),
         }
     }
     ssh_in(&table, &ssh_inodes(), env::var("SSH_CONNECTION").ok().as_deref())

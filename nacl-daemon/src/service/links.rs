@@ -36,7 +36,7 @@ pub async fn watch(service: Arc<Service>) {
                 match opened {
                     Ok(monitor) => drop(monitors.insert(name, monitor)),
                     // It may come; or may not be entered, which attaching says.
-                    Err(error) => tracing::debug!("links of namespace {name:?} are not watched: {error}"),
+                    Err(error) => tracing::debug!(netns = name, reason = %error, "its links are not watched"),
                 }
             }
         }

@@ -79,7 +79,7 @@ pub async fn serve(
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
-                tracing::warn!("a connection has to wait: {error}");
+                tracing::warn!(reason = %error, "a connection has to wait");
                 sleep(PAUSE).await;
                 continue;
             }
@@ -95,7 +95,7 @@ pub async fn serve(
         let connection = connections.watch(builder.serve_connection(stream, service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
-                tracing::debug!(uid = peer.uid, pid = peer.pid, "a connection ended: {error}");
+                tracing::debug!(uid = peer.uid, pid = peer.pid, reason = %error, "a connection ended");
             }
             drop(place);
         });

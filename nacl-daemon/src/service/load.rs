@@ -11,7 +11,12 @@ use super::{
     prepare::{self, PrepareError, Prepared, Reading},
     state::{self, State, StateError},
 };
-use crate::{observe::Filter, policy::Severity, report, resolve::Interface};
+use crate::{
+    observe::Filter,
+    policy::{Diagnostic, Severity},
+    report,
+    resolve::Interface,
+};
 
 /// A policy that cannot or must not be put in force.
 #[derive(Debug, Error)]
@@ -49,6 +54,23 @@ pub struct Diagnostics {
     pub plain: String,
     /// With colour.
     pub coloured: String,
+    /// The same one by one, for machines.
+    pub list: Vec<Finding>,
+}
+
+/// One thing that was noticed about a policy file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Its code.
+    pub code: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// The file.
+    pub file: PathBuf,
+    /// Where in it.
+    pub line: usize,
 }
 
 impl Diagnostics {
@@ -58,7 +80,14 @@ impl Diagnostics {
             reading.diagnostics.iter().filter(|diagnostic| diagnostic.severity <= Severity::Warning).cloned().collect();
         let render =
             |colour| report::diagnostics::render(&reading.file.display().to_string(), &reading.text, &told, colour);
-        Self { plain: render(false), coloured: render(true) }
+        let finding = |diagnostic: &Diagnostic| Finding {
+            severity: diagnostic.severity,
+            code: diagnostic.code,
+            message: diagnostic.message.clone(),
+            file: reading.file.clone(),
+            line: report::diagnostics::line(&reading.text, diagnostic),
+        };
+        Self { plain: render(false), coloured: render(true), list: told.iter().map(finding).collect() }
     }
 }
 

@@ -52,6 +52,8 @@ impl Memo {
 
     /// From what was written down; nothing where that was another build, with other ideas.
     pub fn read(note: &Value) -> Option<Self> {
-        Self::deserialize(note).inspect_err(|error| tracing::warn!("a note of a change cannot be read: {error}")).ok()
+        Self::deserialize(note)
+            .inspect_err(|error| tracing::warn!(reason = %error, "a note of a change cannot be read"))
+            .ok()
     }
 }

@@ -14,6 +14,7 @@ pub mod links;
 pub mod listen;
 pub mod load;
 mod memo;
+pub mod notify;
 pub mod plane;
 pub mod prepare;
 mod restore;
@@ -41,7 +42,7 @@ use self::{
 };
 use crate::{
     dataplane::Events,
-    observe::{Change, Filter, InterfaceModes, Place, Record, Setting},
+    observe::{Brief, Change, Filter, InterfaceModes, Place, Record, Setting},
     resolve::{Layers, Mode},
 };
 
@@ -118,16 +119,21 @@ impl Service {
     /// guard need not ask.
     pub fn reload(&self, force: bool, confirm: Option<Duration>) -> (Result<Change, ReloadError>, load::Diagnostics) {
         let mut state = self.state();
+        (self.tell)(Notice::Reloading);
         let (loaded, diagnostics) = self.loader.load(&state, force || confirm.is_some());
-        let result = loaded.map_err(ReloadError::from).and_then(|prepared| Ok(state.apply(prepared, confirm)?));
+        let result = loaded.map_err(ReloadError::from).and_then(|prepared| {
+            (self.tell)(Notice::Applying { interfaces: prepared.interfaces.len() });
+            Ok(state.apply(prepared, confirm)?)
+        });
         state.reloaded(result.as_ref().err().map(|error| state::chain(error)), &diagnostics.plain);
         let pending = result.is_ok().then(|| state.pending()).flatten();
+        let now = state.brief();
         drop(state);
         self.changed();
         (self.tell)(Notice::Diagnostics(&diagnostics));
         (self.tell)(match &result {
-            Ok(change) => Notice::Reloaded(change, pending),
-            Err(error) => Notice::NotReloaded(error),
+            Ok(change) => Notice::Reloaded { change, pending, now: &now },
+            Err(error) => Notice::NotReloaded { error, now: &now },
         });
         (result, diagnostics)
     }
@@ -141,12 +147,16 @@ impl Service {
 
     /// Compares what the policy names with what is here. Returns when to look again, where something could not be attached.
     pub fn look(&self) -> Option<Duration> {
-        let (happened, again) = self.state().look();
+        let (happened, again, now) = {
+            let mut state = self.state();
+            let (happened, again) = state.look();
+            (happened, again, state.brief())
+        };
         if !happened.is_empty() {
             self.attachments_changed.notify_one();
         }
         for one in &happened {
-            (self.tell)(Notice::Interface(one));
+            (self.tell)(Notice::Interface { happened: one, now: &now });
         }
         again
     }
@@ -156,12 +166,12 @@ impl Service {
     /// # Errors
     /// There is none, or it is too late.
     pub fn confirm(&self) -> Result<Settled, StateError> {
-        let problems = self.state().confirm().inspect_err(|error| {
-            if matches!(error, StateError::TooLate) {
-                (self.tell)(Notice::Undone(Undone::TimeOver));
-            }
-        });
-        self.settled(problems, || Notice::Confirmed)
+        let problems = self.state().confirm();
+        if matches!(problems, Err(StateError::TooLate)) {
+            let now = self.state().brief();
+            (self.tell)(Notice::Undone { why: Undone::TimeOver, now: &now });
+        }
+        self.settled(problems, |now| Notice::Confirmed { now })
     }
 
     /// Undoes a change that awaits confirmation.
@@ -170,22 +180,22 @@ impl Service {
     /// There is none.
     pub fn roll_back(&self, why: Undone) -> Result<Settled, StateError> {
         let problems = self.state().roll_back_pending();
-        self.settled(problems, || Notice::Undone(why))
+        self.settled(problems, |now| Notice::Undone { why, now })
     }
 
     fn settled(
         &self,
         problems: Result<Vec<String>, StateError>,
-        notice: impl FnOnce() -> Notice<'static>,
+        notice: impl FnOnce(&Brief) -> Notice<'_>,
     ) -> Result<Settled, StateError> {
         // Whoever began or ceased to listen meanwhile could not change what is reported.
         let wanted = if *self.lock_curious() == 0 { Events::Denied } else { Events::All };
-        let attached = {
+        let (attached, now) = {
             let mut state = self.state();
             if let Err(error) = state.report(wanted) {
-                tracing::warn!("which packets are reported stays as it was: {}", state::chain(&error));
+                tracing::warn!(reason = state::chain(&error), "which packets are reported stays as it was");
             }
-            state.in_charge()
+            (state.in_charge(), state.brief())
         };
         self.changed();
         // Undone, and nothing was in force before.
@@ -193,7 +203,7 @@ impl Service {
             self.stop_for(Ended::NotConfirmed);
         }
         let problems = problems?;
-        (self.tell)(notice());
+        (self.tell)(notice(&now));
         Ok(Settled { problems, attached })
     }
 
@@ -208,7 +218,7 @@ impl Service {
                     let service = Arc::clone(&self);
                     let undone = tokio::task::spawn_blocking(move || service.roll_back(Undone::TimeOver)).await;
                     if let Ok(Err(error)) = undone {
-                        tracing::debug!("somebody else settled it: {error}");
+                        tracing::debug!(reason = %error, "somebody else settled it");
                     }
                 }
                 Some(left) => {
@@ -312,7 +322,7 @@ impl Service {
                             pumps.spawn(Arc::clone(&self).pump_one(id, source));
                         }
                     }
-                    Err(error) => tracing::error!("events of attachment {id} cannot be read: {error}"),
+                    Err(error) => tracing::error!(attachment = id, reason = %error, "its events cannot be read"),
                 }
             }
             self.attachments_changed.notified().await;
@@ -360,7 +370,7 @@ impl Drop for Curious {
         if *curious == 0
             && let Err(error) = self.0.state().report(Events::Denied)
         {
-            tracing::warn!("allowed packets are still reported: {}", state::chain(&error));
+            tracing::warn!(reason = %state::chain(&error), "allowed packets are still reported");
         }
     }
 }

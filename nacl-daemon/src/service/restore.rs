@@ -32,7 +32,8 @@ impl State {
                     Ok(name) => names.push(name),
                     Err(attachment) => {
                         let target = attachment.target();
-                        tracing::warn!("{}: what is in force there is not known any more", target.name);
+                        let (device, netns) = (&target.name, target.netns.as_deref());
+                        tracing::warn!(device, netns, "what is in force there is not known any more");
                         // It goes on enforcing until it is replaced.
                         attachment.leave();
                     }
@@ -110,8 +111,8 @@ impl State {
                 .collect();
             for held in names.iter().filter_map(|name| self.interfaces.remove(name)) {
                 tracing::warn!(
-                    "{}: its programs are loaded anew, and what was remembered and counted is lost",
-                    held.name
+                    interface = held.name,
+                    "its programs are loaded anew, and what was remembered and counted is lost"
                 );
                 held.attachment.leave();
             }

@@ -15,14 +15,17 @@ use tokio::{
 };
 
 use super::{
-    ReloadError, Service, api, follow, links, listen,
+    ReloadError, Service, api,
+    client::Client,
+    follow, links, listen,
     load::{self, Diagnostics, LoadError, Loader},
+    notify,
     plane::Plane,
     socket::{Socket, SocketError},
     state::{self, Settings, State, StateError},
 };
 use crate::{
-    observe::{Change, Happened, InterfaceModes, InterfaceStatus, Record, Status},
+    observe::{Brief, Change, Happened, InterfaceModes, InterfaceStatus, Record, Status},
     resolve::OnExit,
 };
 
@@ -61,10 +64,17 @@ pub struct Config {
 pub enum Notice<'a> {
     /// What was noticed about the policy file.
     Diagnostics(&'a Diagnostics),
+    /// A policy is put in force on so many interfaces, which may take a while: new ones are attached to.
+    Applying {
+        /// How many.
+        interfaces: usize,
+    },
     /// Everything is attached and the daemon answers.
     Ready {
         /// What is enforced, where and how.
         status: &'a Status,
+        /// The same in brief.
+        now: &'a Brief,
         /// Where it answers.
         socket: &'a std::path::Path,
         /// How long it lives.
@@ -72,22 +82,51 @@ pub enum Notice<'a> {
     },
     /// What a daemon before has left was taken over.
     Restored(&'a [String]),
-    /// A new policy is in force; second: how long it awaits confirmation, if it does.
-    Reloaded(&'a Change, Option<Duration>),
+    /// The policy file is read again.
+    Reloading,
+    /// A new policy is in force.
+    Reloaded {
+        /// What was done.
+        change: &'a Change,
+        /// How long it awaits confirmation, if it does.
+        pending: Option<Duration>,
+        /// What is in force now.
+        now: &'a Brief,
+    },
     /// A change was confirmed.
-    Confirmed,
+    Confirmed {
+        /// What is in force now.
+        now: &'a Brief,
+    },
     /// A change was undone.
-    Undone(Undone),
+    Undone {
+        /// Why.
+        why: Undone,
+        /// What is in force now.
+        now: &'a Brief,
+    },
     /// Mode and layers were set live.
     Set(&'a InterfaceModes),
     /// A new policy is not in force.
-    NotReloaded(&'a ReloadError),
+    NotReloaded {
+        /// Why not.
+        error: &'a ReloadError,
+        /// What is in force as before.
+        now: &'a Brief,
+    },
     /// An interface came, went or has another name.
-    Interface(&'a Happened),
+    Interface {
+        /// Which, and what.
+        happened: &'a Happened,
+        /// What is in force now.
+        now: &'a Brief,
+    },
     /// A packet, as reported by the kernel.
     Record(&'a Record),
     /// So many packets could not be told of.
     Missed(u64),
+    /// The daemon ends: everything is detached next.
+    Ending,
     /// Everything is detached.
     Ended {
         /// Why.
@@ -121,6 +160,19 @@ pub enum Ended {
     Asked,
     /// Its policy was not confirmed, and there was none before.
     NotConfirmed,
+}
+
+impl Ended {
+    /// In words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Interrupted => "interrupted",
+            Self::Terminated => "terminated",
+            Self::TimeOver => "time is over",
+            Self::Asked => "asked to end",
+            Self::NotConfirmed => "not confirmed",
+        }
+    }
 }
 
 /// A daemon that could not start, run or end as it should.
@@ -182,11 +234,12 @@ pub async fn run(config: Config, plane: Box<dyn Plane>, tell: Tell) -> Result<En
         terminate: signal(SignalKind::terminate())?,
         hangup: signal(SignalKind::hangup())?,
     };
-    let tell: Arc<dyn Fn(Notice) + Send + Sync> = tell.into();
+    let tell = notify::with(tell.into());
     let teller = Arc::clone(&tell);
     let asked = config.clone();
     let (service, mut socket) = tokio::task::spawn_blocking(move || start(plane, &asked, &teller)).await??;
     let ended = serve(&service, &mut socket, signals, &config, &tell).await;
+    tell(Notice::Ending);
     let interfaces = service.state().status().map(|status| status.interfaces).unwrap_or_default();
     let ending = Arc::clone(&service);
     // Whoever ends it in the ordinary way may want what is in force to stay; nobody else is known to.
@@ -237,19 +290,20 @@ fn start(
             state.may_start_with(&prepared)?;
         }
         state.give_up_what_cannot_stay(&prepared);
+        tell(Notice::Applying { interfaces: prepared.interfaces.len() });
         state.apply(prepared, *confirm)?;
         Ok(())
     });
     match begun {
         Ok(()) => {
             for problem in state.sweep() {
-                tracing::warn!("{problem}");
+                tracing::warn!(reason = problem, "after the start");
             }
         }
         // What is in force stays in force, and somebody must be in charge of it.
         Err(error) if state.in_charge() > 0 => {
             state.reloaded(Some(state::chain(&error)), &diagnostics.plain);
-            tell(Notice::NotReloaded(&error));
+            tell(Notice::NotReloaded { error: &error, now: &state.brief() });
         }
         Err(ReloadError::Load(error)) => return Err(error.into()),
         Err(ReloadError::State(error)) => return Err(error.into()),
@@ -276,9 +330,15 @@ async fn serve(
     let expire = tokio::spawn(Arc::clone(service).expire());
     let links = tokio::spawn(links::watch(Arc::clone(service)));
     let follow = config.follow.then(|| tokio::spawn(follow::follow(Arc::clone(service), config.file.clone())));
+    let client = Client::new(socket.path());
+    let watchdog =
+        notify::watchdog_period().map(|period| tokio::spawn(notify::watchdog(client, period, notify::alive)));
     let watch = config.watch.then(|| tokio::spawn(watch(service, tell)));
-    let status = service.state().status()?;
-    tell(Notice::Ready { status: &status, socket: socket.path(), lifetime: config.lifetime });
+    let (status, now) = {
+        let state = service.state();
+        (state.status()?, state.brief())
+    };
+    tell(Notice::Ready { status: &status, now: &now, socket: socket.path(), lifetime: config.lifetime });
 
     let time_over = async {
         match config.lifetime {
@@ -314,7 +374,7 @@ async fn serve(
     pump.abort();
     expire.abort();
     links.abort();
-    for task in [follow, watch].into_iter().flatten() {
+    for task in [follow, watch, watchdog].into_iter().flatten() {
         task.abort();
     }
     ended

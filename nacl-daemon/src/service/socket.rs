@@ -121,7 +121,7 @@ impl Socket {
             }
             Ok(_) => match UnixStream::connect(path) {
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                    tracing::info!("{} was left by a daemon that is gone; replacing it", path.display());
+                    tracing::info!(socket = %path.display(), "replacing a socket that a daemon left which is gone");
                     fs::remove_file(path).map_err(io)?;
                 }
                 Err(error) => return Err(io(error)),

@@ -29,9 +29,9 @@ use crate::{
     compile::{self, Compiled, SlotTable},
     dataplane::{Counters, DataplaneError, Events, Options, Target, Terms},
     observe::{
-        Change, Clock, Filter, History, InterfaceModes, InterfaceRules, InterfaceStatus, ModeChange, Modes, Naming,
-        Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, Status, Totals, Tracking, TrackingStats, flows,
-        interface_rules,
+        Absent, Brief, BriefInterface, Change, Clock, Filter, History, InterfaceModes, InterfaceRules, InterfaceStatus,
+        ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, Status, Totals,
+        Tracking, TrackingStats, flows, interface_rules,
     },
     report::{named, place},
     resolve::{Interface, Layers, Mode, OnExit},
@@ -259,6 +259,20 @@ impl State {
     /// The file of the policy in force.
     pub fn file(&self) -> Option<std::path::PathBuf> {
         self.policy.as_ref().map(|policy| policy.file.clone())
+    }
+
+    /// What is in force and where, in brief. Asks the kernel nothing.
+    pub fn brief(&self) -> Brief {
+        let (file, sha256) =
+            self.policy.as_ref().map(|policy| (policy.file.clone(), policy.sha256.clone())).unwrap_or_default();
+        let one = |held: &Enforced| BriefInterface {
+            place: held.place(),
+            epoch: held.attachment.epoch(),
+            enforce: held.meant.interface.enforce,
+        };
+        let interfaces = self.interfaces.values().map(one).collect();
+        let place = |Absent { interface, device, netns, .. }| Place { interface, device, netns };
+        Brief { file, sha256, interfaces, absent: self.absent().into_iter().map(place).collect() }
     }
 
     /// How many interfaces this daemon is in charge of: attached to, or waited for.
@@ -822,7 +836,10 @@ impl Enforced {
         let note = self.meant.memo(&self.name, &self.history, source, rejected);
         match self.attachment.install(&self.meant.options, &self.meant.compiled, Terms { note, confirm: None }) {
             Ok(epoch) => self.history.begin(epoch, &self.meant.compiled.slots),
-            Err(error) => tracing::error!("{}: the old policy could not be put back: {error}", self.name),
+            Err(error) => {
+                let reason = chain(&*error);
+                tracing::error!(interface = self.name, reason, "the old policy could not be put back");
+            }
         }
     }
 
