@@ -179,9 +179,10 @@ impl State {
         absent.chain(renamed).collect()
     }
 
-    /// Fails where none of these is here.
+    /// Fails where none of these is here, and that would give up what is in force, or would be the beginning.
     pub(super) fn some_are_here(&self, here: usize, absent: &BTreeMap<String, Waiting>) -> Result<(), StateError> {
-        if here > 0 || absent.is_empty() || self.settings.wait {
+        let waits = self.settings.wait || self.interfaces.is_empty() && !self.absent.is_empty();
+        if here > 0 || absent.is_empty() || waits {
             return Ok(());
         }
         let names = absent.iter().map(|(key, waiting)| {

@@ -665,6 +665,7 @@ impl State {
             return self.detach_all().map(|_| Vec::new());
         }
         let mut stay = Vec::new();
+        self.absent.clear();
         for (_, held) in mem::take(&mut self.interfaces) {
             let name = text_of(&held.name, &held.meant.interface);
             if held.attachment.leave() {
@@ -678,6 +679,8 @@ impl State {
     pub fn detach_all(&mut self) -> Result<Vec<String>, Vec<StateError>> {
         let mut done = Vec::new();
         let mut failed = Vec::new();
+        // What comes from now on is nobody's.
+        self.absent.clear();
         for (_, held) in mem::take(&mut self.interfaces) {
             let name = text_of(&held.name, &held.meant.interface);
             match held.detach() {

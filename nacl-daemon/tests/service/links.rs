@@ -108,6 +108,11 @@ fn where_nothing_is_here_that_is_an_error_unless_told_to_wait() {
     stand.apply(&gone, None).unwrap_err();
     assert_eq!(stand.fake.names(), ["fake0"]);
 
+    // Where it is gone already, nothing is given up.
+    stand.fake.vanish("fake0");
+    stand.happens();
+    assert_eq!(stand.apply(&gone, None).unwrap().waiting, ["fake1"]);
+
     let mut stand = Stand::new(true);
     stand.fake.vanish("fake0");
     assert_eq!(stand.apply(WEB, None).unwrap().waiting, ["fake0"]);
@@ -282,6 +287,12 @@ fn what_is_waited_for_can_be_let_go_of() {
     assert_eq!(stand.state.in_charge(), 1);
     stand.fake.appear("fake1");
     assert_eq!(stand.happens(), []);
+    // And what comes when all is let go of is nobody's.
+    stand.fake.vanish("fake0");
+    stand.happens();
+    stand.state.detach_all().unwrap();
+    stand.fake.appear("fake0");
+    assert_eq!((stand.happens(), stand.fake.names()), (vec![], vec![]));
 }
 
 #[tokio::test]
