@@ -8,8 +8,7 @@ use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
-    path::PathBuf,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -20,18 +19,16 @@ use std::{
 };
 
 use nacl_daemon::{dataplane::detach_leftovers, netns};
-use nix::{
-    mount::{MntFlags, umount2},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use support::veth::{Cable, FAR, HERE, NEAR, THERE, ip, run};
+use support::{
+    place::{PATIENCE, Place, text},
+    veth::{Cable, FAR, HERE, NEAR, THERE, ip, run},
+};
 
 const CLOSED: u16 = 4001;
 const OPEN: u16 = 4003;
-const PATIENCE: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(10);
 
@@ -53,152 +50,6 @@ outbound = [
 
 fn near(cable: &Cable) -> String {
     format!("[interface.{NEAR}]\nnetns = \"{}\"\nnacl = \"lab\"\n", cable.here)
-}
-
-/// A place with a policy file and a socket, and what is run there.
-struct Place {
-    directory: tempfile::TempDir,
-}
-
-impl Place {
-    fn new(policy: &str) -> Self {
-        let place = Self { directory: tempfile::tempdir().unwrap() };
-        place.write(policy);
-        place
-    }
-
-    fn write(&self, policy: &str) {
-        fs::write(self.directory.path().join("policy.toml"), policy).unwrap();
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.directory.path().join("run").join("nacld.sock")
-    }
-
-    /// Where it pins. A directory of its own, which must go with what is mounted there.
-    fn state(&self) -> PathBuf {
-        self.directory.path().join("state")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nacld"));
-        command.args(arguments).env("NACLD_SOCKET", self.socket()).current_dir(self.directory.path());
-        command.env("NACLD_STATE", self.state());
-        command.stdin(Stdio::null());
-        command
-    }
-
-    /// Runs a verb to its end.
-    fn nacld(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs a verb that must succeed, and returns what it prints.
-    fn ask(&self, arguments: &[&str]) -> String {
-        let output = self.nacld(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-
-    /// Runs a daemon that must not come up, and returns what it says. It ends by itself where it does come up.
-    fn refused(&self, arguments: &[&str]) -> String {
-        let output = self.nacld(&[&["run", "--config", "policy.toml"], arguments].concat());
-        assert_eq!(output.status.code(), Some(1), "{}{}", text(&output.stdout), text(&output.stderr));
-        assert!(!self.socket().exists(), "a socket was left");
-        text(&output.stderr)
-    }
-
-    /// Starts a daemon and waits until it is ready.
-    fn start(&self, arguments: &[&str]) -> Daemon<'_> {
-        self.start_by(self.command(&[&["run", "--config", "policy.toml"], arguments].concat()))
-    }
-
-    fn start_by(&self, mut command: Command) -> Daemon<'_> {
-        let out = self.directory.path().join("out");
-        let err = self.directory.path().join("err");
-        command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
-        let mut daemon = Daemon { child: command.spawn().unwrap(), place: self };
-        let start = Instant::now();
-        while !daemon.out().contains("ready: ") {
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                panic!("{status}: {}", daemon.err());
-            }
-            assert!(start.elapsed() < PATIENCE, "not ready: {}{}", daemon.out(), daemon.err());
-            sleep(Duration::from_millis(20));
-        }
-        daemon
-    }
-
-    fn hits(&self, direction: usize, rule: &Value) -> u64 {
-        let rules: Value = serde_json::from_str(&self.ask(&["rules", "--json"])).unwrap();
-        assert_eq!(rules["schema"], 1);
-        let rows = rules["interfaces"][0]["lists"][direction]["rules"].as_array().unwrap();
-        rows.iter().find(|row| row["rule"] == *rule).unwrap()["hits"]["packets"].as_u64().unwrap()
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = umount2(&self.state().join("bpf"), MntFlags::MNT_DETACH);
-    }
-}
-
-struct Daemon<'p> {
-    child: Child,
-    place: &'p Place,
-}
-
-impl Daemon<'_> {
-    fn out(&self) -> String {
-        fs::read_to_string(self.place.directory.path().join("out")).unwrap()
-    }
-
-    fn err(&self) -> String {
-        fs::read_to_string(self.place.directory.path().join("err")).unwrap()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(start.elapsed() < PATIENCE, "does not end: {}{}", self.out(), self.err());
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Waits until the daemon has printed something.
-    fn says(&self, what: &str) {
-        let start = Instant::now();
-        while !(self.out().contains(what) || self.err().contains(what)) {
-            assert!(start.elapsed() < PATIENCE, "never says {what:?}: {}{}", self.out(), self.err());
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn ends_well(mut self, signal: Signal) {
-        self.signal(signal);
-        let status = self.wait();
-        assert_eq!(status.code(), Some(0), "{status}: {}", self.err());
-        assert!(!self.place.socket().exists(), "the socket is still there");
-        assert!(!self.place.directory.path().join("run").exists(), "its directory is still there");
-    }
-}
-
-impl Drop for Daemon<'_> {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Nothing of nacld is on either end of the cable.
@@ -491,31 +342,6 @@ fn after_a_crash_the_next_one_starts() {
     let daemon = place.start(&[]);
     assert_eq!(cable.inbound(CLOSED, 1), 0);
     daemon.signal(Signal::SIGTERM);
-}
-
-impl Daemon<'_> {
-    /// After a daemon that was killed, whose directory for the socket is not this one's to remove.
-    fn ends(mut self, signal: Signal) {
-        self.signal(signal);
-        assert_eq!(self.wait().code(), Some(0), "{}", self.err());
-        assert!(!self.place.socket().exists(), "the socket is still there");
-    }
-
-    fn killed(mut self) {
-        self.signal(Signal::SIGKILL);
-        self.wait();
-    }
-}
-
-impl Place {
-    fn status(&self) -> Value {
-        serde_json::from_str(&self.ask(&["status", "--json"])).unwrap()
-    }
-
-    /// Nothing is pinned, written down or mounted.
-    fn keeps_nothing(&self) {
-        assert!(!self.state().exists(), "{:?}", run("find", &[self.state().to_str().unwrap()]));
-    }
 }
 
 #[test]

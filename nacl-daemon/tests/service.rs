@@ -146,6 +146,9 @@ impl Fake {
         let mut inner = self.lock();
         let device = inner.attached.get_mut(name).unwrap();
         // As the kernel does: a packet has one reason, and the slots of what judged it.
+        if device.slots.slots[&slot].action == Action::Deny {
+            device.counters.denied += packets;
+        }
         let counter = device.counters.slots.entry(slot).or_default();
         counter.packets += packets;
         counter.bytes += 60 * packets;

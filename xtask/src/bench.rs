@@ -5,7 +5,7 @@ pub mod lines;
 mod page;
 mod plots;
 pub mod smoke;
-mod table;
+pub mod table;
 mod tables;
 mod targets;
 

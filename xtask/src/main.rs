@@ -1,9 +1,10 @@
-//! Set-up, build, tests, lint and benchmark: `cargo xtask --help`. One file a command; what they share is in `shell`.
+//! Set-up, build, tests, lint, benchmark and the long evidence runs: `cargo xtask --help`. One file a command; what they share is in `shell`.
 
 mod bench;
 mod build;
 mod demo;
 mod dist;
+mod evidence;
 mod lint;
 mod setup;
 mod shell;
@@ -35,6 +36,10 @@ enum Command {
     Bench(bench::Args),
     /// Set up, build, and pack: a Debian package and a tarball, in target/dist
     Dist(dist::Args),
+    /// Set up, build, and reload ten thousand times under load; writes docs/evidence.md
+    Reloads(evidence::Reloads),
+    /// Set up, build, and kill the daemon two hundred times under load; writes docs/evidence.md
+    Kills(evidence::Kills),
     /// Set up, build, and run the quiz: real packets, a real network ACL
     Demo(demo::Args),
 }
@@ -47,6 +52,8 @@ fn main() -> ExitCode {
         Command::Lint => lint::run(),
         Command::Bench(args) => bench::run(&args),
         Command::Dist(args) => dist::run(&args),
+        Command::Reloads(args) => evidence::reloads(&args),
+        Command::Kills(args) => evidence::kills(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match done {

@@ -18,7 +18,7 @@ use aya::{
     maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuValues},
 };
 use nacl_common::{
-    Control, Counter, Direction, Reason,
+    Action, Control, Counter, Direction, Reason,
     border::{
         Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small, Tier, implicit_slot,
     },
@@ -78,11 +78,15 @@ pod! {
 pub struct Account {
     /// What the slots mean.
     pub meaning: Arc<SlotTable>,
-    /// Slots that count outbound packets, and all that were ever in use.
+    /// Slots that count outbound packets, those that count what they deny, and all that were ever in use. Those of rules that are
+    /// gone too: until their slot is another's, late packets are booked there.
     outbound: BTreeSet<u16>,
+    denies: BTreeSet<u16>,
     ever: BTreeSet<u16>,
     /// What slots told of reasons before they were cleared, by number of the reason and direction.
     cleared: BTreeMap<u8, [(u64, u64); 2]>,
+    /// Packets that slots denied before they were cleared.
+    denied: u64,
     /// One more than the highest slot ever in use.
     used: u32,
 }
@@ -119,6 +123,10 @@ impl Account {
             match one.direction {
                 Direction::Inbound => self.outbound.remove(slot),
                 Direction::Outbound => self.outbound.insert(*slot),
+            };
+            match one.action {
+                Action::Allow => self.denies.remove(slot),
+                Action::Deny => self.denies.insert(*slot),
             };
         }
         self.used = self.used.max(meaning.len() as u32);
@@ -260,6 +268,7 @@ impl Maps {
         if let Some((_, next)) = accounts.iter().find(|(epoch, _)| **epoch > last.epoch()) {
             let fresh = maps.account.fresh(&next.meaning);
             maps.account.cleared.clone_from(&next.cleared);
+            maps.account.denied = next.denied;
             for slot in fresh {
                 clear("SLOTS", &mut maps.slots, slot.into())?;
             }
@@ -311,17 +320,22 @@ impl Maps {
         }
         self.same_table(&options)?;
         self.settled()?;
+        let now: Vec<_> = self.in_force.into_iter().collect();
+        let at = self.generations.put(&now, compiled)?;
         let mut account = self.account.clone();
-        // The policy in force counts in none of these slots, so nothing is lost and nothing comes in between.
+        // The policy in force counts in none of these slots, and since the new generation is in no program runs any more that began
+        // under the one before: so nothing is lost and nothing comes in between.
         let fresh = account.fresh(&compiled.slots);
         for slot in &fresh {
+            let Counts { alone, others } = self.counts(*slot)?;
+            if account.denies.contains(slot) {
+                account.denied += alone.packets + others.packets;
+            }
             if let Some(reason) = account.reason(*slot) {
-                account.told(reason, self.counts(*slot)?.alone);
+                account.told(reason, alone);
             }
         }
         account.begin(&compiled.slots);
-        let now: Vec<_> = self.in_force.into_iter().collect();
-        let at = self.generations.put(&now, compiled)?;
         let epoch = self.last_epoch().wrapping_add(1);
         let old = self.control();
         journal(epoch, &account, &[old.epoch(), self.last_epoch()])?;
@@ -534,7 +548,7 @@ impl Maps {
 
     /// The counters, summed over all CPUs.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
-        let mut counters = Counters::default();
+        let mut counters = Counters { denied: self.account.denied, ..Counters::default() };
         let mut reasons = self.account.reasons();
         for slot in 0..self.account.used as u16 {
             let Counts { alone, others } = self.counts(slot)?;
@@ -543,6 +557,9 @@ impl Maps {
             }
             let mut all = alone;
             add(&mut all, others);
+            if self.account.denies.contains(&slot) {
+                counters.denied += all.packets;
+            }
             if all != Counter::default() {
                 counters.slots.insert(slot, all);
             }

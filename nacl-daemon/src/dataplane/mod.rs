@@ -155,6 +155,8 @@ pub struct Counters {
     pub slots: BTreeMap<u16, Counter>,
     /// By reason and direction; those that met nothing are left out.
     pub reasons: BTreeMap<(Reason, Direction), Counter>,
+    /// Packets that slots denied, those of rules that are gone too.
+    pub denied: u64,
     /// Events that were not taken, because there were too many at once.
     pub events_suppressed: u64,
 }

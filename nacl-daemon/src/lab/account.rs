@@ -467,7 +467,7 @@ mod tests {
         let counters = Counters {
             slots: slots.iter().map(|&(slot, packets)| (slot, count(packets))).collect(),
             reasons: reasons.iter().map(|&key| (key, count(1))).collect(),
-            events_suppressed: 0,
+            ..Counters::default()
         };
         [("server".to_owned(), counters)].into()
     }

@@ -68,7 +68,7 @@ impl State {
         Ok(self.undo())
     }
 
-    fn undo(&mut self) -> Vec<String> {
+    pub(super) fn undo(&mut self) -> Vec<String> {
         let Some(Pending { mut before, absent, policy, on_exit, leaving, .. }) = self.pending.take() else {
             return Vec::new();
         };

@@ -22,8 +22,6 @@ pub struct Memo {
     pub setting: Setting,
     /// What a person should know about it.
     pub notes: Vec<String>,
-    /// Packets denied by rules that are gone.
-    pub denied_before: u64,
     /// What slots meant before.
     pub history: History,
     /// The policy.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use super::{
     confirm::Pending,
-    memo::Memo,
+    memo::{Memo, Source},
     plane::{Attached, Left},
     prepare::Prepared,
     state::{Enforced, Meant, State, StateError, target},
@@ -25,10 +25,11 @@ impl State {
     pub fn restore(&mut self) -> Result<Vec<String>, StateError> {
         self.plane.open().map_err(|source| StateError::Store { source })?;
         let mut names = Vec::new();
+        let mut undone = Vec::new();
         for left in self.plane.restore() {
             match left {
                 Left::Unconfirmed(note) => self.rejected = Memo::read(&note).map(|memo| memo.policy),
-                Left::Here(attachment) => match self.take_over(attachment) {
+                Left::Here(attachment) => match self.take_over(attachment, &mut undone) {
                     Ok(name) => names.push(name),
                     Err(attachment) => {
                         let target = attachment.target();
@@ -40,17 +41,35 @@ impl State {
                 },
             }
         }
+        if let Some(pending) = &mut self.pending {
+            // What does not wait is as it was: the change no longer names it, or its programs have taken it back already.
+            let others = self.interfaces.iter().filter(|(_, held)| held.attachment.pending().is_none());
+            pending.leaving = others.map(|(name, _)| name.clone()).collect();
+        }
+        // The time of a change runs out on one interface a moment before another. It is undone everywhere or nowhere.
+        if self.pending.is_some() && self.policy.as_ref().is_some_and(|policy| undone.contains(policy)) {
+            for problem in self.undo() {
+                tracing::warn!("{problem}");
+            }
+        }
         Ok(names)
     }
 
-    fn take_over(&mut self, attachment: Box<dyn Attached>) -> Result<String, Box<dyn Attached>> {
+    /// `undone`: policies whose time was over, which the programs have taken back.
+    fn take_over(
+        &mut self,
+        attachment: Box<dyn Attached>,
+        undone: &mut Vec<Source>,
+    ) -> Result<String, Box<dyn Attached>> {
         let (now, last, before) = attachment.epochs();
         let Some((memo, meant, history)) = self.known(&*attachment, now) else { return Err(attachment) };
         if self.interfaces.contains_key(&memo.name) {
             return Err(attachment);
         }
-        let undone = (last != now).then(|| self.known(&*attachment, last)).flatten();
-        self.rejected = undone.map(|(memo, ..)| memo.policy).or(memo.rejected).or_else(|| self.rejected.take());
+        let back = (last != now).then(|| self.known(&*attachment, last)).flatten().map(|(memo, ..)| memo.policy);
+        undone.extend(back.clone());
+        self.rejected = back.or(memo.rejected).or_else(|| self.rejected.take());
+        let waits = attachment.pending().is_some();
         if let Some(left) = attachment.pending() {
             let before = before.and_then(|epoch| self.known(&*attachment, epoch));
             let pending = self.pending.get_or_insert_with(|| Pending {
@@ -66,7 +85,10 @@ impl State {
                 pending.before.insert(memo.name.clone(), meant);
             }
         }
-        self.policy = Some(memo.policy);
+        // Of a change that awaits confirmation it is the policy, also where it was taken back already.
+        if waits || self.pending.is_none() {
+            self.policy = Some(memo.policy);
+        }
         self.enforce(memo.name.clone(), meant, attachment, history);
         Ok(memo.name)
     }
@@ -88,7 +110,6 @@ impl State {
             policy: Setting { ..memo.setting },
             notes: memo.notes.clone(),
             compiled,
-            denied_before: memo.denied_before,
         };
         Some((memo, meant, history))
     }

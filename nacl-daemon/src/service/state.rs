@@ -12,7 +12,7 @@ use std::{
 };
 
 use nacl_common::{
-    Action, Reason,
+    Reason,
     border::{Entry, FlowKey},
 };
 use serde_json::Value;
@@ -227,8 +227,6 @@ pub(super) struct Meant {
     pub(super) options: Options,
     /// With the flags in force.
     pub(super) compiled: Compiled,
-    /// Packets denied by rules that are gone, whose counters are or will be another's.
-    pub(super) denied_before: u64,
 }
 
 impl State {
@@ -339,14 +337,9 @@ impl State {
             .collect();
         let current = self.interfaces.iter_mut();
         let held: Vec<_> = current.filter_map(|(key, current)| Some((current, held.get(key)?.clone()))).collect();
-        let installed = side_by_side(WAITING, held, |(current, mut meant)| {
-            // Read before the switch: until then no packet can have counted for a slot's new rule, which was free.
-            let installed = current.attachment.counters().and_then(|counters| {
-                let gone = current.denied_by_what_goes(&meant.compiled.slots, &counters);
-                meant.denied_before = current.meant.denied_before + gone;
-                let terms = Terms { note: meant.memo(&current.name, &current.history, &source, None), confirm };
-                current.attachment.install(&meant.options, &meant.compiled, terms)
-            });
+        let installed = side_by_side(WAITING, held, |(current, meant)| {
+            let terms = Terms { note: meant.memo(&current.name, &current.history, &source, None), confirm };
+            let installed = current.attachment.install(&meant.options, &meant.compiled, terms);
             if let Ok(epoch) = &installed {
                 current.history.begin(*epoch, &meant.compiled.slots);
             }
@@ -409,7 +402,6 @@ impl State {
             notes: next.notes.clone(),
             options: self.options(&next.interface),
             compiled: next.compiled.clone(),
-            denied_before: 0,
         }
     }
 
@@ -846,14 +838,6 @@ impl Enforced {
         }
     }
 
-    /// What the rules that the next policy does not have denied.
-    fn denied_by_what_goes(&self, next: &SlotTable, counters: &Counters) -> u64 {
-        let goes = self.meant.compiled.slots.slots.iter().filter(|(slot, old)| {
-            old.action == Action::Deny && !next.slots.get(slot).is_some_and(|new| new.same_rule(old))
-        });
-        goes.filter_map(|(slot, _)| counters.slots.get(slot)).map(|counter| counter.packets).sum()
-    }
-
     fn counters(&self) -> Result<Counters, StateError> {
         self.attachment.counters().map_err(|source| self.kernel(source))
     }
@@ -906,10 +890,6 @@ impl Enforced {
 
     /// Every packet has one reason, and one slot at most that denied it.
     fn totals(&self, counters: &Counters) -> Totals {
-        let slots = counters.slots.iter().filter(|(slot, _)| {
-            self.meant.compiled.slots.slots.get(slot).is_some_and(|meaning| meaning.action == Action::Deny)
-        });
-        let by_slot: u64 = slots.map(|(_, counter)| counter.packets).sum();
         let reasons = counters.reasons.iter().filter(|((reason, _), _)| match reason {
             // Of lists, whose slots tell; and what always passes.
             Reason::NaclRule
@@ -931,7 +911,7 @@ impl Enforced {
         });
         let by_reason: u64 = reasons.map(|(_, counter)| counter.packets).sum();
         let all: u64 = counters.reasons.values().map(|counter| counter.packets).sum();
-        let denied = by_slot + by_reason + self.meant.denied_before;
+        let denied = counters.denied + by_reason;
         Totals { allowed: all.saturating_sub(denied), denied }
     }
 }
@@ -939,13 +919,12 @@ impl Enforced {
 impl Meant {
     /// What is written down of it.
     pub(super) fn memo(&self, name: &str, history: &History, source: &Source, rejected: Option<&Source>) -> Value {
-        let Self { interface, policy, notes, denied_before, .. } = self;
+        let Self { interface, policy, notes, .. } = self;
         let memo = Memo {
             name: name.to_owned(),
             interface: interface.clone(),
             setting: *policy,
             notes: notes.clone(),
-            denied_before: *denied_before,
             history: history.clone(),
             policy: source.clone(),
             rejected: rejected.cloned(),

@@ -1,6 +1,6 @@
 //! What the differential tests share on every level: random policies and packets (`generate`), their bytes (`case`), the
 //! naive evaluator they are judged against (`oracle`, and `memory` of connections) and the table of what was hit (`coverage`); and what the kernel tests
-//! share: a cable (`veth`), small policies (`policies`) and lines of JSON (`lines`). No engine code here.
+//! share: a cable (`veth`), a running nacld (`place`), frames at a rate and receivers that count them (`traffic`), small policies (`policies`) and lines of JSON (`lines`). No engine code here.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod cap;
@@ -14,6 +14,7 @@ pub mod oracle;
 pub mod place;
 pub mod policies;
 pub mod sequence;
+pub mod traffic;
 pub mod translate;
 pub mod veth;
 pub mod written;

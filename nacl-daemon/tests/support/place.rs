@@ -4,13 +4,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::PathBuf,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Mutex, Once, PoisonError},
     thread::sleep,
     time::{Duration, Instant},
 };
 
 use nacl_daemon::{
+    lab::net,
     observe::Status,
     service::{
         api::{Reloaded, Rules},
@@ -19,12 +22,17 @@ use nacl_daemon::{
 };
 use nix::{
     mount::{MntFlags, umount2},
-    sys::signal::{Signal, kill},
+    sys::{
+        prctl::set_pdeathsig,
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use serde::Serialize;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
+
+use super::veth::run;
 
 /// How long something may take that is to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,9 +42,35 @@ pub struct Place {
     pub directory: tempfile::TempDir,
 }
 
+/// What is there of places, for whoever must leave at once.
+static ALL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+/// From now on Ctrl-C and SIGTERM leave nothing behind: no namespace, no daemon, no mount.
+pub fn clean_up_on_signals() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let last = || {
+            for directory in &*ALL.lock().unwrap_or_else(PoisonError::into_inner) {
+                let _ = umount2(&directory.join("state/bpf"), MntFlags::MNT_DETACH);
+                let _ = fs::remove_dir_all(directory);
+            }
+        };
+        net::sweep();
+        net::clean_up_on_signals(last).unwrap();
+    });
+}
+
+/// In memory, as /run is on a system: what is written down with every change waits for no disk there.
+fn directory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.unwrap()
+}
+
 impl Place {
     pub fn new(policy: &str) -> Self {
-        let place = Self { directory: tempfile::tempdir().unwrap() };
+        let place = Self { directory: directory() };
+        ALL.lock().unwrap_or_else(PoisonError::into_inner).insert(place.directory.path().to_owned());
         place.write(policy);
         place
     }
@@ -66,6 +100,11 @@ impl Place {
         command.args(arguments).env("NACLD_SOCKET", self.socket()).current_dir(self.directory.path());
         command.env("NACLD_STATE", self.state());
         command.stdin(Stdio::null());
+        // It does not outlive the thread that runs the test, however that ends.
+        // SAFETY: a system call, which is all that may happen there.
+        unsafe {
+            command.pre_exec(|| Ok(set_pdeathsig(Signal::SIGKILL)?));
+        }
         command
     }
 
@@ -109,6 +148,15 @@ impl Place {
         Daemon { child: command.spawn().unwrap(), place: self }
     }
 
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.ask(&["status", "--json"])).unwrap()
+    }
+
+    /// Nothing is pinned, written down or mounted.
+    pub fn keeps_nothing(&self) {
+        assert!(!self.state().exists(), "{:?}", run("find", &[self.state().to_str().unwrap()]));
+    }
+
     pub fn hits(&self, direction: usize, rule: &Value) -> u64 {
         let rules: Value = serde_json::from_str(&self.ask(&["rules", "--json"])).unwrap();
         assert_eq!(rules["schema"], 1);
@@ -120,6 +168,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let _ = umount2(&self.state().join("bpf"), MntFlags::MNT_DETACH);
+        ALL.lock().unwrap_or_else(PoisonError::into_inner).remove(self.directory.path());
     }
 }
 
@@ -172,6 +221,18 @@ impl Daemon<'_> {
             assert!(start.elapsed() < PATIENCE, "never says {what:?}: {}{}", self.out(), self.err());
             sleep(Duration::from_millis(20));
         }
+    }
+
+    /// After a daemon that was killed, whose directory for the socket is not this one's to remove.
+    pub fn ends(mut self, signal: Signal) {
+        self.signal(signal);
+        assert_eq!(self.wait().code(), Some(0), "{}", self.err());
+        assert!(!self.place.socket().exists(), "the socket is still there");
+    }
+
+    pub fn killed(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
     }
 
     pub fn ends_well(mut self, signal: Signal) {

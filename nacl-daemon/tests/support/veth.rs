@@ -2,8 +2,7 @@
 //! out, and go with the value. The programs stand in `here` on `near`; traffic comes from and goes to `there`.
 
 use std::{
-    fs::File,
-    io::{ErrorKind, Write},
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, UdpSocket},
     os::fd::{AsRawFd, OwnedFd},
     process::Command,
@@ -11,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nacl_daemon::{dataplane::Target, netns};
+use nacl_daemon::{dataplane::Target, lab::net::Namespace, netns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// The interface under test.
@@ -27,6 +26,8 @@ pub const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 pub struct Cable {
     pub here: String,
     pub there: String,
+    /// They go with the value.
+    _namespaces: [Namespace; 2],
 }
 
 impl Cable {
@@ -34,20 +35,27 @@ impl Cable {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // SAFETY: no argument, no failure.
         assert_eq!(unsafe { libc::geteuid() }, 0, "this test needs root: run it by `cargo xtask test`");
-        let name = format!("nacld-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let cable = Self { here: format!("{name}-h"), there: format!("{name}-t") };
-        for netns in [&cable.here, &cable.there] {
-            ip(&["netns", "add", netns]);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let namespaces =
+            ["here", "there"].map(|end| Namespace::new("test", &format!("{number}.{end}")).expect("a namespace"));
+        for namespace in &namespaces {
             // Neighbour discovery and MLD would move counters at times of their own.
-            sysctl(netns, "net/ipv6/conf/default/disable_ipv6", "1");
+            namespace.set(&[("net/ipv6/conf/default/disable_ipv6", "1")]).expect("the setting is written");
         }
-        ip(&["-n", &cable.here, "link", "add", NEAR, "type", "veth", "peer", "name", FAR, "netns", &cable.there]);
-        for (netns, interface, address) in [(&cable.here, NEAR, HERE), (&cable.there, FAR, THERE)] {
+        let [here, there] = [&namespaces[0], &namespaces[1]].map(|namespace| namespace.name().to_owned());
+        let cable = Self { here, there, _namespaces: namespaces };
+        cable.plug();
+        cable
+    }
+
+    /// Puts both ends in.
+    pub fn plug(&self) {
+        ip(&["-n", &self.here, "link", "add", NEAR, "type", "veth", "peer", "name", FAR, "netns", &self.there]);
+        for (netns, interface, address) in [(&self.here, NEAR, HERE), (&self.there, FAR, THERE)] {
             ip(&["-n", netns, "address", "add", &format!("{address}/24"), "dev", interface]);
             ip(&["-n", netns, "link", "set", "lo", "up"]);
             ip(&["-n", netns, "link", "set", interface, "up"]);
         }
-        cable
     }
 
     pub fn target(&self) -> Target {
@@ -73,25 +81,6 @@ impl Cable {
     pub fn outbound(&self, port: u16, count: usize) -> usize {
         datagrams((&self.here, HERE), (&self.there, THERE), port, count)
     }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        for netns in [&self.here, &self.there] {
-            Command::new("ip").args(["netns", "del", netns]).status().ok();
-        }
-    }
-}
-
-fn sysctl(netns: &str, key: &str, value: &str) {
-    netns::within(Some(netns), || {
-        File::options()
-            .write(true)
-            .open(format!("/proc/sys/{key}"))
-            .and_then(|mut file| file.write_all(value.as_bytes()))
-    })
-    .expect("the namespace is entered")
-    .expect("the setting is written");
 }
 
 fn mac(netns: &str, interface: &str) -> String {
