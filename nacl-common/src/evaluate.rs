@@ -335,7 +335,8 @@ pub struct Question {
 pub fn question(control: Control, direction: Direction, packet: &Packet) -> Question {
     let kind = kind(packet);
     Question {
-        remote: remote(direction, packet),
+        // N22: the CIDR of a rule is the source of inbound and the destination of outbound packets.
+        remote: ends(direction, packet).0,
         list: (direction as u32) << 1 | (packet.family as u32 >> 1 & 1),
         kind,
         l4: (kind & kinds::L4) + (u32::from(packet.dport) & (kind.cast_signed() >> 31).cast_unsigned()),
@@ -503,7 +504,8 @@ pub const fn alone(control: Control, packet: &Packet) -> bool {
     control.0 & (Control::GROUPS | Control::STATEFUL) == 0 && matches!(packet.fragment, Fragment::None)
 }
 
-/// [`decide`] where the network ACL is asked alone and nothing is remembered.
+/// [`decide`] of a whole packet that nothing exempts and no rule was asked about before: where the network ACL is asked alone
+/// and nothing is remembered, and where everything is.
 #[inline(always)]
 pub fn decide_alone(question: &Question, answers: &Answers) -> Verdict {
     decide(&[0; 4], question, 0, answers, &Shared::default())
@@ -658,7 +660,7 @@ pub fn running<S: Settle>(
         return None;
     }
     let answers = Answers { exempt: 0, nacl, groups, asked_before: 0 };
-    let verdict = decide(&[0; 4], &question, 0, &answers, &Shared::default());
+    let verdict = decide_alone(&question, &answers);
     let mut entry = *found;
     touch(settle, header, at, direction, packet, &mut entry);
     let met = if found.origin == direction as u8 { Met::Forward } else { Met::Reply };
@@ -675,12 +677,6 @@ const fn slot_if(marked: bool, answer: u32) -> u16 {
 fn expires<S: Settle>(settle: &S, timeouts: &impl Rest, at: &At, state: u8) -> u64 {
     let timeout = settle.settle(State::from_number(state).timeout() as u32) as usize;
     at.now.saturating_add(timeouts.timeout(timeout))
-}
-
-/// N22: the CIDR of a rule is the source of inbound and the destination of outbound packets.
-#[inline(always)]
-const fn remote(direction: Direction, packet: &Packet) -> [u64; 2] {
-    ends(direction, packet).0
 }
 
 /// The remote and the local address. By masks: chosen by a branch, LLVM copies them by a call.

@@ -24,7 +24,7 @@ const STYLES: styling::Styles = styling::Styles::styled()
 const AFTER: &str = "\
 Exit codes:
     0  done
-    1  failed
+    1  failed; doctor: something prevents enforcement
     2  wrong usage
     3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
@@ -82,6 +82,7 @@ pub enum Verb {
     Confirm(Confirm),
     Rollback(Rollback),
     Detach(Detach),
+    Doctor(Doctor),
     Lab(Lab),
     Man(Man),
     Completions(Completions),
@@ -97,7 +98,9 @@ pub struct Socket {
 
 /// Check policy files and show everything that is wrong with them.
 ///
-/// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine.
+/// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine. With `--here` it also asks
+/// this machine who is connected to it by SSH, and says whom the policy would cut off, by which rule; as root it sees all of
+/// them. Such a connection is a warning.
 #[derive(Args, Debug)]
 pub struct Check {
     /// Policy files; `-` is standard input.
@@ -106,6 +109,9 @@ pub struct Check {
     /// Exit with 4 when there are warnings and no errors.
     #[arg(long, value_enum, value_name = "SEVERITY")]
     pub deny: Option<Deny>,
+    /// Also say which SSH connections to this machine the policy would cut if it were enforced now.
+    #[arg(long)]
+    pub here: bool,
     /// Print diagnostics as JSON, on standard output.
     #[arg(long)]
     pub json: bool,
@@ -271,6 +277,7 @@ The API is HTTP with JSON on the socket:
   curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/rules?interface=eth0
   curl --unix-socket /run/nacld/nacld.sock http://nacld/v1/conntrack?interface=eth0&port=443
   curl --unix-socket /run/nacld/nacld.sock --json '{\"mode\": \"stateful\"}' http://nacld/v1/interfaces/eth0/mode
+  curl --unix-socket /run/nacld/nacld.sock --json '{\"enforce\": false}' http://nacld/v1/interfaces/eth0/mode
   curl --unix-socket /run/nacld/nacld.sock -N http://nacld/v1/events?action=deny")]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Run {
@@ -403,7 +410,8 @@ pub struct Rules {
     pub socket: Socket,
 }
 
-/// Show or change, while it runs, whether a network ACL remembers connections and which layers judge.
+/// Show or change, while it runs, whether a network ACL remembers connections, which layers judge, and whether what they
+/// deny is dropped.
 ///
 /// Needs a running daemon and the right to open its socket; no kernel of its own. One store switches: nothing is attached
 /// anew, and no packet is lost of a flow that both settings allow. It holds until the next reload, which puts the
@@ -414,8 +422,11 @@ Examples:
   nacld mode                       show what is in force everywhere
   nacld mode eth0 stateful         let the network ACL remember what it admits
   nacld mode eth0 stateless        judge every packet alone again, as AWS does
-  nacld mode eth0 --layers sg      let only the security groups judge")]
+  nacld mode eth0 --layers sg      let only the security groups judge
+  nacld mode eth0 --monitor        judge, count and report, and drop nothing
+  nacld mode eth0 --enforce        drop again what is denied")]
 #[expect(clippy::struct_field_names, reason = "`nacld mode eth0 MODE`: there is no other word for it")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Mode {
     /// Interface, by its name in the policy or, where that is unique, by its device.
     #[arg(value_name = "INTERFACE")]
@@ -426,6 +437,12 @@ pub struct Mode {
     /// Which layers judge.
     #[arg(long, value_enum, value_name = "LAYERS", requires = "interface")]
     pub layers: Option<LayersName>,
+    /// Judge, count and report, and drop nothing.
+    #[arg(long, requires = "interface", conflicts_with = "enforce")]
+    pub monitor: bool,
+    /// Drop what is denied.
+    #[arg(long, requires = "interface")]
+    pub enforce: bool,
     /// Change it also where it would cut an SSH connection.
     #[arg(long)]
     pub force: bool,
@@ -579,6 +596,35 @@ pub struct Detach {
     pub store: Store,
     #[command(flatten)]
     pub socket: Socket,
+}
+
+/// Say what stands between this machine and a policy that is enforced on it, and the command that mends each of it.
+///
+/// Needs nothing, and says more as root. It looks at the binary, the kernel and this process, then at interfaces: driver,
+/// offloads, MTU, queues, other programs on the hooks, who is connected by SSH; and shows which direction is which. It
+/// changes nothing. Exits with 0 when nothing prevents enforcement, and with 1 when something does; notes prevent nothing.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  sudo nacld doctor                        this machine, and every Ethernet interface
+  sudo nacld doctor --config policy.toml   the interfaces of a policy, as it wants to hook them
+  sudo nacld doctor eth1 --netns blue      one interface of a network namespace
+  nacld doctor --json                      each check by a stable name, for scripts")]
+pub struct Doctor {
+    /// Interfaces, by their device or by their name in the policy (default: those of the policy, else all Ethernet ones).
+    #[arg(value_name = "INTERFACE")]
+    pub interfaces: Vec<String>,
+    /// Policy file.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Network namespace (a name under /run/netns) of interfaces that the policy does not name.
+    #[arg(long, value_name = "NAME")]
+    pub netns: Option<String>,
+    #[command(flatten)]
+    pub store: Store,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Ready-made networks to learn on, each with a question.

@@ -6,6 +6,7 @@ pub mod analyze;
 pub mod clients;
 pub mod compile;
 pub mod dataplane;
+pub mod doctor;
 pub mod engine;
 pub mod frame;
 pub mod lab;

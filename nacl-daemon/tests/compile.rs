@@ -57,16 +57,7 @@ fn rule(text: &str) -> GroupRule {
         let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
         (first.parse().expect("a port"), last.parse().expect("a port"))
     });
-    GroupRule {
-        protocol,
-        ports,
-        icmp: None,
-        peer: Peer::Cidr(net(peer)),
-        cidrs: vec![net(peer)],
-        description: None,
-        line: 0,
-        span: 0..0,
-    }
+    GroupRule::new(protocol, ports, Peer::Cidr(net(peer)), vec![net(peer)])
 }
 
 fn group(name: &str, inbound: &[GroupRule], outbound: &[GroupRule]) -> Arc<Group> {

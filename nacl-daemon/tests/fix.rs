@@ -175,16 +175,7 @@ fn a_deny_with_number_one_cannot_be_stepped_in_front_of() {
 
 fn group_rule(ports: (u16, u16), cidr: &str) -> GroupRule {
     let cidr = cidr.parse::<IpNet>().expect("a CIDR");
-    GroupRule {
-        protocol: Protocol::Number(6),
-        ports: Some(ports),
-        icmp: None,
-        peer: Peer::Cidr(cidr),
-        cidrs: vec![cidr],
-        description: None,
-        line: 0,
-        span: 0..0,
-    }
+    GroupRule::new(Protocol::Number(6), Some(ports), Peer::Cidr(cidr), vec![cidr])
 }
 
 fn grouped(interface: Interface, names: &[&str], inbound: &[GroupRule]) -> Interface {

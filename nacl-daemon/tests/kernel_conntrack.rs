@@ -128,16 +128,9 @@ fn group(inbound: &[(u8, u16, &str)], outbound: &[(u8, u16, &str)]) -> Arc<Group
     let rules = |rules: &[(u8, u16, &str)]| {
         let rule = |(protocol, port, cidr): &(u8, u16, &str)| {
             let cidr = cidr.parse().expect("a CIDR");
-            GroupRule {
-                protocol: if *protocol == 0 { Protocol::All } else { Protocol::Number(*protocol) },
-                ports: matches!(*protocol, 6 | 17).then_some((*port, *port)),
-                icmp: None,
-                peer: Peer::Cidr(cidr),
-                cidrs: vec![cidr],
-                description: None,
-                line: 0,
-                span: 0..0,
-            }
+            let ports = matches!(*protocol, 6 | 17).then_some((*port, *port));
+            let protocol = if *protocol == 0 { Protocol::All } else { Protocol::Number(*protocol) };
+            GroupRule::new(protocol, ports, Peer::Cidr(cidr), vec![cidr])
         };
         rules.iter().map(rule).collect()
     };

@@ -7,8 +7,8 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::process::CommandExt as _,
-    process::Command,
+    os::{fd::AsRawFd as _, unix::process::CommandExt as _},
+    process::{Child, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -214,6 +214,109 @@ fn nobody_is_locked_out() {
     // By force.
     let daemon = place.start(&["--force"]);
     daemon.ends_well(Signal::SIGINT);
+    clean(&cable);
+}
+
+#[test]
+fn check_says_whom_a_policy_would_lock_out() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let check = |more: &[&str]| {
+        let output = place.nacld(&[&["check", "policy.toml", "--here"], more].concat());
+        (output.status.code(), format!("{}{}", text(&output.stdout), text(&output.stderr)))
+    };
+    let (code, said) = check(&["--deny", "warnings"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("near (netns {}): nobody is connected by SSH\n", cable.here)), "{said}");
+    let ssh = connect(&cable, 22);
+    let client = ssh.0.local_addr().unwrap();
+    let (code, said) = check(&["--deny", "warnings"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("note: near") && said.contains("this policy lets it live"), "{said}");
+    // The rule and its line; a warning.
+    let denied = format!("{{ rule = 90, action = \"deny\", protocol = \"tcp\", ports = {}, destination", client.port());
+    let closed =
+        policy(&near(&cable)).replace("outbound = [\n", &format!("outbound = [\n  {denied} = \"{THERE}/32\" }},\n"));
+    place.write(&closed);
+    let line = closed.lines().position(|line| line.contains("rule = 90")).unwrap() + 1;
+    let (code, said) = check(&["--deny", "warnings"]);
+    assert_eq!(code, Some(4), "{said}");
+    let told = format!(
+        "warning: near (netns {}): {client} connected to {HERE}:22: this policy WOULD CUT IT: its replies are denied; \
+         outbound rule 90 of network ACL \"lab\", line {line}\n",
+        cable.here
+    );
+    assert!(said.contains(&told), "{said}");
+    assert_eq!(check(&[]).0, Some(0), "warnings are allowed");
+    let (_, said) = check(&["--json"]);
+    let json: Value = serde_json::from_str(&said).unwrap();
+    let cut = &json["files"][0]["here"][0]["connections"][0]["cut"];
+    let expected = serde_json::json!({
+        "request": false, "direction": "outbound", "layer": "nacl", "name": "lab", "rule": 90, "line": line
+    });
+    assert_eq!(*cut, expected);
+    // And it speaks true.
+    assert!(lives(&ssh, LONG));
+    let daemon = place.start(&["--force"]);
+    assert!(!lives(&ssh, SHORT));
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+/// A process that is called as OpenSSH's server and holds a socket as it does.
+fn sshd(directory: &std::path::Path, listener: &TcpListener) -> Child {
+    let program = directory.join("sshd");
+    let sleep = ["/usr/bin/sleep", "/bin/sleep"].into_iter().find(|path| fs::exists(path).unwrap()).unwrap();
+    fs::copy(sleep, &program).unwrap();
+    let descriptor = listener.as_raw_fd();
+    let mut command = Command::new(program);
+    command.arg0("sleep").arg("120").stdin(Stdio::null());
+    // SAFETY: a system call on a descriptor that is open, and nothing else.
+    unsafe {
+        command.pre_exec(move || match libc::fcntl(descriptor, libc::F_SETFD, 0) {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    command.spawn().unwrap()
+}
+
+/// sudo takes SSH_CONNECTION away, and a service has no environment at all: what is found must be found without.
+#[test]
+fn the_operator_is_found_without_an_environment_and_without_privilege() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&format!("[interface.{NEAR}]\nnacl = \"lab\"\n")));
+    let directory = place.directory.path();
+    let ssh = connect(&cable, 2223);
+    let told = format!("{} connected to {HERE}:2223", ssh.0.local_addr().unwrap());
+    let bare = format!("env -i PATH={}", std::env::var("PATH").unwrap());
+    let socket = place.socket();
+    let run =
+        format!("{} run --config policy.toml --no-pins --socket {}", env!("CARGO_BIN_EXE_nacld"), socket.display());
+    // A daemon that comes up after all is ended, and is no refusal.
+    let refused = |script: &str| {
+        let output = Command::new("timeout").args(["20", "sh", "-ec", script]).current_dir(directory).output().unwrap();
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{}{error}", text(&output.stdout));
+        assert!(error.contains(&told), "{error}");
+    };
+    // Nobody of that name and no configuration: an ordinary service.
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &cable.here, "sh", "-ec", &format!("exec {bare} {run}")]).current_dir(directory);
+    place.start_by(command).ends_well(Signal::SIGTERM);
+    // By the name of who listens, which root may see.
+    let mut server = sshd(directory, &ssh.2);
+    refused(&format!("exec ip netns exec {} {bare} {run}", cable.here));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    // A service with the three capabilities may not look into other processes: the server's configuration tells.
+    fs::create_dir(directory.join("ssh")).unwrap();
+    fs::write(directory.join("ssh/sshd_config"), "Port 2223\n").unwrap();
+    let three = "setpriv --bounding-set=-all,+bpf,+net_admin,+perfmon --inh-caps=-all,+bpf,+net_admin,+perfmon";
+    let inside = format!("mount --bind ssh /etc/ssh && exec ip netns exec {} {three} {bare} {run}", cable.here);
+    refused(&format!("exec unshare --mount sh -ec '{inside}'"));
     clean(&cable);
 }
 
@@ -811,6 +914,51 @@ fn nobody_is_locked_out_by_a_verb() {
     assert!(!lives(&ssh, SHORT));
     place.ask(&["mode", NEAR, "stateful"]);
     assert!(lives(&ssh, LONG), "the connection recovers");
+    daemon.ends_well(Signal::SIGTERM);
+    clean(&cable);
+}
+
+#[test]
+fn monitor_mode_counts_what_it_would_drop_until_it_is_enforced() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&policy(&near(&cable)));
+    let daemon = place.start(&["--watch"]);
+    assert_eq!(cable.inbound(CLOSED, 2), 0);
+    let said = place.ask(&["mode", NEAR, "--monitor"]);
+    assert!(said.contains("enforcing NO, monitor only (set live; the policy says yes)"), "{said}");
+    // What the policy denies passes, counted as what it is.
+    assert_eq!((cable.inbound(CLOSED, 3), cable.inbound(OPEN, 2)), (3, 2));
+    assert_eq!((place.hits(0, &50.into()), place.hits(0, &100.into())), (5, 2));
+    daemon.says("inbound deny udp");
+    daemon.says("inbound would be dropped udp");
+    let status = place.ask(&["status"]);
+    let first = status.lines().skip_while(|line| !line.starts_with(NEAR)).nth(1).unwrap();
+    assert!(first.starts_with("  MONITOR ONLY: "), "{status}");
+    assert!(status.contains(", 5 denied"), "{status}");
+    assert!(place.ask(&["rules", NEAR]).contains("MONITOR ONLY"));
+    let json: Value = serde_json::from_str(&place.ask(&["mode", NEAR, "--json"])).unwrap();
+    assert_eq!((&json["interfaces"][0]["enforce"], &json["schema"]), (&false.into(), &1.into()));
+    // Switched on it dies, with the counters where they were.
+    place.ask(&["mode", NEAR, "--enforce"]);
+    assert_eq!((cable.inbound(CLOSED, 3), cable.inbound(OPEN, 1)), (0, 1));
+    assert_eq!((place.hits(0, &50.into()), place.hits(0, &100.into())), (8, 3));
+    daemon.ends_well(Signal::SIGTERM);
+    // A policy that says so begins so, and its end may lock out.
+    let closed = policy(&format!("{}enforce = false\n", near(&cable)));
+    place.write(&closed.replace("protocol = \"all\", destination", "protocol = \"udp\", destination"));
+    let daemon = place.start(&[]);
+    assert!(daemon.out().contains("ready: monitoring 1 interface, where nothing is dropped"), "{}", daemon.out());
+    assert_eq!(cable.inbound(CLOSED, 1), 1);
+    let ssh = connect(&cable, 22);
+    assert!(lives(&ssh, LONG));
+    let output = place.nacld(&["mode", NEAR, "--enforce"]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("it stays in monitor mode") && error.contains("its replies are denied"), "{error}");
+    assert!(lives(&ssh, LONG));
+    place.ask(&["mode", NEAR, "--enforce", "--force"]);
+    assert!(!lives(&ssh, SHORT));
     daemon.ends_well(Signal::SIGTERM);
     clean(&cable);
 }

@@ -64,6 +64,7 @@ struct Device {
     epoch: u32,
     slots: Arc<SlotTable>,
     flags: u64,
+    enforce: bool,
     /// Generations written since it was attached: a toggle writes none.
     installed: u32,
     flows: BTreeMap<FlowKey, Entry>,
@@ -91,6 +92,7 @@ impl Device {
         self.epoch = self.last;
         self.slots = compiled.slots.clone();
         self.flags = compiled.flags;
+        self.enforce = options.enforce;
         self.events = Some(options.events);
         self.notes.insert(self.epoch, (terms.note, compiled.slots.clone(), compiled.flags));
         self.pending = terms.confirm.map(|confirm| (Instant::now() + confirm, before));
@@ -158,6 +160,10 @@ impl Fake {
 
     fn flags(&self, name: &str) -> u64 {
         self.lock().attached[name].flags
+    }
+
+    fn enforces(&self, name: &str) -> bool {
+        self.lock().attached[name].enforce
     }
 
     /// Flags by which packets are judged now; nothing where none are.
@@ -323,6 +329,7 @@ impl Attached for FakeAttachment {
         device.last += 1;
         device.epoch = device.last;
         device.flags = flags;
+        device.enforce = options.enforce;
         device.events = Some(options.events);
         device.notes.insert(device.epoch, (note.clone(), device.slots.clone(), flags));
         Ok(device.epoch)
@@ -962,6 +969,64 @@ async fn a_reload_taken_back_keeps_what_was_set_live() {
 }
 
 #[tokio::test]
+async fn monitor_mode_is_set_live_and_told_loudly() {
+    let daemon = Daemon::start(&format!("{WEB}{SECOND}")).await;
+    let plain = |text: &str| anstream::adapter::strip_str(text).to_string();
+    assert!(daemon.fake.enforces("fake0"));
+    let (code, modes) = daemon.json(Method::GET, MODE).await;
+    assert_eq!((code, &modes["enforce"], &modes["policy"]["enforce"]), (200, &true.into(), &true.into()));
+    let set = |enforce| SetMode { enforce: Some(enforce), ..SetMode::default() };
+    let answer = daemon.client.set_mode("fake0", &set(false)).await.unwrap();
+    assert_eq!((answer.modes.in_force.enforce, answer.modes.policy.enforce), (false, true));
+    assert_eq!(answer.modes.in_force.mode, Mode::Stateless, "what is absent stays as it is");
+    assert!(!daemon.fake.enforces("fake0") && daemon.fake.enforces("fake1"));
+    let said = plain(&report::status::set(&answer));
+    assert!(
+        said.contains("fake0: mode stateless, layers both, enforcing NO, monitor only (set live; the policy says yes)"),
+        "{said}"
+    );
+    // Other settings leave it, and it leaves them.
+    daemon.client.set_mode("fake0", &SetMode { mode: Some(Mode::Stateful), ..SetMode::default() }).await.unwrap();
+    drop(Lines::open(&daemon, "/v1/events?action=all").await);
+    assert!(!daemon.fake.enforces("fake0"));
+    // It is the first thing that is said of the interface, and what runs beside it is not said to be monitored.
+    let status = daemon.client.status().await.unwrap();
+    let text = plain(&report::status::text(&status));
+    let of = |name: &str| text.split_once(&format!("\n{name}\n")).unwrap().1.lines().next().unwrap().to_owned();
+    assert_eq!(
+        of("fake0"),
+        "  MONITOR ONLY: packets are judged, counted and reported, and NONE IS DROPPED; set live, the policy enforces"
+    );
+    assert!(of("fake1").starts_with("  network ACL"), "{text}");
+    let ready = plain(&report::status::ready(&status, &daemon.socket(), None));
+    let said = "ready: enforcing on 1 interface, monitoring 1 interface, where nothing is dropped, listening on";
+    assert!(ready.contains(said), "{ready}");
+    let rules = plain(&report::rules::text(&daemon.rules("fake0").await, None, None));
+    assert!(rules.lines().nth(1).unwrap().starts_with("MONITOR ONLY"), "{rules}");
+    let (_, json) = daemon.json(Method::GET, "/v1/rules?interface=fake0").await;
+    assert_eq!(json["interfaces"][0]["enforce"], false);
+    // What is denied goes on, and is told so.
+    let mut stream = Lines::open(&daemon, "/v1/events").await;
+    let denied = daemon.fake.slot("fake0", Direction::Inbound, 110);
+    daemon.fake.emit("fake0", Event { enforced: 0, ..syn(denied, 0) });
+    let record: Record = serde_json::from_value(stream.next().await).unwrap();
+    let line = plain(&report::status::record(&record));
+    assert!(line.contains(" inbound would be dropped tcp "), "{line}");
+    // A reload puts the file's word in force and says so, also where that is monitor mode.
+    let change = daemon.client.reload(false, None).await.unwrap().change;
+    assert!(daemon.fake.enforces("fake0"));
+    let text = plain(&report::status::changed(&change, None));
+    assert!(text.contains("(mode stateful, layers both, monitor only had been set live)"), "{text}");
+    daemon.write(&WEB.replace("nacl = \"web\"", "nacl = \"web\"\nenforce = false"));
+    let change = daemon.client.reload(false, None).await.unwrap().change;
+    assert!(!daemon.fake.enforces("fake0") && !change.modes[0].now.enforce);
+    let answer = daemon.client.set_mode("fake0", &set(true)).await.unwrap();
+    assert!(daemon.fake.enforces("fake0"));
+    let said = plain(&report::status::set(&answer));
+    assert!(said.contains("enforcing yes (set live; the policy says monitor only)"), "{said}");
+}
+
+#[tokio::test]
 async fn layers_need_somebody_who_judges() {
     let daemon = Daemon::start(WEB).await;
     let set = SetMode { layers: Some(Layers::Groups), ..SetMode::default() };
@@ -1191,7 +1256,7 @@ fn interfaces_are_named_without_doubt() {
     let error = state.modes(Some("eth9")).unwrap_err();
     assert!(error.hint().unwrap().contains("blue (eth0 in netns b), green (eth0 in netns g)"));
     // One of the two, and the other stays as it is.
-    let setting = Setting { mode: Mode::Stateful, layers: Layers::Both };
+    let setting = Setting { mode: Mode::Stateful, layers: Layers::Both, enforce: true };
     state.set("green", setting).unwrap();
     let flags = |name| fake.flags(name) & Control::STATEFUL != 0;
     assert_eq!((flags("b/eth0"), flags("g/eth0")), (false, true));
@@ -1315,7 +1380,7 @@ async fn a_daemon_knows_what_the_one_before_it_has_left() {
     let reading = prepare::read(&file, &NoHost).unwrap();
     first.apply(prepare::prepare(&reading, &first.slots()).unwrap(), None).unwrap();
     fake.hit("fake0", fake.slot("fake0", Direction::Inbound, 100), 3);
-    let stateful = Setting { mode: Mode::Stateful, layers: Layers::Both };
+    let stateful = Setting { mode: Mode::Stateful, layers: Layers::Both, enforce: true };
     first.set("fake0", stateful).unwrap();
     assert_eq!(first.end().unwrap(), ["fake0"], "it stays in force");
     drop(first);

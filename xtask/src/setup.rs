@@ -245,9 +245,10 @@ fn linker() -> Result<PathBuf> {
     Ok(own.join("bin"))
 }
 
-/// Labs and wire tests lay cables with `ip`, and translate addresses with `nft` (L12).
+/// Labs and wire tests lay cables with `ip`, and translate addresses with `nft` (L12); what `nacld doctor` says mends an
+/// interface is tried with `ethtool`.
 fn network_tools() -> Result<()> {
-    let missing: Vec<_> = [("ip", "iproute2"), ("nft", "nftables")]
+    let missing: Vec<_> = [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool")]
         .into_iter()
         .filter(|(tool, _)| find(tool).is_none())
         .map(|(_, package)| package)

@@ -260,15 +260,9 @@ fn interface(mode: &str, groups: bool) -> Interface {
     let nacl = Nacl { outbound, ..(*inbound.nacl).clone() };
     let mut interface = Interface::new(place::NEAR, Arc::new(nacl));
     if groups {
-        let rule = |entry: Entry| GroupRule {
-            protocol: Protocol::Number(6),
-            ports: Some(entry.ports),
-            icmp: None,
-            peer: Other::Cidr(entry.cidr),
-            cidrs: vec![entry.cidr],
-            description: None,
-            line: 1,
-            span: 0..0,
+        let rule = |entry: Entry| {
+            let (ports, cidr) = (Some(entry.ports), entry.cidr);
+            GroupRule { line: 1, ..GroupRule::new(Protocol::Number(6), ports, Other::Cidr(cidr), vec![cidr]) }
         };
         let allowed = self::inbound().into_iter().filter(|entry| entry.action == Action::Allow);
         let inbound = allowed.map(rule).collect();

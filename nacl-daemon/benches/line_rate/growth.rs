@@ -216,16 +216,8 @@ fn prefix_list(plan: &Plan, out: &mut Out) -> Result<()> {
         let address = Ipv4Addr::from(index.wrapping_mul(0x9e37_79b1));
         IpNet::new(address.into(), [24, 20, 28, 32, 22][index as usize % 5]).expect("a prefix").trunc()
     };
-    let rule = GroupRule {
-        protocol: Protocol::Number(6),
-        ports: Some((443, 443)),
-        icmp: None,
-        peer: Peer::PrefixList("long".into()),
-        cidrs: (0..ENTRIES).map(cidr).collect(),
-        description: None,
-        line: 1,
-        span: 0..0,
-    };
+    let (peer, cidrs) = (Peer::PrefixList("long".into()), (0..ENTRIES).map(cidr).collect());
+    let rule = GroupRule { line: 1, ..GroupRule::new(Protocol::Number(6), Some((443, 443)), peer, cidrs) };
     let group = Group { name: "sg".into(), id: None, inbound: vec![rule], outbound: Vec::new() };
     let interface = Interface { groups: Some(vec![Arc::new(group)]), ..rules::interface(&rules::entries(4, 20)) };
     let mut compiling = Times::new("compile", "prefix-list", 1);

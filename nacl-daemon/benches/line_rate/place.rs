@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::programs::Xdp;
 use nacl_daemon::{
     dataplane::Target,
-    lab::net::{self, Namespace},
+    lab::net::{self, Namespace, QUIET_IPV6},
     netns,
 };
 use nix::{
@@ -54,14 +54,7 @@ impl Place {
     fn build(near: Namespace, far: Option<Namespace>) -> Result<Self> {
         for namespace in [Some(&near), far.as_ref()].into_iter().flatten() {
             // What the kernel says by itself on a new link would be counted too.
-            namespace.set(&[
-                ("net/ipv6/conf/all/disable_ipv6", "0"),
-                ("net/ipv6/conf/default/disable_ipv6", "0"),
-                ("net/ipv6/conf/default/accept_dad", "0"),
-                ("net/ipv6/conf/default/accept_ra", "0"),
-                ("net/ipv6/conf/default/router_solicitations", "0"),
-                ("net/ipv6/conf/default/addr_gen_mode", "1"),
-            ])?;
+            namespace.set(&QUIET_IPV6)?;
         }
         let elsewhere = far.as_ref().map(|far| format!(" netns {}", far.name())).unwrap_or_default();
         near.ip(&format!(

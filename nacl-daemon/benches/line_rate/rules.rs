@@ -96,15 +96,9 @@ pub fn remembering(entries: &[Entry], layers: Layers, connections: usize) -> Int
     // Room for twice as many, as the documentation advises.
     interface.tracking.entries = interface.tracking.entries.max(2 * connections as u32);
     if layers != Layers::Nacl {
-        let rule = |entry: &Entry| GroupRule {
-            protocol: Protocol::Number(6),
-            ports: Some(entry.ports),
-            icmp: None,
-            peer: Peer::Cidr(entry.cidr),
-            cidrs: vec![entry.cidr],
-            description: None,
-            line: 0,
-            span: 0..0,
+        let rule = |entry: &Entry| {
+            let (ports, cidr) = (Some(entry.ports), entry.cidr);
+            GroupRule::new(Protocol::Number(6), ports, Peer::Cidr(cidr), vec![cidr])
         };
         let inbound = entries.iter().map(rule).collect();
         let group = Group { name: "bench".into(), id: None, inbound, outbound: Vec::new() };

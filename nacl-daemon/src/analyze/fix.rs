@@ -174,16 +174,8 @@ impl Wide {
         let group = interface.groups.iter().flatten().find(|group| !is_aws_own(group))?.name.clone();
         let (wide, _) = self.remote;
         let cidr = if wide.prefix_len() == 0 { one_address(direction, packet) } else { wide };
-        let rule = GroupRule {
-            protocol: self.protocol,
-            ports: self.ports,
-            icmp: self.icmp,
-            peer: Peer::Cidr(cidr),
-            cidrs: vec![cidr],
-            description: None,
-            line: 0,
-            span: 0..0,
-        };
+        let rule = GroupRule::new(self.protocol, self.ports, Peer::Cidr(cidr), vec![cidr]);
+        let rule = GroupRule { icmp: self.icmp, ..rule };
         Some(NewRule::Group { group, direction, rule })
     }
 }

@@ -6,8 +6,15 @@ use anyhow::anyhow;
 use nacl_daemon::{
     compile::{CompileError, refusals},
     policy::Severity,
-    report::diagnostics::{self, tally},
-    resolve::{NoHost, Resolved},
+    report::{
+        self, count_of,
+        diagnostics::{self, tally},
+    },
+    resolve::{Host, NoHost, Resolved},
+    service::{
+        host::Kernel,
+        lockout::{Outlook, outlook},
+    },
 };
 use serde_json::{Value, json};
 
@@ -18,15 +25,20 @@ pub fn run(args: &cli::Check) -> anyhow::Result<Exit> {
     let (mut unreadable, mut errors, mut warnings) = (false, false, false);
     let mut files = Vec::new();
     for path in &args.files {
-        match policy::load(path, &NoHost) {
+        let host: &dyn Host = if args.here { &Kernel } else { &NoHost };
+        match policy::load(path, host) {
             Ok(loaded) => {
-                let refused = loaded.outcome.resolved.as_ref().map(refusals).unwrap_or_default();
+                let resolved = loaded.outcome.resolved.as_ref();
+                let refused = resolved.map(refusals).unwrap_or_default();
+                let outlooks = resolved.filter(|_| args.here).map(outlook);
+                let cut = outlooks.iter().flatten().map(Outlook::cut).sum::<usize>();
                 errors |= loaded.outcome.count(Severity::Error) != 0 || !refused.is_empty();
-                warnings |= loaded.outcome.count(Severity::Warning) != 0;
+                warnings |= loaded.outcome.count(Severity::Warning) != 0 || cut > 0;
                 if args.json {
-                    files.push(as_json(&loaded, &refused));
+                    files.push(as_json(&loaded, &refused, outlooks.as_deref()));
                 } else {
                     loaded.show(Severity::Note)?;
+                    super::tell(report::lockout::text(outlooks.as_deref().unwrap_or_default()))?;
                     super::print(summary(&loaded, refused.is_empty()))?;
                     for refusal in refused {
                         crate::print_error(&anyhow!("{}: {refusal}", loaded.file));
@@ -74,20 +86,21 @@ fn summary(loaded: &Loaded, enforceable: bool) -> String {
 
 /// "1 interface, 2 network ACLs, 9 rules"; security groups where there are any.
 fn holds(resolved: &Resolved) -> String {
-    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
     let rules = resolved.nacls.values().map(|nacl| nacl.inbound.len() + nacl.outbound.len()).sum::<usize>()
         + resolved.groups.values().map(|group| group.inbound.len() + group.outbound.len()).sum::<usize>();
-    let mut parts = vec![plural(resolved.interfaces.len(), "interface"), plural(resolved.nacls.len(), "network ACL")];
+    let mut parts =
+        vec![count_of(resolved.interfaces.len(), "interface"), count_of(resolved.nacls.len(), "network ACL")];
     if !resolved.groups.is_empty() {
-        parts.push(plural(resolved.groups.len(), "security group"));
+        parts.push(count_of(resolved.groups.len(), "security group"));
     }
-    parts.push(plural(rules, "rule"));
+    parts.push(count_of(rules, "rule"));
     parts.join(", ")
 }
 
-fn as_json(loaded: &Loaded, refused: &[CompileError]) -> Value {
+fn as_json(loaded: &Loaded, refused: &[CompileError], here: Option<&[Outlook]>) -> Value {
     let outcome = &loaded.outcome;
     json!({
+        "here": here,
         "file": loaded.file,
         "ok": outcome.resolved.is_some() && refused.is_empty(),
         "refused": refused.iter().map(ToString::to_string).collect::<Vec<_>>(),

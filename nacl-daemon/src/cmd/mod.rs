@@ -5,6 +5,7 @@ mod completions;
 mod confirm;
 mod conntrack;
 mod detach;
+mod doctor;
 mod explain;
 mod lab;
 mod man;
@@ -45,6 +46,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Confirm(args) => confirm::run(args),
         Verb::Rollback(args) => rollback::run(args),
         Verb::Detach(args) => detach::run(args),
+        Verb::Doctor(args) => doctor::run(args),
         Verb::Lab(args) => lab::run(args),
         Verb::Man(args) => man::run(args),
         Verb::Completions(args) => completions::run(args),

@@ -13,10 +13,12 @@ use crate::{Exit, cli};
 pub fn run(args: &cli::Mode) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
     let client = Client::new(&args.socket.socket);
-    let (mode, layers) = (args.mode.map(Into::into), args.layers.map(Into::into));
+    let enforce = (args.monitor || args.enforce).then_some(args.enforce);
+    let set =
+        SetMode { mode: args.mode.map(Into::into), layers: args.layers.map(Into::into), enforce, force: args.force };
+    let changes = SetMode { force: false, ..set } != SetMode::default();
     let text = match &args.interface {
-        Some(interface) if mode.is_some() || layers.is_some() => {
-            let set = SetMode { mode, layers, force: args.force };
+        Some(interface) if changes => {
             let modes = runtime.block_on(client.set_mode(interface, &set))?;
             if args.json { report::json::pretty(&modes)? } else { report::status::set(&modes) }
         }

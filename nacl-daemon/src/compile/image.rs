@@ -151,15 +151,15 @@ fn timeouts(tracking: &Tracking) -> [u64; TIMEOUTS] {
 
 impl Builder {
     /// A page with these entries, shared with every other page that has the same.
-    fn page(&mut self, entries: &[u16; PAGE]) -> u16 {
-        if let Some(page) = self.pages.get(entries.as_slice()) {
+    fn page(&mut self, entries: &[u16]) -> u16 {
+        if let Some(page) = self.pages.get(entries) {
             return *page as u16;
         }
         self.heap.resize(self.heap.len().next_multiple_of(PAGE), 0);
         let page = self.heap.len() / PAGE;
         self.highest = self.highest.max(page);
         self.heap.extend_from_slice(entries);
-        self.pages.insert(entries.as_slice().into(), page as u32);
+        self.pages.insert(entries.into(), page as u32);
         page as u16
     }
 
@@ -214,45 +214,66 @@ impl Builder {
         Placed { list, addresses, at, heap, nodes, highest: self.highest }
     }
 
+    /// The entries of a table by a few bits of the address, the last of which is bit `end`: each leads to what `entry` makes of
+    /// the prefixes that are longer than that, and of everything that covers all its addresses. `touching`: the prefixes, by
+    /// entry. `parts`: a prefix's length and rules.
+    fn entries<P: Copy>(
+        &mut self,
+        touching: &[Vec<&P>],
+        end: u8,
+        cover: &Set,
+        parts: impl Fn(&P) -> (u8, &Set),
+        mut entry: impl FnMut(&mut Self, &[P], &Set) -> u16,
+    ) -> Vec<u16> {
+        // Most are touched by no prefix, and all those are the same.
+        let mut untouched = None;
+        let entries = touching.iter().map(|prefixes| {
+            if let (true, Some(same)) = (prefixes.is_empty(), untouched) {
+                return same;
+            }
+            let mut cover = cover.clone();
+            let mut inner = Vec::new();
+            for prefix in prefixes {
+                match parts(prefix) {
+                    (length, _) if length > end => inner.push(**prefix),
+                    (_, set) => join(&mut cover, set),
+                }
+            }
+            let made = entry(self, &inner, &cover);
+            if prefixes.is_empty() {
+                untouched = Some(made);
+            }
+            made
+        });
+        entries.collect()
+    }
+
     /// The page of one byte of an IPv4 address. The entries of the first lead on always, the others where they must.
     fn page4(&mut self, level: u8, prefixes: &[(u32, u8, &Set)], cover: &Set, addresses: &mut Classes) -> u16 {
         if prefixes.is_empty() && level > 0 {
             let class = self.class(addresses, cover);
             return self.uniform(class);
         }
-        let mut entries = [0; PAGE];
         let end = 8 * (level + 1);
         let touching = by_value(prefixes, PAGE, |(address, length, _)| {
             let own = (address >> (32 - end) & 0xff) as usize;
             own..own + (1 << end.saturating_sub(*length))
         });
-        let mut untouched = None;
-        for (prefixes, entry) in touching.iter().zip(&mut entries) {
-            if let (true, Some(same)) = (prefixes.is_empty(), untouched) {
-                *entry = same;
-                continue;
-            }
-            let mut cover = cover.clone();
-            let mut inner = Vec::new();
-            for prefix in prefixes {
-                let (_, length, set) = prefix;
-                if *length > end {
-                    inner.push(**prefix);
+        let entries = self.entries(
+            &touching,
+            end,
+            cover,
+            |(_, length, set)| (*length, set),
+            |builder, inner, cover| {
+                if level == 0 {
+                    builder.page4(1, inner, cover, addresses)
+                } else if inner.is_empty() {
+                    builder.class(addresses, cover)
                 } else {
-                    join(&mut cover, set);
+                    LINK as u16 | builder.page4(level + 1, inner, cover, addresses)
                 }
-            }
-            *entry = if level == 0 {
-                self.page4(1, &inner, &cover, addresses)
-            } else if inner.is_empty() {
-                self.class(addresses, &cover)
-            } else {
-                LINK as u16 | self.page4(level + 1, &inner, &cover, addresses)
-            };
-            if prefixes.is_empty() {
-                untouched = Some(*entry);
-            }
-        }
+            },
+        );
         self.page(&entries)
     }
 
@@ -281,32 +302,17 @@ impl Builder {
         // What is selected stands in one half of the address.
         let high = common < 64;
         let shift = if high { 64 - end } else { 128 - end };
-        let mut entries = vec![0; values];
         let touching = by_value(&longer, values, |(address, length, _)| {
             let own = (address.unbounded_shr(u32::from(128 - end)) as usize) & (values - 1);
             own..own + (1 << end.saturating_sub(*length))
         });
-        let mut untouched = None;
-        for (prefixes, entry) in touching.iter().zip(&mut entries) {
-            if let (true, Some(same)) = (prefixes.is_empty(), untouched) {
-                *entry = same;
-                continue;
-            }
-            let mut cover = cover.clone();
-            let mut inner = Vec::new();
-            for prefix in prefixes {
-                let (_, length, set) = **prefix;
-                if *length > end {
-                    inner.push(**prefix);
-                } else {
-                    join(&mut cover, set);
-                }
-            }
-            *entry = self.node6(base, &inner, &cover, addresses);
-            if prefixes.is_empty() {
-                untouched = Some(*entry);
-            }
-        }
+        let entries = self.entries(
+            &touching,
+            end,
+            &cover,
+            |(_, length, set)| (*length, set),
+            |builder, inner, cover| builder.node6(base, inner, cover, addresses),
+        );
         let entries = self.run(entries);
         let value = first.0 & mask;
         self.words[node..node + NODE_WORDS as usize].copy_from_slice(&[

@@ -39,15 +39,15 @@ pub fn open_namespace(target: &Target) -> Result<Option<File>, DataplaneError> {
 /// Finds the interface, and refuses one that does not carry Ethernet frames.
 pub fn find(target: &Target, namespace: Option<&File>) -> Result<Device, DataplaneError> {
     let missing = || DataplaneError::NoInterface { name: target.name.clone(), netns: target.netns.clone() };
-    let found = netns::within_open(namespace, || -> io::Result<Option<(u32, u16)>> {
+    let found = netns::within_open(namespace, || -> io::Result<Option<(u32, Option<String>)>> {
         let Some(ifindex) = index(&target.name) else { return Ok(None) };
-        Ok(Some((ifindex, hardware(&target.name)?)))
+        Ok(Some((ifindex, not_ethernet(&target.name)?)))
     })
     .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })?
     .map_err(|source| DataplaneError::Ask { what: format!("the type of interface {:?}", target.name), source })?;
-    let (ifindex, hardware) = found.ok_or_else(missing)?;
-    if hardware != libc::ARPHRD_ETHER {
-        return Err(DataplaneError::NotEthernet { name: target.name.clone(), kind: kind(hardware) });
+    let (ifindex, not_ethernet) = found.ok_or_else(missing)?;
+    if let Some(kind) = not_ethernet {
+        return Err(DataplaneError::NotEthernet { name: target.name.clone(), kind });
     }
     Ok(Device { name: target.name.clone(), ifindex })
 }
@@ -67,19 +67,31 @@ pub fn index(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
 }
 
+/// What an interface of this thread's namespace is, where it does not carry Ethernet frames.
+pub fn not_ethernet(name: &str) -> io::Result<Option<String>> {
+    let hardware = hardware(name)?;
+    Ok((hardware != libc::ARPHRD_ETHER).then(|| kind(hardware)))
+}
+
 /// Name of an interface of the namespace this thread is in.
 pub fn name(ifindex: u32) -> Option<String> {
     nix::net::if_::if_indextoname(ifindex).ok()?.into_string().ok()
 }
 
-fn hardware(name: &str) -> io::Result<u16> {
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+/// An ioctl's question about an interface.
+pub fn request(name: &str) -> io::Result<libc::ifreq> {
     // SAFETY: a plain C structure, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let name = CString::new(name)?;
     for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.as_bytes()) {
         *to = (*from).cast_signed();
     }
+    Ok(request)
+}
+
+fn hardware(name: &str) -> io::Result<u16> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut request = request(name)?;
     // SAFETY: an open socket, and the structure this request fills in.
     unsafe { ioctl::hardware_address(socket.as_raw_fd(), &raw mut request) }?;
     // SAFETY: the request was for this member of the union.

@@ -18,7 +18,7 @@ use super::{
 use crate::netns;
 
 /// What all our programs' names begin with.
-const OURS: &str = "nacl_";
+pub const OURS: &str = "nacl_";
 
 /// Takes every program of nacld off an interface, and the clsact qdisc where nothing else is on it. Returns a line for
 /// each thing that was removed, with the process that held it, where one did.

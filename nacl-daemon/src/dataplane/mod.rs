@@ -20,6 +20,7 @@ mod object;
 mod outer;
 mod record;
 mod store;
+mod survey;
 mod sys;
 mod testbed;
 
@@ -48,8 +49,9 @@ pub use self::{
     leftovers::{detach_leftovers, holders},
     maps::now,
     memory::Memory,
-    object::{Program, may_look_around, missing},
-    store::Store,
+    object::{Platform, Program, may_look_around, missing, platform},
+    store::{Site, Store},
+    survey::{Found, Offload, Place, Queues, Survey, XdpMode, carries_ethernet, survey},
     testbed::{TestBed, Wire},
 };
 use self::{

@@ -57,6 +57,17 @@ fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkM
     }
 }
 
+/// An interface by its index.
+pub fn link(ifindex: u32) -> io::Result<Option<LinkMessage>> {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    let answers = ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK)?;
+    Ok(answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    }))
+}
+
 /// Ids of the XDP programs on an interface, in whatever mode.
 pub fn xdp(ifindex: u32) -> io::Result<Vec<u32>> {
     let mut ids: Vec<u32> = xdp_attributes(ifindex)?
@@ -79,18 +90,12 @@ pub fn xdp_is_generic(ifindex: u32) -> io::Result<bool> {
 }
 
 fn xdp_attributes(ifindex: u32) -> io::Result<Vec<LinkXdp>> {
-    let mut message = LinkMessage::default();
-    message.header.index = ifindex;
-    let mut all = Vec::new();
-    for answer in ask(RouteNetlinkMessage::GetLink(message), NLM_F_ACK)? {
-        let RouteNetlinkMessage::NewLink(link) = answer else { continue };
-        for attribute in link.attributes {
-            if let LinkAttribute::Xdp(xdp) = attribute {
-                all.extend(xdp);
-            }
-        }
-    }
-    Ok(all)
+    let attributes = link(ifindex)?.into_iter().flat_map(|link| link.attributes);
+    let xdp = attributes.filter_map(|attribute| match attribute {
+        LinkAttribute::Xdp(xdp) => Some(xdp),
+        _ => None,
+    });
+    Ok(xdp.flatten().collect())
 }
 
 /// The qdisc's half for one hook.

@@ -329,6 +329,43 @@ pub fn usable(netns: bool) -> Result<(), DataplaneError> {
     Ok(())
 }
 
+/// What this binary, kernel and process are, as far as attaching goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an answer of its own")]
+pub struct Platform {
+    /// The kernel's release.
+    pub kernel: String,
+    /// Why it cannot run the programs at all.
+    pub too_old: Option<&'static str>,
+    /// Whether it attaches TC programs by links (tcx, Linux 6.6).
+    pub tcx: bool,
+    /// Whether its XDP knows frames of several parts (Linux 5.18).
+    pub frags: bool,
+    /// Whether it charges maps and programs to the memory cgroup, and no longer to `RLIMIT_MEMLOCK` (Linux 5.11).
+    pub cgroup_memory: bool,
+    /// Whether this binary has the kernel programs in it.
+    pub built_in: bool,
+    /// Capabilities this process lacks to attach.
+    pub lacking: Vec<&'static str>,
+    /// Whether it has `CAP_SYS_ADMIN`: to mount, to enter namespaces, and to see other people's programs.
+    pub sys_admin: bool,
+}
+
+/// What this binary, kernel and process are.
+pub fn platform() -> Platform {
+    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    Platform {
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        too_old: lacks(KernelVersion::current().ok(), &filesystems),
+        tcx: kernel_is(6, 6),
+        frags: kernel_is(5, 18),
+        cgroup_memory: kernel_is(5, 11),
+        built_in: !OBJECT.is_empty(),
+        lacking: lacking_capabilities(false),
+        sys_admin: has_capability(SYS_ADMIN),
+    }
+}
+
 /// What this binary, process and kernel lack to attach at all, each with its remedy; empty: nothing.
 pub fn missing() -> Vec<String> {
     let mut missing = Vec::new();
@@ -348,11 +385,8 @@ pub fn missing() -> Vec<String> {
 
 /// Fails on a kernel that cannot run the programs.
 fn old_kernel() -> Result<(), DataplaneError> {
-    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    lacks(KernelVersion::current().ok(), &filesystems).map_or(Ok(()), |missing| {
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        Err(DataplaneError::KernelTooOld { kernel: kernel.trim().into(), missing: missing.into() })
-    })
+    let Platform { kernel, too_old, .. } = platform();
+    too_old.map_or(Ok(()), |missing| Err(DataplaneError::KernelTooOld { kernel, missing: missing.into() }))
 }
 
 /// What a kernel lacks. Linux 5.15 is the oldest whose verifier and maps the programs were written for; one that does not

@@ -17,6 +17,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
     mount::{MntFlags, MsFlags, mount, umount2},
     sys::statfs::{BPF_FS_MAGIC, statfs},
+    unistd::{AccessFlags, access},
 };
 
 use super::{DataplaneError, device::Device, hold::Link, object};
@@ -55,11 +56,11 @@ impl Store {
     /// # Errors
     /// A directory cannot be made, or the bpffs not be mounted.
     pub fn open(root: &Path, owner: String) -> Result<Self, DataplaneError> {
-        let (bpf, records) = (root.join("bpf"), root.join("interfaces"));
+        let (bpf, records) = (root.join(BPF), root.join(RECORDS));
         let make = |path: &Path| DirBuilder::new().recursive(true).mode(MODE).create(path).map_err(failed(path));
         DirBuilder::new().recursive(true).mode(0o755).create(root).map_err(failed(root))?;
         make(&records)?;
-        let fleeting = !is_bpffs(&bpf) && in_a_mount_namespace_of_its_own();
+        let fleeting = !is_bpffs(&bpf) && own_mounts() == Some(true);
         if !is_bpffs(&bpf) {
             make(&bpf)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RELATIME;
@@ -71,7 +72,7 @@ impl Store {
 
     /// The store below a directory, if there is one, for whoever clears up. Mounts and makes nothing.
     pub fn existing(root: &Path) -> Option<Self> {
-        let (bpf, records) = (root.join("bpf"), root.join("interfaces"));
+        let (bpf, records) = (root.join(BPF), root.join(RECORDS));
         is_bpffs(&bpf).then(|| Self { bpf, records, owner: String::new(), fleeting: false })
     }
 
@@ -184,15 +185,54 @@ fn name(namespace: u64, device: &Device) -> String {
     format!("{namespace}-{}", device.ifindex)
 }
 
-/// Whoever may not look is not told a tale.
-fn in_a_mount_namespace_of_its_own() -> bool {
+/// Whether this process sees other mounts than the machine's first one, as `ip netns exec` makes it for its child; `None` for
+/// whoever may not look.
+fn own_mounts() -> Option<bool> {
     let mounts = |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt")).map(|namespace| namespace.ino());
-    matches!((mounts("self"), mounts("1")), (Ok(own), Ok(first)) if own != first)
+    Some(mounts("self").ok()? != mounts("1").ok()?)
 }
 
 fn is_bpffs(path: &Path) -> bool {
     statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
+
+/// What a store below a directory would find there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// The directory.
+    pub root: PathBuf,
+    /// Whether a bpffs is mounted in it.
+    pub mounted: bool,
+    /// Whether this process may write to all of it.
+    pub writable: bool,
+    /// Whether this process sees other mounts than the machine's first one; `None` where it may not look.
+    pub own_mounts: Option<bool>,
+}
+
+impl Site {
+    /// Looks at a directory. Mounts and makes nothing.
+    pub fn of(root: &Path) -> Self {
+        let writable = |path: &Path| access(path, AccessFlags::W_OK).is_ok();
+        let (bpf, records) = (root.join(BPF), root.join(RECORDS));
+        let records_writable = if records.exists() { writable(&records) } else { writable(root) };
+        Self {
+            root: root.to_owned(),
+            mounted: is_bpffs(&bpf),
+            writable: writable(&bpf) && records_writable,
+            own_mounts: own_mounts(),
+        }
+    }
+
+    /// Where the bpffs is to be.
+    pub fn bpf(&self) -> PathBuf {
+        self.root.join(BPF)
+    }
+}
+
+/// The bpffs, below the directory.
+const BPF: &str = "bpf";
+/// The records, likewise.
+const RECORDS: &str = "interfaces";
 
 /// What stands before the name of a directory whose pins are not complete yet, or no longer.
 const STAGING: &str = "staging-";

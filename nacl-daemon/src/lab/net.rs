@@ -538,21 +538,28 @@ fn mac(index: usize, router: bool) -> String {
     format!("02:4e:41:{:02x}:00:{:02x}", u8::from(router), index + 1)
 }
 
+/// IPv6 on, on whatever link is made from now on, and the kernel says nothing on it by itself: no duplicate address
+/// detection, no router solicitations, no address of its own.
+pub const QUIET_IPV6: [(&str, &str); 6] = [
+    ("net/ipv6/conf/all/disable_ipv6", "0"),
+    ("net/ipv6/conf/default/disable_ipv6", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0"),
+    ("net/ipv6/conf/default/router_solicitations", "0"),
+    ("net/ipv6/conf/default/addr_gen_mode", "1"),
+];
+
 fn common_settings() -> Vec<(String, String)> {
     [
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
         ("net/ipv4/icmp_ratelimit", "0"),
         ("net/ipv6/icmp/ratelimit", "0"),
-        ("net/ipv6/conf/all/disable_ipv6", "0"),
-        ("net/ipv6/conf/default/disable_ipv6", "0"),
-        ("net/ipv6/conf/default/accept_dad", "0"),
-        ("net/ipv6/conf/default/accept_ra", "0"),
-        ("net/ipv6/conf/default/router_solicitations", "0"),
-        ("net/ipv6/conf/default/addr_gen_mode", "1"),
     ]
+    .into_iter()
+    .chain(QUIET_IPV6)
     .map(|(setting, value)| (setting.to_string(), value.to_string()))
-    .into()
+    .collect()
 }
 
 fn forwarding() -> Vec<(String, String)> {

@@ -5,7 +5,7 @@ use tracing::{error, info, warn};
 
 use super::TARGET;
 use crate::{
-    observe::{BriefInterface, Happened, InterfaceModes, InterfaceStatus, Number, Place, Record},
+    observe::{BriefInterface, Happened, InterfaceModes, InterfaceStatus, Number, Place, Record, Setting},
     policy::Severity,
     report::named,
     service::{
@@ -75,9 +75,9 @@ pub fn notice(notice: &Notice<'_>) {
             warn!(target: TARGET, reason, sha256 = now.sha256, "what was before is in force again");
         }
         Notice::Set(InterfaceModes { interface, device, netns, modes, epoch, .. }) => {
-            let (mode, layers) = (modes.in_force.mode.name(), modes.in_force.layers.name());
-            let netns = netns.as_deref();
-            info!(target: TARGET, interface, device, netns, epoch, mode, layers, "mode set live");
+            let Setting { mode, layers, enforce } = modes.in_force;
+            let (mode, layers, netns) = (mode.name(), layers.name(), netns.as_deref());
+            info!(target: TARGET, interface, device, netns, epoch, mode, layers, enforce, "set live");
         }
         Notice::Interface { happened, .. } => interface(happened),
         Notice::Record(record) => packet(record),
@@ -105,12 +105,12 @@ fn finding(finding: &Finding) {
 }
 
 fn enforced(status: &InterfaceStatus) {
-    let InterfaceStatus { interface, device, netns, nacl, modes, epoch, hooks, enforce, notes, .. } = status;
+    let InterfaceStatus { interface, device, netns, nacl, modes, epoch, hooks, notes, .. } = status;
     let (mode, layers) = (modes.in_force.mode.name(), modes.in_force.layers.name());
     let (ingress, egress, not_native) = (&hooks.ingress, &hooks.egress, hooks.fallback.as_deref());
     let netns = netns.as_deref();
     info!(target: TARGET, interface, device, netns, nacl, mode, layers, epoch, ingress, egress, not_native, "attached");
-    if !enforce {
+    if !modes.in_force.enforce {
         warn!(target: TARGET, interface, device, netns, "NOT ENFORCING: packets are judged and counted, none is dropped");
     }
     for note in notes {

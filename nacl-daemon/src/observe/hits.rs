@@ -230,11 +230,9 @@ pub struct InterfaceRules {
     /// Which way the interface looks.
     #[serde(with = "names::side")]
     pub side: Side,
-    /// False: judged and counted only.
-    pub enforce: bool,
     /// Number of the policy in force, counted up by every switch; null without a daemon.
     pub epoch: Option<u32>,
-    /// Mode and layers.
+    /// Mode, layers and whether it is enforced.
     #[serde(flatten)]
     pub modes: Modes,
     /// The network ACL: inbound, then outbound.
@@ -253,8 +251,8 @@ pub struct InterfaceRules {
     pub events_suppressed: u64,
 }
 
-/// The tables of an interface, with hits where there are counters. `name`: its name in the policy. `policy`: mode and
-/// layers as the policy has them. `counted`: the table the counters were made with.
+/// The tables of an interface, with hits where there are counters. `name`: its name in the policy. `policy`: the
+/// setting as the policy has it. `counted`: the table the counters were made with.
 pub fn interface_rules(
     name: &str,
     interface: &Interface,
@@ -318,7 +316,6 @@ pub fn interface_rules(
         nacl: interface.nacl.name.clone(),
         nacl_id: interface.nacl.id.clone(),
         side: interface.side,
-        enforce: interface.enforce,
         epoch,
         modes: Modes { in_force: Setting::of(interface), policy },
         lists: lists.into(),

@@ -17,5 +17,5 @@ pub use hits::{
 };
 pub use status::{
     Absent, Brief, BriefInterface, Change, Happened, Hooks, InterfaceModes, InterfaceStatus, Memory, ModeChange, Modes,
-    PendingStatus, Place, PolicyStatus, ReloadStatus, Setting, Status, Totals,
+    PendingStatus, Place, PolicyStatus, ReloadStatus, Setting, SettingChange, Status, Totals,
 };

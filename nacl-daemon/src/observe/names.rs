@@ -137,3 +137,4 @@ macro_rules! optional {
 }
 optional!(some_mode, Mode, "super::mode", "A mode that may be absent.");
 optional!(some_layers, Layers, "super::layers", "Layers that may be absent.");
+optional!(some_side, Side, "super::side", "A side that may not be known.");

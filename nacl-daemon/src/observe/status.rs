@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Tracking, names};
-use crate::resolve::{Layers, Mode, OnExit, Side};
+use crate::resolve::{Interface, Layers, Mode, OnExit, Side};
 
 /// An interface by all its names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub struct Place {
     pub netns: Option<String>,
 }
 
-/// A mode, and which layers judge.
+/// What can be set while it is enforced: a mode, which layers judge, and whether what they deny is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// Whether the network ACL remembers connections.
@@ -27,16 +27,47 @@ pub struct Setting {
     /// Which layers judge.
     #[serde(with = "names::layers")]
     pub layers: Layers,
+    /// False in monitor mode: judged, counted and reported, and nothing is dropped.
+    pub enforce: bool,
 }
 
 impl Setting {
     /// As an interface has it.
-    pub const fn of(interface: &crate::resolve::Interface) -> Self {
-        Self { mode: interface.mode, layers: interface.layers }
+    pub const fn of(interface: &Interface) -> Self {
+        Self { mode: interface.mode, layers: interface.layers, enforce: interface.enforce }
+    }
+
+    /// An interface with this in force.
+    pub fn on(self, interface: &Interface) -> Interface {
+        let Self { mode, layers, enforce } = self;
+        Interface { mode, layers, enforce, ..interface.clone() }
     }
 }
 
-/// The mode and layers in force, and what the policy says of them.
+/// A change of a [`Setting`]: what is absent stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SettingChange {
+    /// Whether the network ACL remembers connections.
+    pub mode: Option<Mode>,
+    /// Which layers judge.
+    pub layers: Option<Layers>,
+    /// Whether what they deny is dropped.
+    pub enforce: Option<bool>,
+}
+
+impl SettingChange {
+    /// A setting, changed.
+    pub fn of(self, before: Setting) -> Setting {
+        let Self { mode, layers, enforce } = self;
+        Setting {
+            mode: mode.unwrap_or(before.mode),
+            layers: layers.unwrap_or(before.layers),
+            enforce: enforce.unwrap_or(before.enforce),
+        }
+    }
+}
+
+/// The setting in force, and what the policy says of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Modes {
     /// In force. Another one than the policy's was set live, and holds until the next reload.
@@ -109,7 +140,7 @@ pub struct InterfaceStatus {
     pub nacl: String,
     /// AWS's id of it.
     pub nacl_id: Option<String>,
-    /// Mode and layers.
+    /// Mode, layers and whether it is enforced.
     #[serde(flatten)]
     pub modes: Modes,
     /// Names of its security groups; null where it has none, and that layer is off.
@@ -119,8 +150,6 @@ pub struct InterfaceStatus {
     /// Which way the interface looks.
     #[serde(with = "names::side")]
     pub side: Side,
-    /// False: judged and counted, and nothing is dropped.
-    pub enforce: bool,
     /// How it is attached.
     pub hooks: Hooks,
     /// Number of the policy in force, counted up by every switch.
@@ -265,13 +294,13 @@ pub struct Change {
     pub waiting: Vec<String>,
     /// Interfaces the policy no longer names, detached.
     pub detached: Vec<String>,
-    /// Interfaces whose mode or layers were changed by it.
+    /// Interfaces whose mode, layers or enforcement were changed by it.
     pub modes: Vec<ModeChange>,
     /// What went wrong after the switch: programs that could not be taken off.
     pub problems: Vec<String>,
 }
 
-/// Mode and layers that a reload changed.
+/// A setting that a reload changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModeChange {
     /// Name of the interface in the policy.

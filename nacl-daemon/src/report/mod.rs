@@ -3,8 +3,10 @@
 pub mod conntrack;
 pub mod console;
 pub mod diagnostics;
+pub mod doctor;
 pub mod explain;
 pub mod json;
+pub mod lockout;
 pub mod rule;
 pub mod rules;
 pub mod status;
@@ -21,4 +23,9 @@ pub fn named(interface: &str, device: &str, netns: Option<&str>) -> String {
     }
     let within = netns.map(|netns| format!(" in netns {netns}")).unwrap_or_default();
     format!("{interface} ({device}{within})")
+}
+
+/// `1 rule`, `2 rules`.
+pub fn count_of(count: usize, word: &str) -> String {
+    format!("{count} {word}{}", if count == 1 { "" } else { "s" })
 }

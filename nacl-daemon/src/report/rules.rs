@@ -71,8 +71,8 @@ fn heading(out: &mut String, rules: &InterfaceRules) {
     if let Some(subnet) = &rules.subnet {
         let _ = write!(out, " · subnet {subnet}");
     }
-    let setting = rules.modes.in_force;
-    let live = if setting == rules.modes.policy { "" } else { " (set live)" };
+    let (setting, policy) = (rules.modes.in_force, rules.modes.policy);
+    let live = if (setting.mode, setting.layers) == (policy.mode, policy.layers) { "" } else { " (set live)" };
     if setting.mode == Mode::Stateful || !live.is_empty() {
         let _ = write!(out, " · {}{live}", setting.mode.name());
     }
@@ -85,10 +85,11 @@ fn heading(out: &mut String, rules: &InterfaceRules) {
     if let Some(epoch) = rules.epoch {
         let _ = write!(out, " · epoch {epoch}");
     }
-    if !rules.enforce {
-        let _ = write!(out, " · {LOUD}MONITOR: nothing is dropped{LOUD:#}");
+    out.push('\n');
+    if !setting.enforce {
+        let _ = writeln!(out, "{LOUD}MONITOR ONLY: what is denied below is counted, and goes on{LOUD:#}");
     }
-    out.push_str("\n\n");
+    out.push('\n');
 }
 
 /// A table before it is laid out: what stands in every row, and how it looks.

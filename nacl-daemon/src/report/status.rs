@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::Path, time::Duration};
 
 use anstyle::{AnsiColor, Color, Style};
 
-use super::{conntrack, console, named, rule::protocol_name};
+use super::{conntrack, console, count_of, named, rule::protocol_name};
 use crate::{
     observe::{
         Brief, BriefInterface, Change, Happened, InterfaceModes, InterfaceStatus, Memory, Modes, Place, PolicyStatus,
@@ -81,7 +81,6 @@ fn one(out: &mut String, status: &InterfaceStatus) {
         groups,
         conntrack,
         side,
-        enforce,
         hooks,
         packets,
         memory,
@@ -99,6 +98,13 @@ fn one(out: &mut String, status: &InterfaceStatus) {
         let _ = write!(out, "  {DIM}{}{DIM:#}", addresses.join(" "));
     }
     out.push('\n');
+    if !modes.in_force.enforce {
+        let live = if modes.policy.enforce { "; set live, the policy enforces" } else { "" };
+        let _ = writeln!(
+            out,
+            "  {LOUD}MONITOR ONLY: packets are judged, counted and reported, and NONE IS DROPPED{LOUD:#}{live}"
+        );
+    }
     let id = nacl_id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
     let subnet = subnet
         .as_ref()
@@ -131,11 +137,7 @@ fn one(out: &mut String, status: &InterfaceStatus) {
         let _ = writeln!(out, "               {DIM}not native XDP: {why}{DIM:#}");
     }
     let _ = writeln!(out, "  egress       {}", hooks.egress);
-    if *enforce {
-        let _ = writeln!(out, "  enforcing    {GREEN}yes{GREEN:#}");
-    } else {
-        let _ = writeln!(out, "  enforcing    {LOUD}NO: monitor only{LOUD:#}");
-    }
+    let _ = writeln!(out, "  enforcing    {}", enforcing(*modes));
     if packets.allowed + packets.denied > 0 {
         let _ = writeln!(
             out,
@@ -175,12 +177,28 @@ fn layers(Modes { in_force, policy }: Modes) -> String {
     format!("{LOUD}{layers}{LOUD:#} (set live; the policy says {})", policy.layers.name())
 }
 
+/// Whether what is denied is dropped, likewise.
+fn enforcing(Modes { in_force, policy }: Modes) -> String {
+    let live = match (in_force.enforce, policy.enforce) {
+        (true, false) => " (set live; the policy says monitor only)",
+        (false, true) => " (set live; the policy says yes)",
+        _ => "",
+    };
+    let (style, word) = if in_force.enforce { (GREEN, "yes") } else { (LOUD, "NO, monitor only") };
+    format!("{style}{word}{style:#}{live}")
+}
+
 /// The answer of `nacld mode`.
 pub fn modes(interfaces: &[InterfaceModes]) -> String {
     let mut out = String::new();
     for InterfaceModes { interface, device, netns, modes, .. } in interfaces {
         let place = named(interface, device, netns.as_deref());
-        let _ = writeln!(out, "{BOLD}{place}{BOLD:#}: mode {}, layers {}", mode(*modes), layers(*modes));
+        let _ = write!(out, "{BOLD}{place}{BOLD:#}: mode {}, layers {}", mode(*modes), layers(*modes));
+        // What is as usual needs no word.
+        if !modes.in_force.enforce || !modes.policy.enforce {
+            let _ = write!(out, ", enforcing {}", enforcing(*modes));
+        }
+        out.push('\n');
     }
     out
 }
@@ -205,10 +223,17 @@ pub fn set(interface: &InterfaceModes) -> String {
 /// What `nacld run` prints once everything is attached.
 pub fn ready(status: &Status, socket: &Path, lifetime: Option<Duration>) -> String {
     let mut out = interfaces_text(&status.interfaces);
-    let count = match status.interfaces.len() {
-        1 => "1 interface".to_owned(),
-        count => format!("{count} interfaces"),
-    };
+    let (enforced, monitored): (Vec<_>, Vec<_>) =
+        status.interfaces.iter().partition(|interface| interface.modes.in_force.enforce);
+    let mut does = Vec::new();
+    if !enforced.is_empty() || monitored.is_empty() {
+        does.push(format!("enforcing on {}", count_of(enforced.len(), "interface")));
+    }
+    if !monitored.is_empty() {
+        let on = count_of(monitored.len(), "interface");
+        does.push(format!("{LOUD}monitoring {on}, where nothing is dropped{LOUD:#}"));
+    }
+    let does = does.join(", ");
     let end = match lifetime {
         Some(lifetime) => format!("detaches by itself in {}; Ctrl-C does it now", humantime::format_duration(lifetime)),
         None if status.pending.is_some() => "Ctrl-C ends it".to_owned(),
@@ -221,7 +246,7 @@ pub fn ready(status: &Status, socket: &Path, lifetime: Option<Duration>) -> Stri
     if let Some(pending) = &status.pending {
         out.push_str(&awaits(Duration::from_secs(pending.seconds_left)));
     }
-    let _ = writeln!(out, "{GREEN}ready{GREEN:#}: enforcing on {count}, listening on {}; {end}", socket.display());
+    let _ = writeln!(out, "{GREEN}ready{GREEN:#}: {does}, listening on {}; {end}", socket.display());
     out
 }
 
@@ -307,7 +332,7 @@ pub fn record(record: &Record) -> String {
     let (style, verdict) = match (record.action.as_str(), record.enforced) {
         ("allow", _) => (GREEN, "allow"),
         (_, true) => (RED, "deny"),
-        (_, false) => (LOUD, "would deny"),
+        (_, false) => (LOUD, "would be dropped"),
     };
     let time = record.time.get(11..23).unwrap_or(&record.time);
     let protocol = record.protocol.map_or_else(|| "frame".to_owned(), protocol_name);
@@ -341,14 +366,15 @@ fn why(record: &Record) -> String {
             "{DIM}security group {group} {direction} rule{DIM:#} {BOLD}{position}{BOLD:#}{DIM}{line}{DIM:#}"
         );
     }
+    let denied = if record.enforced { "dropped" } else { "denied" };
     match &record.groups[..] {
         [] => {}
         [group] => {
-            return format!("dropped by security group {BOLD}{group}{BOLD:#}: no {direction} rule matches");
+            return format!("{denied} by security group {BOLD}{group}{BOLD:#}: no {direction} rule matches");
         }
         groups => {
             let groups = groups.join(", ");
-            return format!("dropped by security groups {BOLD}{groups}{BOLD:#}: no {direction} rule of any matches");
+            return format!("{denied} by security groups {BOLD}{groups}{BOLD:#}: no {direction} rule of any matches");
         }
     }
     match &record.exemption {
@@ -412,7 +438,8 @@ pub fn not_reloaded(error: &str, hint: Option<&str>) -> String {
     out
 }
 
-/// `mode stateless, layers both`.
-fn setting(Setting { mode, layers }: Setting) -> String {
-    format!("mode {}, layers {}", mode.name(), layers.name())
+/// `mode stateless, layers both`; monitor mode is named.
+fn setting(Setting { mode, layers, enforce }: Setting) -> String {
+    let monitor = if enforce { "" } else { ", monitor only" };
+    format!("mode {}, layers {}{monitor}", mode.name(), layers.name())
 }

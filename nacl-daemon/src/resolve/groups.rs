@@ -87,7 +87,7 @@ fn everywhere() -> [IpNet; 2] {
 
 /// A rule AWS makes by itself.
 fn implied(peer: Peer, cidrs: Vec<IpNet>) -> GroupRule {
-    GroupRule { protocol: Protocol::All, ports: None, icmp: None, peer, cidrs, description: None, line: 0, span: 0..0 }
+    GroupRule::new(Protocol::All, None, peer, cidrs)
 }
 
 /// What a new group lets out: everything, in both families (S4).

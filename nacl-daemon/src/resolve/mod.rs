@@ -302,6 +302,13 @@ pub struct GroupRule {
     pub span: Range<usize>,
 }
 
+impl GroupRule {
+    /// A rule of these addresses, with everything else as it is where nothing is written. `ports`: as the field says.
+    pub const fn new(protocol: Protocol, ports: Option<(u16, u16)>, peer: Peer, cidrs: Vec<IpNet>) -> Self {
+        Self { protocol, ports, icmp: None, peer, cidrs, description: None, line: 0, span: 0..0 }
+    }
+}
+
 /// The other end of a security group rule (S15).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Peer {

@@ -29,7 +29,7 @@ use super::{
 use crate::{
     observe::{
         Change, Filter as Flows, InterfaceModes, InterfaceRules, InterfaceStatus, PendingStatus, Place as Named,
-        PolicyStatus, Record, Remembered, Status, TrackingStats, names,
+        PolicyStatus, Record, Remembered, SettingChange, Status, TrackingStats, names,
     },
     report,
     resolve::{Layers, Mode},
@@ -112,6 +112,9 @@ pub struct SetMode {
     /// Which layers judge.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "names::some_layers")]
     pub layers: Option<Layers>,
+    /// Whether what they deny is dropped; false is monitor mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforce: Option<bool>,
     /// Also where it would cut an SSH connection.
     #[serde(default)]
     pub force: bool,
@@ -120,7 +123,7 @@ pub struct SetMode {
 /// Answer of `/v1/modes`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AllModes {
-    /// Mode and layers by interface.
+    /// Mode, layers and enforcement by interface.
     pub interfaces: Vec<InterfaceModes>,
 }
 
@@ -371,8 +374,9 @@ async fn set_mode(
     Path(name): Path<String>,
     body: Result<Json<SetMode>, JsonRejection>,
 ) -> Outcome<InterfaceModes> {
-    let Json(SetMode { mode, layers, force }) = body.map_err(|error| senseless(error.body_text()))?;
-    blocking(service, move |service| Ok(service.set(&name, mode, layers, force)?)).await
+    let Json(SetMode { mode, layers, enforce, force }) = body.map_err(|error| senseless(error.body_text()))?;
+    let change = SettingChange { mode, layers, enforce };
+    blocking(service, move |service| Ok(service.set(&name, change, force)?)).await
 }
 
 #[derive(Deserialize)]

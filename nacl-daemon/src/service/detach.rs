@@ -153,13 +153,14 @@ fn sockets(named: &Path) -> BTreeSet<PathBuf> {
 }
 
 /// This namespace, and every one with a name.
-fn namespaces() -> Vec<Option<String>> {
+pub(crate) fn namespaces() -> Vec<Option<String>> {
     let entries = fs::read_dir(netns::path("")).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok()).map(Some);
     [None].into_iter().chain(names).collect()
 }
 
-fn interface_names() -> io::Result<Vec<String>> {
+/// Names of the interfaces of this thread's namespace.
+pub(crate) fn interface_names() -> io::Result<Vec<String>> {
     let all = if_nameindex()?;
     Ok(all.iter().filter_map(|interface| interface.name().to_str().ok().map(str::to_owned)).collect())
 }

@@ -29,6 +29,8 @@ pub enum Step {
     Reload,
     /// Mode or layers are changed.
     Mode,
+    /// Monitor mode ends.
+    Enforce,
     /// Connections are forgotten.
     Flush,
 }
@@ -76,7 +78,7 @@ impl Refusal {
         let hint = match self.step {
             Step::Attach => "give --confirm 60s, which undoes it unless `nacld confirm` comes, --for 60s, or --force",
             Step::Reload => "allow the connection in the policy, reload with --confirm 60s, or with --force",
-            Step::Mode | Step::Flush => "allow the connection in the policy, or give --force",
+            Step::Mode | Step::Enforce | Step::Flush => "allow the connection in the policy, or give --force",
         };
         hint.to_owned()
     }
@@ -92,6 +94,10 @@ impl Refusal {
                 format!("the change would cut an SSH connection on {place}; mode and layers stay as they are"),
                 "this change",
             ),
+            (Step::Enforce, _) => (
+                format!("to enforce the policy would cut an SSH connection on {place}; it stays in monitor mode"),
+                "this change",
+            ),
             (Step::Flush, _) => {
                 (format!("to forget it would cut an SSH connection on {place}; nothing was forgotten"), "forgetting")
             }
@@ -100,18 +106,25 @@ impl Refusal {
                 (format!("{place} carries {count} SSH connections; nothing was attached"), "this policy")
             }
         };
-        for Judged { connection, cut } in &self.judged {
-            // What a person sees when typing `who`: who is connected, and whether that goes on.
-            let _ = write!(text, "\n  {} connected to {}: {what} ", connection.remote, connection.local);
-            match cut {
-                None => text.push_str("lets it live"),
-                Some(cut) => {
-                    let packets = if cut.request { "its packets are" } else { "its replies are" };
-                    let _ = write!(text, "WOULD CUT IT: {packets} denied; {}", cut.by());
-                }
-            }
+        for judged in &self.judged {
+            let _ = write!(text, "\n  {}", judged.text(what));
         }
         text
+    }
+}
+
+impl Judged {
+    /// What a person sees when typing `who`: who is connected; and whether that goes on. `what`: what is about to be done.
+    pub fn text(&self, what: &str) -> String {
+        let Self { connection: Connection { local, remote }, cut } = self;
+        let end = match cut {
+            None => "lets it live".to_owned(),
+            Some(cut) => {
+                let packets = if cut.request { "its packets are" } else { "its replies are" };
+                format!("WOULD CUT IT: {packets} denied; {}", cut.by())
+            }
+        };
+        format!("{remote} connected to {local}: {what} {end}")
     }
 }
 
@@ -135,7 +148,7 @@ impl Cut {
 /// What is in force on an interface, and which connections are remembered there.
 #[derive(Clone, Copy)]
 pub struct InForce<'a> {
-    /// The interface, with the mode and layers in force.
+    /// The interface, with the setting in force.
     pub interface: &'a Interface,
     /// Its tables.
     pub compiled: &'a Compiled,
@@ -149,12 +162,17 @@ pub struct InForce<'a> {
 /// # Errors
 /// [`Refusal`].
 pub fn attach(name: &str, interface: &Interface, compiled: &Compiled, ssh: &[Connection]) -> Result<(), Refusal> {
+    refuse(name, interface, Step::Attach, judge(interface, compiled, ssh))
+}
+
+/// What would become of connections if a policy were put on an interface where there is none.
+pub fn judge(interface: &Interface, compiled: &Compiled, ssh: &[Connection]) -> Vec<Judged> {
     let judge = |connection: &Connection| Judged {
         connection: *connection,
         // Nothing is remembered yet, and what is met in its middle is taken up.
         cut: cut(&Engine::new(interface, compiled), interface, connection),
     };
-    refuse(name, interface, Step::Attach, ssh.iter().map(judge).collect())
+    ssh.iter().map(judge).collect()
 }
 
 /// Whether what is in force may give way: not where it lets an SSH connection live and what comes cuts it.
@@ -181,7 +199,7 @@ pub fn change(name: &str, before: &InForce<'_>, next: &Next<'_>, ssh: &[Connecti
                 then.install(interface, compiled);
                 interface
             }
-            Next::Mode(interface) => {
+            Next::Setting(interface) => {
                 then.toggle(interface);
                 interface
             }
@@ -198,7 +216,8 @@ pub fn change(name: &str, before: &InForce<'_>, next: &Next<'_>, ssh: &[Connecti
     }
     let (interface, step) = match next {
         Next::Policy(interface, _) => (*interface, Step::Reload),
-        Next::Mode(interface) => (*interface, Step::Mode),
+        Next::Setting(interface) if interface.enforce && !before.interface.enforce => (*interface, Step::Enforce),
+        Next::Setting(interface) => (*interface, Step::Mode),
         Next::Forgetting => (before.interface, Step::Flush),
     };
     refuse(name, interface, step, judged)
@@ -209,8 +228,8 @@ pub fn change(name: &str, before: &InForce<'_>, next: &Next<'_>, ssh: &[Connecti
 pub enum Next<'a> {
     /// Another policy.
     Policy(&'a Interface, &'a Compiled),
-    /// Another mode or other layers.
-    Mode(&'a Interface),
+    /// Another mode, other layers, or the end of monitor mode.
+    Setting(&'a Interface),
     /// The same, with these connections forgotten.
     Forgetting,
 }
@@ -316,9 +335,6 @@ pub fn notes<'e>(
             "the network ACL is not consulted for {}: inside subnet {subnet:?}, as in AWS",
             within.join(", ")
         ));
-    }
-    if !interface.enforce {
-        notes.push("enforce = false: packets are judged and counted, and NONE IS DROPPED".to_owned());
     }
     notes
 }
@@ -436,6 +452,17 @@ mod tests {
         assert!(refusal(&closed, Some(&monitor)).is_some(), "monitor mode let it live");
     }
 
+    #[test]
+    fn the_end_of_monitor_mode_is_refused_where_it_cuts() {
+        let enforced = interface(vec![], vec![]);
+        let monitor = Interface { enforce: false, ..enforced.clone() };
+        let text = changed(&monitor, &[], &Next::Setting(&enforced)).unwrap_err().to_string();
+        assert!(text.contains("it stays in monitor mode") && text.contains("no inbound rule"), "{text}");
+        assert_eq!(changed(&enforced, &[], &Next::Setting(&monitor)), Ok(()), "to drop nothing cuts nobody");
+        let open = Interface { enforce: false, ..open() };
+        assert_eq!(changed(&open, &[], &Next::Setting(&Interface { enforce: true, ..open.clone() })), Ok(()));
+    }
+
     fn with_group(inbound: Vec<GroupRule>, outbound: Vec<GroupRule>) -> Interface {
         let group = Group { name: "sg-3".into(), id: None, inbound, outbound };
         Interface { groups: Some(vec![Arc::new(group)]), ..open() }
@@ -443,16 +470,8 @@ mod tests {
 
     fn group_rule(ports: (u16, u16), cidr: &str) -> GroupRule {
         let cidr = cidr.parse().unwrap();
-        GroupRule {
-            protocol: Protocol::Number(6),
-            ports: Some(ports),
-            icmp: None,
-            peer: Peer::Cidr(cidr),
-            cidrs: vec![cidr],
-            description: None,
-            line: 20,
-            span: 0..0,
-        }
+        let rule = GroupRule::new(Protocol::Number(6), Some(ports), Peer::Cidr(cidr), vec![cidr]);
+        GroupRule { line: 20, ..rule }
     }
 
     #[test]
@@ -494,12 +513,12 @@ mod tests {
         // Not remembered, as when it was idle all the time in which connections are taken up: it is not taken up now.
         let idle = Interface { mode: Mode::Stateful, ..interface(open().nacl.inbound.clone(), vec![]) };
         let stateless = Interface { mode: Mode::Stateless, ..idle.clone() };
-        assert_eq!(changed(&idle, &[entry(&idle)], &Next::Mode(&idle)), Ok(()));
-        let text = changed(&idle, &[entry(&idle)], &Next::Mode(&stateless)).unwrap_err().to_string();
+        assert_eq!(changed(&idle, &[entry(&idle)], &Next::Setting(&idle)), Ok(()));
+        let text = changed(&idle, &[entry(&idle)], &Next::Setting(&stateless)).unwrap_err().to_string();
         assert!(text.contains("mode and layers stay as they are") && text.contains("its replies are denied"), "{text}");
-        assert_eq!(changed(&stateless, &[], &Next::Mode(&idle)), Ok(()), "it was cut before");
+        assert_eq!(changed(&stateless, &[], &Next::Setting(&idle)), Ok(()), "it was cut before");
         // To begin to remember takes up what is there.
-        assert_eq!(changed(&open(), &[], &Next::Mode(&Interface { mode: Mode::Stateful, ..open() })), Ok(()));
+        assert_eq!(changed(&open(), &[], &Next::Setting(&Interface { mode: Mode::Stateful, ..open() })), Ok(()));
     }
 
     #[test]
@@ -531,7 +550,7 @@ mod tests {
         let nacl = Interface { groups: closed.groups.clone(), layers: Layers::Nacl, ..open() };
         assert!(refusal(&nacl, None).unwrap().contains("lets it live"), "groups do not judge");
         let groups = Interface { layers: Layers::Groups, ..nacl.clone() };
-        let text = changed(&nacl, &[], &Next::Mode(&groups)).unwrap_err().to_string();
+        let text = changed(&nacl, &[], &Next::Setting(&groups)).unwrap_err().to_string();
         assert!(text.contains("an empty list of security groups"), "{text}");
     }
 
@@ -540,8 +559,10 @@ mod tests {
         let mut interface = open();
         interface.subnet = Some("private".into());
         interface.subnet_cidrs = vec!["10.0.1.0/24".parse().unwrap()];
-        let surroundings =
-            Surroundings { gateways: vec!["10.0.1.1".parse().unwrap(), "fe80::1".parse().unwrap()], ssh: vec![] };
+        let surroundings = Surroundings {
+            gateways: vec!["10.0.1.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+            ..Surroundings::default()
+        };
         let eni = Eni {
             name: "db".into(),
             addresses: vec!["10.0.1.20".parse().unwrap(), "10.0.2.1".parse().unwrap()],

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env, io,
+    env, fs, io,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
@@ -11,7 +11,7 @@ use std::{
 use futures_util::TryStreamExt;
 use nix::ifaddrs::getifaddrs;
 use procfs::{
-    FromReadSI, current_system_info,
+    FromReadSI, ProcError, current_system_info,
     net::{TcpNetEntries, TcpNetEntry, TcpState},
     process::{FDTarget, all_processes},
 };
@@ -102,6 +102,9 @@ pub struct Surroundings {
     pub gateways: Vec<IpAddr>,
     /// SSH connections that it carries.
     pub ssh: Vec<Connection>,
+    /// Whether other people's processes could be looked into: where not, an SSH server on a port that nothing tells of is
+    /// missed.
+    pub all_seen: bool,
 }
 
 impl Surroundings {
@@ -143,10 +146,12 @@ async fn look_around(interface: &str) -> io::Result<Surroundings> {
         links.insert(message.header.index, link(&message));
     }
     let Some(index) = wanted else { return Ok(Surroundings::default()) };
-    let mut found = Surroundings { gateways: gateways(&handle, index).await?, ssh: Vec::new() };
+    let servers = Servers::find();
+    let mut found =
+        Surroundings { gateways: gateways(&handle, index).await?, ssh: Vec::new(), all_seen: servers.all_seen };
     let own: BTreeSet<IpAddr> = addresses(interface).into_iter().collect();
     let local = local_addresses();
-    for connection in ssh_connections() {
+    for connection in ssh_connections(&servers) {
         let route = route(&handle, &connection).await;
         if carried(&connection, index, &own, &local, route, &links) {
             found.ssh.push(connection);
@@ -263,8 +268,8 @@ fn local_addresses() -> BTreeSet<IpAddr> {
 }
 
 /// Established connections to the SSH server, from the socket tables of this thread's namespace: sudo strips
-/// SSH_CONNECTION, and no environment tells of other people's connections.
-fn ssh_connections() -> BTreeSet<Connection> {
+/// SSH_CONNECTION, a service has no environment at all, and none tells of other people's connections.
+fn ssh_connections(servers: &Servers) -> BTreeSet<Connection> {
     let mut table = Vec::new();
     // Of this thread: /proc/net is the namespace of the process's first thread.
     for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
@@ -273,29 +278,75 @@ fn ssh_connections() -> BTreeSet<Connection> {
             Err(error) => tracing::debug!(file, reason = %error, "cannot read the table of sockets"),
         }
     }
-    ssh_in(&table, &ssh_inodes(), env::var("SSH_CONNECTION").ok().as_deref())
+    ssh_in(&table, servers, env::var("SSH_CONNECTION").ok().as_deref())
 }
 
-/// Sockets of SSH servers, by inode. What may not be looked into is left out.
-fn ssh_inodes() -> BTreeSet<u64> {
-    let Ok(processes) = all_processes() else { return BTreeSet::new() };
-    processes
-        .flatten()
-        .filter(|process| {
-            process.stat().is_ok_and(|stat| matches!(stat.comm.as_str(), "sshd" | "sshd-session" | "dropbear"))
-        })
-        .filter_map(|process| process.fd().ok())
-        .flat_map(Iterator::flatten)
-        .filter_map(|descriptor| match descriptor.target {
-            FDTarget::Socket(inode) => Some(inode),
+/// What tells an SSH server's sockets from others.
+#[derive(Debug, Default)]
+struct Servers {
+    /// Its sockets, by inode.
+    inodes: BTreeSet<u64>,
+    /// Ports that its configuration names: all there is to go by where a process may not look into others, as a service
+    /// without CAP_SYS_PTRACE.
+    ports: BTreeSet<u16>,
+    /// Whether every process could be looked into.
+    all_seen: bool,
+}
+
+impl Servers {
+    fn find() -> Self {
+        let mut found = Self { ports: configured_ports(Path::new("/etc/ssh")), ..Self::default() };
+        let Ok(processes) = all_processes() else { return found };
+        found.all_seen = true;
+        for process in processes.flatten() {
+            let is_server =
+                process.stat().is_ok_and(|stat| matches!(stat.comm.as_str(), "sshd" | "sshd-session" | "dropbear"));
+            match process.fd() {
+                Ok(descriptors) if is_server => {
+                    found.inodes.extend(descriptors.flatten().filter_map(|descriptor| match descriptor.target {
+                        FDTarget::Socket(inode) => Some(inode),
+                        _ => None,
+                    }));
+                }
+                // What has ended meanwhile is not missed.
+                Err(ProcError::PermissionDenied(_)) => found.all_seen = false,
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// The ports that OpenSSH's configuration names: `Port`, and `ListenAddress` with a port.
+fn configured_ports(directory: &Path) -> BTreeSet<u16> {
+    let more = fs::read_dir(directory.join("sshd_config.d")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = [directory.join("sshd_config")].into_iter().chain(more);
+    files.filter_map(|file| fs::read_to_string(file).ok()).flat_map(|text| ports_in(&text)).collect()
+}
+
+fn ports_in(text: &str) -> Vec<u16> {
+    let port = |line: &str| {
+        let (key, value) = line.trim().split_once(|at: char| at.is_whitespace() || at == '=')?;
+        let value = value.trim_start_matches(|at: char| at.is_whitespace() || at == '=').split_whitespace().next()?;
+        let value = value.trim_matches('"');
+        match key.to_ascii_lowercase().as_str() {
+            "port" => value.parse().ok(),
+            // HOST:PORT or [HOST]:PORT; a bare IPv6 address has colons too.
+            "listenaddress" => {
+                let (host, port) = value.rsplit_once(':')?;
+                (host.ends_with(']') || !host.contains(':')).then(|| port.parse().ok())?
+            }
             _ => None,
-        })
-        .collect()
+        }
+    };
+    text.lines().filter_map(port).collect()
 }
 
 /// Picks the SSH connections out of a socket table: to port 22, to a port an SSH server listens on, to a listening
-/// port where an SSH server holds the connection (systemd listens for it), or the one in SSH_CONNECTION.
-fn ssh_in(table: &[TcpNetEntry], inodes: &BTreeSet<u64>, hint: Option<&str>) -> BTreeSet<Connection> {
+/// port where an SSH server holds the connection (systemd listens for it) or that its configuration names, or the one in
+/// SSH_CONNECTION.
+fn ssh_in(table: &[TcpNetEntry], servers: &Servers, hint: Option<&str>) -> BTreeSet<Connection> {
+    let Servers { inodes, ports, .. } = servers;
     let listening = |port: u16| {
         table.iter().filter(move |entry| entry.state == TcpState::Listen && entry.local_address.port() == port)
     };
@@ -306,7 +357,9 @@ fn ssh_in(table: &[TcpNetEntry], inodes: &BTreeSet<u64>, hint: Option<&str>) -> 
         .filter(|(entry, connection)| {
             let port = connection.local.port();
             port == 22
-                || listening(port).any(|listener| inodes.contains(&listener.inode) || inodes.contains(&entry.inode))
+                || listening(port).any(|listener| {
+                    ports.contains(&port) || inodes.contains(&listener.inode) || inodes.contains(&entry.inode)
+                })
                 || hint.is_some_and(|hint| named(hint, connection))
         })
         .map(|(_, connection)| connection)
@@ -337,39 +390,61 @@ mod tests {
         TcpNetEntries::from_read(format!("header\n{text}").as_bytes(), current_system_info()).unwrap().0
     }
 
+    fn holding(inodes: &[u64]) -> Servers {
+        Servers { inodes: inodes.iter().copied().collect(), ..Servers::default() }
+    }
+
     const ESTABLISHED_22: &str = "   1: 0A01000A:0016 076433C6:CC79 01 00000000:00000000 00:00000000 00000000     0        0 50 1 0 20 4 30 10 -1\n";
     const LISTEN_2222: &str = "   0: 00000000:08AE 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 60 1 0 20 4 30 10 -1\n";
     const ESTABLISHED_2222: &str = "   2: 0A01000A:08AE 076433C6:CC7A 01 00000000:00000000 00:00000000 00000000     0        0 61 1 0 20 4 30 10 -1\n";
 
     #[test]
     fn port_22_is_ssh_whoever_listens() {
-        let found = ssh_in(&table(ESTABLISHED_22), &BTreeSet::new(), None);
+        let found = ssh_in(&table(ESTABLISHED_22), &Servers::default(), None);
         assert_eq!(found, [connection("198.51.100.7:52345", "10.0.1.10:22")].into());
     }
 
     #[test]
     fn another_port_is_ssh_when_a_server_of_it_says_so() {
         let table = table(&format!("{LISTEN_2222}{ESTABLISHED_2222}"));
-        assert!(ssh_in(&table, &BTreeSet::new(), None).is_empty());
+        assert!(ssh_in(&table, &Servers::default(), None).is_empty());
         // sshd listens; or systemd listens and sshd holds the connection; or the environment names it.
         for inode in [60, 61] {
-            assert_eq!(ssh_in(&table, &[inode].into(), None).len(), 1, "inode {inode}");
+            assert_eq!(ssh_in(&table, &holding(&[inode]), None).len(), 1, "inode {inode}");
         }
-        assert_eq!(ssh_in(&table, &BTreeSet::new(), Some("198.51.100.7 52346 10.0.1.10 2222")).len(), 1);
-        assert!(ssh_in(&table, &BTreeSet::new(), Some("198.51.100.7 1 10.0.1.10 2222")).is_empty());
+        let nobody = Servers::default();
+        assert_eq!(ssh_in(&table, &nobody, Some("198.51.100.7 52346 10.0.1.10 2222")).len(), 1);
+        assert!(ssh_in(&table, &nobody, Some("198.51.100.7 1 10.0.1.10 2222")).is_empty());
+        // Nobody may be looked into, and the server's configuration tells.
+        let configured = Servers { ports: [2222].into(), ..Servers::default() };
+        assert_eq!(ssh_in(&table, &configured, None).len(), 1);
+    }
+
+    #[test]
+    fn the_configuration_of_the_server_names_its_ports() {
+        let text = "# Port 1\nPort 2222\n  port=2223\nListenAddress 192.0.2.1:2224\nListenAddress [2001:db8::1]:2225\n\
+                    ListenAddress 2001:db8::22\nListenAddress 192.0.2.1\nListenAddress host:2226 rdomain red\nPort \"2227\"\n\
+                    PermitRootLogin no\nX11DisplayOffset 10\nPort nonsense\n";
+        assert_eq!(ports_in(text), [2222, 2223, 2224, 2225, 2226, 2227]);
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(configured_ports(directory.path()), [].into());
+        fs::write(directory.path().join("sshd_config"), "Include /etc/ssh/sshd_config.d/*.conf\n").unwrap();
+        fs::create_dir(directory.path().join("sshd_config.d")).unwrap();
+        fs::write(directory.path().join("sshd_config.d/port.conf"), "Port 2222\n").unwrap();
+        assert_eq!(configured_ports(directory.path()), [2222].into());
     }
 
     #[test]
     fn an_outgoing_connection_of_a_server_is_not_a_login() {
         // What a port forwarding opens: held by sshd, on a port nobody listens on.
-        assert!(ssh_in(&table(ESTABLISHED_2222), &[61].into(), None).is_empty());
+        assert!(ssh_in(&table(ESTABLISHED_2222), &holding(&[61]), None).is_empty());
     }
 
     #[test]
     fn ipv4_in_ipv6_is_ipv4() {
         let text = "   0: 0000000000000000FFFF00000A01000A:0016 0000000000000000FFFF0000076433C6:CC79 01 00000000:00000000 00:00000000 00000000 0 0 50 1 0 20 4 30 10 -1\n";
         assert_eq!(
-            ssh_in(&table(text), &BTreeSet::new(), None),
+            ssh_in(&table(text), &Servers::default(), None),
             [connection("198.51.100.7:52345", "10.0.1.10:22")].into()
         );
     }

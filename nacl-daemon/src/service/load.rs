@@ -96,7 +96,7 @@ pub trait Loader: Send + Sync {
     /// The policy as it is now. `force`: also if it would cut someone's SSH connection.
     fn load(&self, state: &State, force: bool) -> (Result<Prepared, LoadError>, Diagnostics);
 
-    /// Whether an interface may be given the mode and layers of `next`.
+    /// Whether an interface may be given the mode, layers and enforcement of `next`.
     ///
     /// # Errors
     /// It may not, or that cannot be told.
@@ -130,7 +130,7 @@ impl Loader for File {
     fn may_set(&self, state: &State, name: &str, next: &Interface) -> Result<(), LoadError> {
         let Some(before) = state.in_force(name).filter(|_| !self.unguarded) else { return Ok(()) };
         let ssh = surroundings(before.interface)?.ssh;
-        guarded(name, before, &Next::Mode(next), &ssh)
+        guarded(name, before, &Next::Setting(next), &ssh)
     }
 
     fn may_forget(&self, state: &State, name: &str, filter: &Filter) -> Result<(), LoadError> {

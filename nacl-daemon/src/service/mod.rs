@@ -13,6 +13,7 @@ pub mod host;
 pub mod links;
 pub mod listen;
 pub mod load;
+pub mod lockout;
 mod memo;
 pub mod notify;
 pub mod plane;
@@ -42,8 +43,7 @@ use self::{
 };
 use crate::{
     dataplane::Events,
-    observe::{Brief, Change, Filter, InterfaceModes, Place, Record, Setting},
-    resolve::{Layers, Mode},
+    observe::{Brief, Change, Filter, InterfaceModes, Place, Record, Setting, SettingChange},
 };
 
 /// Where the daemon listens unless told otherwise.
@@ -231,21 +231,15 @@ impl Service {
         }
     }
 
-    /// Changes mode or layers of an interface until the next reload, or changes nothing. `force`: also if it would cut
+    /// Changes the setting of an interface until the next reload, or changes nothing. `force`: also if it would cut
     /// someone's SSH connection.
     ///
     /// # Errors
     /// See [`ReloadError`].
-    pub fn set(
-        &self,
-        asked: &str,
-        mode: Option<Mode>,
-        layers: Option<Layers>,
-        force: bool,
-    ) -> Result<InterfaceModes, ReloadError> {
+    pub fn set(&self, asked: &str, change: SettingChange, force: bool) -> Result<InterfaceModes, ReloadError> {
         let mut state = self.state();
         let name = state.name(asked)?;
-        let next = state.with_setting(&name, mode, layers)?;
+        let next = state.with_setting(&name, change)?;
         if !force {
             self.loader.may_set(&state, &name, &next)?;
         }

@@ -105,7 +105,7 @@ pub enum Notice<'a> {
         /// What is in force now.
         now: &'a Brief,
     },
-    /// Mode and layers were set live.
+    /// A setting was changed live.
     Set(&'a InterfaceModes),
     /// A new policy is not in force.
     NotReloaded {

@@ -30,11 +30,11 @@ use crate::{
     dataplane::{Counters, DataplaneError, Events, Options, Target, Terms},
     observe::{
         Absent, Brief, BriefInterface, Change, Clock, Filter, History, InterfaceModes, InterfaceRules, InterfaceStatus,
-        ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, Status, Totals,
-        Tracking, TrackingStats, flows, interface_rules,
+        ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, SettingChange,
+        Status, Totals, Tracking, TrackingStats, flows, interface_rules,
     },
     report::{named, place},
-    resolve::{Interface, Layers, Mode, OnExit},
+    resolve::{Interface, Layers, OnExit},
 };
 
 /// A step of the state machine that failed. Nothing has changed.
@@ -219,9 +219,9 @@ pub(super) struct Enforced {
 /// What is to hold on an interface.
 #[derive(Clone)]
 pub(super) struct Meant {
-    /// As the policy has it, but with the mode and layers in force.
+    /// As the policy has it, but with the setting in force.
     pub(super) interface: Interface,
-    /// Mode and layers as the policy has them.
+    /// The setting as the policy has it.
     pub(super) policy: Setting,
     pub(super) notes: Vec<String>,
     pub(super) options: Options,
@@ -487,28 +487,21 @@ impl State {
         }
     }
 
-    /// An interface as it would be with another mode or other layers.
+    /// An interface as it would be with another setting.
     ///
     /// # Errors
     /// There is no such interface, or nothing would judge there.
-    pub fn with_setting(
-        &self,
-        asked: &str,
-        mode: Option<Mode>,
-        layers: Option<Layers>,
-    ) -> Result<Interface, StateError> {
+    pub fn with_setting(&self, asked: &str, change: SettingChange) -> Result<Interface, StateError> {
         let held = self.held(asked)?;
-        let mut interface = held.meant.interface.clone();
-        interface.mode = mode.unwrap_or(interface.mode);
-        interface.layers = layers.unwrap_or(interface.layers);
+        let interface = change.of(Setting::of(&held.meant.interface)).on(&held.meant.interface);
         if interface.layers == Layers::Groups && interface.groups.is_none() {
             return Err(StateError::NoGroups { interface: text_of(&held.name, &held.meant.interface) });
         }
         Ok(interface)
     }
 
-    /// Puts mode and layers in force at once, by one store: nothing is attached anew, and no packet is lost. They hold
-    /// until the next policy.
+    /// Puts a setting in force at once, by one store: nothing is attached anew, and no packet is lost. It holds until the
+    /// next policy.
     ///
     /// # Errors
     /// There is no such interface, or the kernel would not.
@@ -518,8 +511,8 @@ impl State {
         let missing = self.not_attached(name.clone());
         let held = self.interfaces.get_mut(&name).ok_or(missing)?;
         if setting != Setting::of(&held.meant.interface) {
-            let interface = Interface { mode: setting.mode, layers: setting.layers, ..held.meant.interface.clone() };
-            held.toggle(interface, held.meant.options, &source)?;
+            let interface = setting.on(&held.meant.interface);
+            held.toggle(interface, Options { enforce: setting.enforce, ..held.meant.options }, &source)?;
         }
         Ok(held.modes())
     }
@@ -530,7 +523,7 @@ impl State {
         self.policy.clone().unwrap_or_else(none)
     }
 
-    /// Mode and layers of all interfaces or of one.
+    /// Settings of all interfaces or of one.
     ///
     /// # Errors
     /// There is no such interface.
@@ -752,7 +745,7 @@ impl State {
 /// What is in force on an interface.
 #[derive(Clone, Copy)]
 pub struct InForce<'s> {
-    /// The interface, with the mode and layers in force.
+    /// The interface, with the setting in force.
     pub interface: &'s Interface,
     /// Its tables, with the flags in force.
     pub compiled: &'s Compiled,
@@ -878,7 +871,6 @@ impl Enforced {
             modes,
             groups,
             side: interface.side,
-            enforce: interface.enforce,
             hooks: self.attachment.hooks(),
             epoch,
             packets: self.totals(&counters),

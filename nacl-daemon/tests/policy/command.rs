@@ -87,6 +87,40 @@ fn colour_comes_only_where_it_is_wanted() {
     assert_eq!(no_color.stderr, plain.stderr);
 }
 
+/// What it says of connections that are there is shown by `kernel_service.rs`.
+#[test]
+fn whom_a_policy_locks_out_is_asked_of_this_machine_and_never_guessed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.toml");
+    let interface = |more: &str| {
+        format!(
+            "version = 1\n[nacl.closed]\ninbound = []\noutbound = []\n[interface.nacld-none0]\nnacl = \"closed\"\n{more}"
+        )
+    };
+    let path = file.to_str().unwrap();
+    for (more, why) in [
+        ("", "there is no such interface on this machine"),
+        ("netns = \"nacld-none\"\n", "there is no network namespace \"nacld-none\""),
+    ] {
+        std::fs::write(&file, interface(more)).unwrap();
+        let output = check(&[path, "--here", "--deny", "warnings"]);
+        let shown = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{shown}");
+        assert!(shown.contains("who is connected by SSH is not known") && shown.contains(why), "{shown}");
+        let report: Value = serde_json::from_slice(&check(&[path, "--here", "--json"]).stdout).unwrap();
+        let here = &report["files"][0]["here"][0];
+        assert!(
+            here["unknown"].as_str().unwrap().contains(why) && here["connections"] == serde_json::json!([]),
+            "{here}"
+        );
+    }
+    // Nobody asked.
+    let output = check(&[path]);
+    assert!(!text(&output.stderr).contains("SSH"), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&check(&[path, "--json"]).stdout).unwrap();
+    assert_eq!(report["files"][0]["here"], Value::Null);
+}
+
 #[test]
 fn json_says_the_same_for_machines() {
     let output =

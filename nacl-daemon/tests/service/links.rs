@@ -133,7 +133,7 @@ fn what_goes_and_comes_back_is_enforced_again() {
     assert_eq!(stand.happens(), [Happened::Came(place("fake1", "fake1"))]);
     assert!(stand.is_stateful("fake1"));
     // And so does what was set live.
-    let setting = Setting { mode: Mode::Stateless, layers: Layers::Both };
+    let setting = Setting { mode: Mode::Stateless, layers: Layers::Both, enforce: true };
     stand.state.set("fake1", setting).unwrap();
     stand.fake.vanish("fake1");
     stand.happens();

@@ -239,7 +239,7 @@ fn group_rule(random: &mut Random, bases: &Bases, line: usize) -> GroupRule {
         _ => (Peer::Cidr(one.cidr), vec![one.cidr]),
     };
     let (protocol, ports, icmp) = (one.protocol, one.ports, one.icmp);
-    GroupRule { protocol, ports, icmp, peer, cidrs, description: None, line, span: 0..0 }
+    GroupRule { icmp, line, ..GroupRule::new(protocol, ports, peer, cidrs) }
 }
 
 fn exemption(random: &mut Random, bases: &Bases, name: u64) -> Exemption {

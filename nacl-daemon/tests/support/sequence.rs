@@ -678,16 +678,7 @@ fn interface(random: &mut Random) -> Interface {
                 if random.once_in(4) {
                     let protocol = *random.pick(&[Protocol::All, Protocol::Number(6), Protocol::Number(17)]);
                     let cidr = all(v6);
-                    let rule = GroupRule {
-                        protocol,
-                        ports: None,
-                        icmp: None,
-                        peer: Peer::Cidr(cidr),
-                        cidrs: vec![cidr],
-                        description: None,
-                        line: 0,
-                        span: 0..0,
-                    };
+                    let rule = GroupRule::new(protocol, None, Peer::Cidr(cidr), vec![cidr]);
                     let rules = group_rules_of(group, direction);
                     if !rules.iter().any(|old| generate::same(old, &rule)) {
                         rules.push(rule);

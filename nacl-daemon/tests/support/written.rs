@@ -67,7 +67,7 @@ pub fn group_rule(text: &str) -> GroupRule {
         Some((_, name)) => Peer::Group(name.to_owned()),
         None => Peer::Cidr(cidrs[0]),
     };
-    GroupRule { protocol, ports, icmp, peer, cidrs, description: None, line: 0, span: 0..0 }
+    GroupRule { icmp, ..GroupRule::new(protocol, ports, peer, cidrs) }
 }
 
 /// A security group.

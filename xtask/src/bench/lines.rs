@@ -238,6 +238,25 @@ impl Run {
     }
 }
 
+#[cfg(test)]
+impl Row {
+    /// A row that is made up: what is wanted, with these figures.
+    pub fn of(want: &Want, [ns_min, ns_median, ns_max]: [f64; 3]) -> Self {
+        Self {
+            subject: want.subject.clone(),
+            harness: want.harness.clone(),
+            mode: want.mode.clone(),
+            family: want.family,
+            rules: want.rules,
+            pattern: want.pattern.clone(),
+            ns_min,
+            ns_median,
+            ns_max,
+            detail: want.detail.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect(),
+        }
+    }
+}
+
 fn sound(figures: [f64; 3]) -> bool {
     figures.iter().all(|figure| figure.is_finite() && *figure > 0.0) && figures.is_sorted()
 }

@@ -391,18 +391,7 @@ mod tests {
     /// A row whose minimum is unlike any other's.
     fn row(run: &mut Run, want: &Want) {
         let ns = 1001.0 + 7.0 * run.rows.len() as f64;
-        run.rows.push(Row {
-            subject: want.subject.clone(),
-            harness: want.harness.clone(),
-            mode: want.mode.clone(),
-            family: want.family,
-            rules: want.rules,
-            pattern: want.pattern.clone(),
-            ns_min: ns,
-            ns_median: ns,
-            ns_max: ns,
-            detail: want.detail.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect(),
-        });
+        run.rows.push(Row::of(want, [ns; 3]));
     }
 
     #[test]

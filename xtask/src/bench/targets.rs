@@ -298,18 +298,7 @@ mod tests {
     }
 
     fn add(run: &mut Run, want: &Want, ns: f64) {
-        run.rows.push(Row {
-            subject: want.subject.clone(),
-            harness: want.harness.clone(),
-            mode: want.mode.clone(),
-            family: want.family,
-            rules: want.rules,
-            pattern: want.pattern.clone(),
-            ns_min: ns,
-            ns_median: ns * 1.1,
-            ns_max: ns * 2.0,
-            detail: want.detail.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect(),
-        });
+        run.rows.push(Row::of(want, [ns, ns * 1.1, ns * 2.0]));
     }
 
     fn set(run: &mut Run, want: &Want, ns: f64) {
