@@ -293,7 +293,9 @@ fn figures(figures: &[Figures]) -> Table {
 }
 
 fn markdown(tables: &Tables) -> String {
-    tables.iter().map(|(heading, table)| format!("### {heading}\n\n{}\n", table.markdown())).collect()
+    let parts: Vec<_> =
+        tables.iter().map(|(heading, table)| format!("### {heading}\n\n{}\n", table.markdown())).collect();
+    parts.concat()
 }
 
 /// The page with another text between the marks of a run.
@@ -309,7 +311,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -127,7 +127,7 @@ fn interface(happened: &Happened) {
         Happened::Came(_) => info!(target: TARGET, interface, device, netns, "it came, and is enforced"),
         Happened::Went(_) => warn!(target: TARGET, interface, device, netns, "it went, and is waited for"),
         Happened::Renamed(_) => {
-            warn!(target: TARGET, interface, device, netns, "it has another name, and is enforced as before")
+            warn!(target: TARGET, interface, device, netns, "it has another name, and is enforced as before");
         }
         Happened::Failed(_, reason) => {
             error!(target: TARGET, interface, device, netns, reason, "it is here, and cannot be attached to; it is tried again");

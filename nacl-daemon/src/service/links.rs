@@ -28,7 +28,7 @@ pub async fn watch(service: Arc<Service>) {
     let mut monitors: BTreeMap<Option<String>, Monitor> = BTreeMap::new();
     loop {
         let names = service.state().namespaces();
-        let named = names.iter().any(Option::is_some);
+        let elsewhere = names.iter().any(Option::is_some);
         monitors.retain(|name, monitor| names.contains(name) && monitor.is_alive(name.as_deref()));
         for name in names {
             if !monitors.contains_key(&name) {
@@ -42,7 +42,7 @@ pub async fn watch(service: Arc<Service>) {
         }
         let looking = Arc::clone(&service);
         let Ok(again) = spawn_blocking(move || looking.look()).await else { return };
-        let again = if named { Some(again.map_or(LOOK, |again| again.min(LOOK))) } else { again };
+        let again = if elsewhere { Some(again.map_or(LOOK, |again| again.min(LOOK))) } else { again };
         tokio::select! {
             () = changed.notified() => sleep(CALM).await,
             // Another policy may name other namespaces.

@@ -73,10 +73,10 @@ impl Outlook {
 
 /// Looks at every interface of a policy. One whose lists do not fit is left out: `compile::refusals` says why.
 pub fn outlook(policy: &Resolved) -> Vec<Outlook> {
-    let mut compiler = Compiler::default();
+    let mut once = Compiler::default();
     let mut all = Vec::new();
     for (key, interface) in &policy.interfaces {
-        let Ok(compiled) = compiler.compile(interface, None) else { continue };
+        let Ok(compiled) = once.compile(interface, None) else { continue };
         let mut outlook = Outlook {
             interface: key.clone(),
             device: interface.name.clone(),

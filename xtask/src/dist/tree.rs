@@ -84,8 +84,8 @@ fn sample(text: &str) -> Result<String> {
     if head.contains(PLACE) || !head.contains(MACHINE) {
         bail!("the first lines of {PLACE} have changed: say in `dist/tree.rs` what becomes of them in a package");
     }
-    let interface: String = interface.lines().map(|line| format!("#{line}\n")).collect();
-    Ok(format!("{head}\nversion = 1\n{rest}{interface}"))
+    let lines: Vec<_> = interface.lines().map(|line| format!("#{line}\n")).collect();
+    Ok(format!("{head}\nversion = 1\n{rest}{}", lines.concat()))
 }
 
 /// Manual pages and completions, as the program prints them.
