@@ -90,7 +90,12 @@ pub fn outlook(policy: &Resolved) -> Vec<Outlook> {
                 outlook.partly = !around.all_seen;
                 outlook.connections = guard::judge(interface, &compiled, &around.ssh).iter().map(told).collect();
             }
-            Ok(None) => outlook.unknown = Some("there is no such interface on this machine".to_owned()),
+            Ok(None) => {
+                outlook.unknown = Some(match &interface.netns {
+                    Some(name) if !netns::path(name).exists() => format!("there is no network namespace {name:?}"),
+                    _ => "there is no such interface on this machine".to_owned(),
+                });
+            }
             Err(error) => outlook.unknown = Some(chain(&error)),
         }
         all.push(outlook);
