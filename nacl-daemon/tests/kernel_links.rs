@@ -141,7 +141,7 @@ fn one_that_was_not_there_at_first() {
     let sender = netns::within(Some(&cable.there), || UdpSocket::bind((THERE, 0)).unwrap()).unwrap();
     receiver.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
     let enough = AtomicBool::new(false);
-    let send = || {
+    let flood = || {
         let mut sent = 0_u64;
         while !enough.load(Ordering::Relaxed) && sent < 50_000 {
             sender.send_to(b"nacld", (HERE, CLOSED)).unwrap();
@@ -161,7 +161,7 @@ fn one_that_was_not_there_at_first() {
         }
     };
     let (sent, passed) = thread::scope(|scope| {
-        let (sending, receiving) = (scope.spawn(send), scope.spawn(receive));
+        let (sending, receiving) = (scope.spawn(flood), scope.spawn(receive));
         all_here(&place, 1);
         enough.store(true, Ordering::Relaxed);
         (sending.join().unwrap() + 10, receiving.join().unwrap())

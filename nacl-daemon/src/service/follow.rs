@@ -48,11 +48,8 @@ pub async fn follow(service: Arc<Service>, file: PathBuf) {
             }
             told = true;
         });
-        let look;
-        (follower, look) = match spawn_blocking(move || follower.look()).await {
-            Ok(looked) => looked,
-            Err(_) => return,
-        };
+        let Ok((back, look)) = spawn_blocking(move || follower.look()).await else { return };
+        follower = back;
         match opened {
             Ok(watch) => watch.changed(look).await,
             Err(_) => sleep(look.map_or(LOOK, |look| look.min(LOOK))).await,
@@ -77,19 +74,16 @@ impl Follower {
     }
 
     fn compare(&mut self) -> Option<Duration> {
-        let text = match fs::read(&self.file) {
-            Ok(bytes) => {
-                self.missing = None;
-                prepare::digest(&bytes)
+        let text = if let Ok(bytes) = fs::read(&self.file) {
+            self.missing = None;
+            prepare::digest(&bytes)
+        } else {
+            let since = *self.missing.get_or_insert_with(Instant::now);
+            let left = MISSING.saturating_sub(since.elapsed());
+            if !left.is_zero() {
+                return Some(left);
             }
-            Err(_) => {
-                let since = *self.missing.get_or_insert_with(Instant::now);
-                let left = MISSING.saturating_sub(since.elapsed());
-                if !left.is_zero() {
-                    return Some(left);
-                }
-                String::new()
-            }
+            String::new()
         };
         let (dealt_with, pending) = {
             let state = self.service.state();
@@ -132,7 +126,7 @@ impl Watch {
                     Ok(()) => {}
                     // What may be passed and not read tells of nothing; what is gone is on the way no more.
                     Err(error) if is_absent_or_closed(&error) => {
-                        tracing::debug!(directory = %directory.display(), reason = %error, "not watched")
+                        tracing::debug!(directory = %directory.display(), reason = %error, "not watched");
                     }
                     Err(error) => return Err(error),
                 }

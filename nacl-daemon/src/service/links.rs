@@ -2,7 +2,13 @@
 //! policy. What follows is asked of the kernel by `absent`; a message is only a reason to ask, so none is read, and one that is lost
 //! costs nothing: after a monitor was opened, and after the kernel had to drop messages, it is asked too.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::MetadataExt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    sync::Arc,
+    time::Duration,
+};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::{
@@ -31,10 +37,12 @@ pub async fn watch(service: Arc<Service>) {
         let elsewhere = names.iter().any(Option::is_some);
         monitors.retain(|name, monitor| names.contains(name) && monitor.is_alive(name.as_deref()));
         for name in names {
-            if !monitors.contains_key(&name) {
-                let opened = Monitor::open(name.as_deref(), &changed);
-                match opened {
-                    Ok(monitor) => drop(monitors.insert(name, monitor)),
+            if let Entry::Vacant(place) = monitors.entry(name) {
+                let name = place.key().clone();
+                match Monitor::open(name.as_deref(), &changed) {
+                    Ok(monitor) => {
+                        place.insert(monitor);
+                    }
                     // It may come; or may not be entered, which attaching says.
                     Err(error) => tracing::debug!(netns = name, reason = %error, "its links are not watched"),
                 }

@@ -34,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a daemon is to do.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own, as on the command line")]
 pub struct Config {
     /// Policy file.
     pub file: PathBuf,
