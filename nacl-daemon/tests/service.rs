@@ -340,6 +340,13 @@ impl Attached for FakeAttachment {
         Some(until.saturating_duration_since(Instant::now()))
     }
 
+    fn wait(&mut self, confirm: Duration) {
+        let mut inner = self.fake.lock();
+        if let Some((until, _)) = &mut inner.attached.get_mut(&self.name).unwrap().pending {
+            *until = Instant::now() + confirm;
+        }
+    }
+
     fn confirm(&mut self) -> bool {
         let mut inner = self.fake.lock();
         let device = inner.attached.get_mut(&self.name).unwrap();

@@ -390,6 +390,15 @@ impl Maps {
         Some(Duration::from_nanos(deadline.saturating_sub(self.now())))
     }
 
+    /// Begins anew to wait for confirmation, where a change does: what it took to put it in force everywhere is nobody's time to
+    /// look at it.
+    pub fn wait(&self, confirm: Duration) {
+        if self.fallback.is_some() {
+            let nanoseconds = u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX);
+            self.word(Control::DEADLINE).store(self.now().saturating_add(nanoseconds), Ordering::Release);
+        }
+    }
+
     /// Makes a change stay that awaits confirmation; false where it is too late.
     pub fn confirm(&mut self) -> bool {
         if self.pending().is_none_or(|left| left.is_zero()) {

@@ -518,6 +518,11 @@ impl Attachment {
         self.maps.pending()
     }
 
+    /// Begins anew to wait for confirmation, where a change does.
+    pub fn wait(&self, confirm: Duration) {
+        self.maps.wait(confirm);
+    }
+
     /// Makes a change stay that awaits confirmation; false where none does, or it is too late.
     pub fn confirm(&mut self) -> bool {
         self.maps.confirm()

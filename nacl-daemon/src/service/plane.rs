@@ -80,6 +80,8 @@ pub trait Attached: Send {
     fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, PlaneError>;
     /// How long a change still waits for confirmation: nothing where none does, zero where it was undone.
     fn pending(&self) -> Option<Duration>;
+    /// Begins anew to wait for confirmation, where a change does.
+    fn wait(&mut self, confirm: Duration);
     /// Makes a change stay; false where it is too late.
     fn confirm(&mut self) -> bool;
     /// Goes back to what was in force before a change, at once; false where there was nothing before. It is to be installed again.
@@ -246,6 +248,10 @@ impl Attached for Attachment {
 
     fn pending(&self) -> Option<Duration> {
         self.pending()
+    }
+
+    fn wait(&mut self, confirm: Duration) {
+        Self::wait(self, confirm);
     }
 
     fn confirm(&mut self) -> bool {

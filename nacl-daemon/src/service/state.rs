@@ -385,6 +385,8 @@ impl State {
         let policy = self.policy.replace(source);
         let on_exit = mem::replace(&mut self.on_exit, on_exit);
         if let Some(confirm) = confirm {
+            // From now on for all alike: attaching to the first may be long ago.
+            self.interfaces.values_mut().for_each(|held| held.attachment.wait(confirm));
             self.pending = Some(Pending { before, until: Instant::now() + confirm, absent, policy, on_exit, leaving });
         } else {
             self.rejected = None;
