@@ -24,7 +24,7 @@ use serde_json::Value;
 use support::veth::{Cable, NEAR};
 
 const CLOSED: u16 = 4001;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn policy(cable: &Cable) -> String {
     format!(
