@@ -107,8 +107,7 @@ impl Store {
         &self.owner
     }
 
-    /// Whether what is pinned ends with this process' mount namespace, as in the one that `ip netns exec` makes. A bpffs that was
-    /// there already, as in systemd's sandboxes, came from outside and stays there.
+    /// Whether what is pinned ends with this process' mount namespace, as in the one that `ip netns exec` makes.
     pub const fn is_fleeting(&self) -> bool {
         self.fleeting
     }
