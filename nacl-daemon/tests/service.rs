@@ -1376,6 +1376,47 @@ async fn what_nobody_confirms_is_undone() {
     assert_eq!(first.await.ended().await, Ended::NotConfirmed, "there was nothing before it");
 }
 
+/// A change whose time is over on one interface and not yet on another when the next daemon comes.
+#[test]
+fn a_change_is_undone_everywhere_or_nowhere() {
+    for early in ["fake0", "fake1"] {
+        let fake = Fake::default();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("policy.toml");
+        let apply = |state: &mut State, policy: &str, confirm| {
+            fs::write(&file, policy).unwrap();
+            let reading = prepare::read(&file, &NoHost).unwrap();
+            state.apply(prepare::prepare(&reading, &state.slots()).unwrap(), confirm).unwrap();
+        };
+        let both = |web: &str| web.to_owned() + SECOND + "[interface.fake2]\nnacl = \"web\"\n";
+        let mut first = State::new(Box::new(fake.clone()), Settings::default());
+        apply(&mut first, &both(WEB), None);
+        let names = ["fake0", "fake1", "fake2"];
+        let before = names.map(|name| fake.judges(name));
+        let source = first.status().unwrap().policy.sha256;
+        // One of them it changes, another it changes too, and the third it no longer names.
+        let other = both(&other()).replace("[interface.fake2]\nnacl = \"web\"\n", "mode = \"stateful\"\n");
+        apply(&mut first, &other, Some(Duration::from_mins(10)));
+        assert_ne!((fake.judges("fake0"), fake.judges("fake1")), (before[0], before[1]));
+        // As after `kill -9`: nobody takes anything off.
+        std::mem::forget(first);
+        let mut inner = fake.lock();
+        inner.left.extend(names.map(str::to_owned));
+        let (_, earlier) = inner.attached[early].pending.unwrap();
+        inner.attached.get_mut(early).unwrap().pending = Some((Instant::now(), earlier));
+        drop(inner);
+
+        let mut second = State::new(Box::new(fake.clone()), Settings::default());
+        assert_eq!(second.restore().unwrap(), names);
+        assert_eq!(second.pending(), None, "{early} first");
+        assert_eq!(fake.names(), names, "nothing was taken off");
+        assert_eq!(names.map(|name| fake.judges(name)), before);
+        let status = second.status().unwrap();
+        assert_eq!(status.policy.sha256, source);
+        assert!(status.problems.iter().any(|problem| problem.contains("not confirmed")), "{:?}", status.problems);
+    }
+}
+
 #[tokio::test]
 async fn a_daemon_knows_what_the_one_before_it_has_left() {
     let fake = Fake::default();

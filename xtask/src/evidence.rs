@@ -28,6 +28,9 @@ pub struct Reloads {
     /// Packets a second, below which the run fails
     #[arg(long, default_value_t = WHOLE_RATE)]
     rate: u32,
+    /// Run nothing: write the page again of what a run found (it is kept in target/reloads-lines.jsonl)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["count", "rate"])]
+    render: Option<PathBuf>,
 }
 
 #[derive(ClapArgs)]
@@ -41,6 +44,9 @@ pub struct Kills {
     /// What the moments are made from: a run that fails prints it
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Run nothing: write the page again of what a run found (it is kept in target/kills-lines.jsonl)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["count", "rate", "seed"])]
+    render: Option<PathBuf>,
 }
 
 /// What the page is of.
@@ -51,19 +57,23 @@ const KILLS_RATE: u32 = 20_000;
 
 /// The commands.
 pub fn reloads(args: &Reloads) -> Result<()> {
-    let whole = args.count >= WHOLE_RELOADS && args.rate >= WHOLE_RATE;
+    if let Some(file) = &args.render {
+        return finish("reloads", file);
+    }
     say(&format!("{} reloads at {} packets a second (ten thousand take an hour at most)", args.count, args.rate));
-    run("reloads", args.count, args.rate, 0, whole)
+    run("reloads", args.count, args.rate, 0)
 }
 
 /// As [`reloads`].
 pub fn kills(args: &Kills) -> Result<()> {
-    let whole = args.count >= WHOLE_KILLS && args.rate >= KILLS_RATE;
+    if let Some(file) = &args.render {
+        return finish("kills", file);
+    }
     say(&format!("{} kills at {} packets a second, seed {}", args.count, args.rate, args.seed));
-    run("kills", args.count, args.rate, args.seed, whole)
+    run("kills", args.count, args.rate, args.seed)
 }
 
-fn run(which: &str, count: usize, rate: u32, seed: u64, whole: bool) -> Result<()> {
+fn run(which: &str, count: usize, rate: u32, seed: u64) -> Result<()> {
     let ready = setup::ensure()?;
     let program = build(&ready)?;
     let lines = target().join(format!("{which}-lines.jsonl"));
@@ -75,18 +85,29 @@ fn run(which: &str, count: usize, rate: u32, seed: u64, whole: bool) -> Result<(
     command.arg(format!("NACLD_EVIDENCE_LINES={}", lines.display()));
     command.arg(program).args(["--exact", &format!("evidence::{which}::{which}"), "--nocapture"]);
     let done = execute(command.current_dir(root().join(build::PACKAGE)));
-    let text = fs::read_to_string(&lines).with_context(|| lines.display().to_string())?;
-    let tables = text.lines().map(tables).collect::<Result<Vec<_>>>()?.concat();
+    let shown = finish(which, &lines);
+    done.with_context(|| format!("the run failed; what it found is in {}", lines.display()))?;
+    shown
+}
+
+/// Prints what a run has found, and puts it into the page where it was a whole run that found nothing wrong.
+fn finish(which: &str, lines: &Path) -> Result<()> {
+    let text = fs::read_to_string(lines).with_context(|| lines.display().to_string())?;
+    let read = |line: &str| serde_json::from_str(line).with_context(|| format!("a line of the run: {line}"));
+    let lines: Vec<Line> = text.lines().map(read).collect::<Result<_>>()?;
+    let tables: Tables = lines.iter().flat_map(tables).collect();
     for (heading, table) in &tables {
         println!("\n{heading}\n{}", table.terminal(None));
     }
     println!();
-    done.with_context(|| format!("the run failed; what it found is in {}", lines.display()))?;
     if tables.is_empty() {
         bail!("the run found nothing: is there a test evidence::{which}::{which}?");
     }
+    if !lines.iter().any(|line| matches!(line, Line::End)) {
+        bail!("the run has not come to its end, or found something wrong");
+    }
     let page = root().join("docs/evidence.md");
-    if !whole {
+    if !lines.iter().any(whole) {
         say(&format!("{} is of whole runs and stays as it is", page.display()));
         return Ok(());
     }
@@ -111,6 +132,19 @@ fn build(ready: &setup::Ready) -> Result<PathBuf> {
 enum Line {
     Reloads(Reloaded),
     Kills(Killed),
+    /// Nothing was wrong.
+    End,
+}
+
+/// Whether it is of as much as the page is to be of.
+fn whole(line: &Line) -> bool {
+    match line {
+        Line::Reloads(found) => {
+            found.api + found.command + found.signal >= WHOLE_RELOADS && found.plan.rate >= WHOLE_RATE
+        }
+        Line::Kills(found) => found.moments.values().sum::<usize>() >= WHOLE_KILLS && found.plan.rate >= KILLS_RATE,
+        Line::End => false,
+    }
 }
 
 #[derive(Deserialize)]
@@ -194,12 +228,12 @@ struct Fate {
 
 type Tables = Vec<(String, Table)>;
 
-fn tables(line: &str) -> Result<Tables> {
-    let line: Line = serde_json::from_str(line).with_context(|| format!("a line of the run: {line}"))?;
-    Ok(match line {
-        Line::Reloads(found) => reloaded(&found),
-        Line::Kills(found) => killed(&found),
-    })
+fn tables(line: &Line) -> Tables {
+    match line {
+        Line::Reloads(found) => reloaded(found),
+        Line::Kills(found) => killed(found),
+        Line::End => Tables::new(),
+    }
 }
 
 fn reloaded(found: &Reloaded) -> Tables {

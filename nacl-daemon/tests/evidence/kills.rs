@@ -18,7 +18,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    measure::{ALONE, Figures, Machine, Plan, say, tell},
+    measure::{ALONE, Figures, Machine, Plan, end, say, tell},
     policies::{LANES, SAME},
     scene::{Account, Scene},
 };
@@ -148,6 +148,7 @@ fn kills() {
     // Before it is judged: what fails is worth its figures.
     tell(&findings);
     findings.account.as_fast_as_asked(&plan);
+    end();
 }
 
 impl<'p> Run<'p> {

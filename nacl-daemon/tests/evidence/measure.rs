@@ -130,6 +130,11 @@ pub fn tell(line: &impl Serialize) {
     }
 }
 
+/// Says that nothing was wrong.
+pub fn end() {
+    tell(&serde_json::json!({ "kind": "end" }));
+}
+
 /// Says how far it is, on a long run.
 pub fn say(plan: &Plan, what: &str) {
     if !plan.short {

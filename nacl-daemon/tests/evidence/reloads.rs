@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde::Serialize;
 
 use super::{
-    measure::{ALONE, Figures, Machine, Plan, say, tell},
+    measure::{ALONE, Figures, Machine, Plan, end, say, tell},
     policies::{LANES, SAME},
     scene::{Account, Scene},
 };
@@ -113,6 +113,7 @@ fn reloads() {
     tell(&findings);
     flat(&findings);
     findings.account.as_fast_as_asked(&findings.plan);
+    end();
 }
 
 fn figure(after: usize, api: &Api, daemon: &Daemon<'_>) -> Figures {

@@ -186,9 +186,17 @@ impl Daemon<'_> {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("{status}: {}", self.err());
             }
-            assert!(start.elapsed() < PATIENCE, "not ready: {}{}", self.out(), self.err());
+            // A machine that has other things to do takes its time for a start: this is for one that hangs.
+            assert!(start.elapsed() < 6 * PATIENCE, "not ready: {}{}{}", self.out(), self.err(), self.waits());
             sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What each of its threads waits for.
+    fn waits(&self) -> String {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let stacks = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stack")).ok());
+        stacks.map(|stack| format!("\na thread:\n{stack}")).collect()
     }
 
     pub fn out(&self) -> String {
