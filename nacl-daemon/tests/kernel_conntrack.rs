@@ -23,7 +23,7 @@ use nacl_common::{
 };
 use nacl_daemon::{
     compile::{self, Compiled, compile},
-    dataplane::{Counters, DataplaneError, Options, Terms, TestBed, attach},
+    dataplane::{Counters, DataplaneError, Note, Options, Terms, TestBed, attach},
     engine::{Engine, SECOND},
     frame, netns,
     resolve::{Group, GroupRule, Interface, Mode, Nacl, Peer, Protocol, Rule, Tracking, Xdp},
@@ -634,8 +634,7 @@ fn a_thousand_toggles_drop_nothing_that_both_modes_allow() {
         }
         for number in 0..1000_usize {
             let mode = &modes[(number + 1) % 2];
-            let epoch =
-                attachment.toggle(&settings, compile::flags(mode), &serde_json::Value::Null).expect("it toggles");
+            let epoch = attachment.toggle(&settings, compile::flags(mode), &Note::default()).expect("it toggles");
             assert_eq!(epoch as usize, number + 2);
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -14,12 +14,12 @@ use nacl_common::{Action, Direction};
 use nacl_daemon::{
     compile::Compiled,
     dataplane::{
-        Attachment, DataplaneError, Left, Start, Store, Tc, Terms, attach_with, detach_leftovers, restore, sweep,
+        Attachment, DataplaneError, Left, Note, Start, Store, Tc, Terms, attach_with, detach_leftovers, restore, sweep,
     },
     resolve::{Layers, Mode, Xdp},
 };
 use nix::mount::{MntFlags, umount2};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{
     policies::{open, options, policy, rule, slot, two_closed},
     veth::{Cable, NEAR, ip},
@@ -54,7 +54,7 @@ impl Place {
         all
     }
 
-    fn attach(&self, cable: &Cable, compiled: &Compiled, note: Value) -> Attachment {
+    fn attach(&self, cable: &Cable, compiled: &Compiled, note: Note) -> Attachment {
         self.attach_by(cable, compiled, Tc::Auto, Terms { note, confirm: None }).expect("it attaches")
     }
 
@@ -75,7 +75,7 @@ impl Place {
         assert_eq!(left.len(), 1);
         match left.remove(0) {
             Left::Here(attachment) => *attachment,
-            Left::Unconfirmed(note) => panic!("unconfirmed: {note}"),
+            Left::Unconfirmed(note) => panic!("unconfirmed: {note:?}"),
         }
     }
 
@@ -112,7 +112,7 @@ fn what_is_pinned_goes_on_and_is_taken_over() {
     for tc in [Tc::Auto, Tc::Clsact] {
         let (cable, place) = (cable(), Place::new());
         let compiled = two_closed(CLOSED_IN, CLOSED_OUT);
-        let terms = Terms { note: json!({"policy": 1}), confirm: None };
+        let terms = Terms { note: Note::of(&json!({"policy": 1})), confirm: None };
         let attachment = place.attach_by(&cable, &compiled, tc, terms).expect("it attaches");
         let programs = (attachment.hooks().ingress_program, attachment.hooks().egress_program);
         assert_eq!((cable.inbound(CLOSED_IN, 3), cable.inbound(OPEN, 2)), (0, 2));
@@ -126,13 +126,13 @@ fn what_is_pinned_goes_on_and_is_taken_over() {
         let (epoch, last, before) = attachment.epochs();
         assert_eq!((epoch, last, before), (1, 1, None));
         let (note, slots) = attachment.note(epoch).expect("it is known");
-        assert_eq!((note, &**slots), (&json!({"policy": 1}), &*compiled.slots));
+        assert_eq!((note, &**slots), (&Note::of(&json!({"policy": 1})), &*compiled.slots));
         assert_eq!(packets(&attachment, &compiled, Direction::Inbound, 50), 5, "{tc:?}");
         assert_eq!(packets(&attachment, &compiled, Direction::Inbound, 100), 3);
         assert_eq!(packets(&attachment, &compiled, Direction::Outbound, 60), 2);
 
         // It is ours in every way.
-        let terms = Terms { note: json!({"policy": 2}), confirm: None };
+        let terms = Terms { note: Note::of(&json!({"policy": 2})), confirm: None };
         let how = options(if tc == Tc::Auto { Xdp::Native } else { Xdp::Tc });
         assert_eq!(attachment.install(&how, &open(), terms).expect("it switches"), 2);
         assert_eq!(cable.inbound(CLOSED_IN, 2), 2);
@@ -148,7 +148,7 @@ fn what_is_pinned_goes_on_and_is_taken_over() {
 #[test]
 fn a_second_one_is_told_about_the_first() {
     let (cable, place) = (cable(), Place::new());
-    let first = place.attach(&cable, &open(), Value::Null);
+    let first = place.attach(&cable, &open(), Note::default());
     let Err(error) = place.attach_by(&cable, &open(), Tc::Auto, Terms::default()) else { panic!("two are in charge") };
     assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
     assert!(restore(&place.store).is_empty(), "it is not abandoned");
@@ -173,7 +173,7 @@ fn connections_and_counters_live_on() {
         interface
     };
     let compiled = nacl_daemon::compile::compile(&interface, None).expect("it compiles");
-    let attachment = place.attach(&cable, &compiled, Value::Null);
+    let attachment = place.attach(&cable, &compiled, Note::default());
     assert_eq!(cable.inbound(OPEN, 3), 3);
     let before = attachment.flows().expect("flows");
     assert!(!before.is_empty());
@@ -191,7 +191,7 @@ fn connections_and_counters_live_on() {
 fn pins_of_another_version_are_replaced_without_a_gap() {
     let (cable, place) = (cable(), Place::new());
     let closed = two_closed(CLOSED_IN, CLOSED_OUT);
-    let attachment = place.attach(&cable, &closed, Value::Null);
+    let attachment = place.attach(&cable, &closed, Note::default());
     let old = attachment.hooks().clone();
     killed(attachment);
     let version = fs::read_dir(place.path("bpf")).expect("a version").flatten().next().expect("one").path();
@@ -203,7 +203,7 @@ fn pins_of_another_version_are_replaced_without_a_gap() {
     let flood = std::thread::scope(|scope| {
         let there = scope.spawn(|| (0..6).map(|_| cable.inbound(CLOSED_IN, 200)).sum::<usize>());
         sleep(Duration::from_millis(200));
-        let attachment = place.attach(&cable, &closed, Value::Null);
+        let attachment = place.attach(&cable, &closed, Note::default());
         assert_ne!(attachment.hooks().ingress_program, old.ingress_program);
         assert_ne!(attachment.hooks().egress_program, old.egress_program);
         (there.join().expect("no panic"), attachment)
@@ -220,7 +220,7 @@ fn pins_of_another_version_are_replaced_without_a_gap() {
 #[test]
 fn what_is_not_wanted_any_more_is_swept_away() {
     let (cable, place) = (cable(), Place::new());
-    killed(place.attach(&cable, &two_closed(CLOSED_IN, CLOSED_OUT), Value::Null));
+    killed(place.attach(&cable, &two_closed(CLOSED_IN, CLOSED_OUT), Note::default()));
     assert_eq!(cable.inbound(CLOSED_IN, 1), 0);
     let other = Store::open(&place.path(""), "another".into()).expect("a store");
     assert!(restore(&other).is_empty() && sweep(&other).is_empty());
@@ -233,7 +233,7 @@ fn what_is_not_wanted_any_more_is_swept_away() {
 #[test]
 fn leftovers_are_detached_with_their_pins() {
     let (cable, place) = (cable(), Place::new());
-    killed(place.attach(&cable, &two_closed(CLOSED_IN, CLOSED_OUT), Value::Null));
+    killed(place.attach(&cable, &two_closed(CLOSED_IN, CLOSED_OUT), Note::default()));
     let removed = detach_leftovers(&cable.target(), Some(&place.store)).expect("they are removed");
     assert_eq!(removed.len(), 2, "{removed:?}");
     assert_eq!(cable.inbound(CLOSED_IN, 1), 1);
@@ -243,13 +243,13 @@ fn leftovers_are_detached_with_their_pins() {
 #[test]
 fn an_interface_that_is_gone_is_forgotten() {
     let (cable, place) = (cable(), Place::new());
-    killed(place.attach(&cable, &open(), Value::Null));
+    killed(place.attach(&cable, &open(), Note::default()));
     ip(&["-n", &cable.here, "link", "del", NEAR]);
     assert!(restore(&place.store).is_empty());
     place.empty();
 
     let second = Cable::new();
-    killed(place.attach(&second, &open(), Value::Null));
+    killed(place.attach(&second, &open(), Note::default()));
     drop(second);
     assert!(restore(&place.store).is_empty());
     place.empty();
@@ -259,14 +259,14 @@ fn an_interface_that_is_gone_is_forgotten() {
 fn a_record_that_is_torn_is_replaced() {
     let (cable, place) = (cable(), Place::new());
     let closed = two_closed(CLOSED_IN, CLOSED_OUT);
-    killed(place.attach(&cable, &closed, Value::Null));
+    killed(place.attach(&cable, &closed, Note::default()));
     let record = fs::read_dir(place.path("interfaces")).expect("records").flatten().next().expect("one").path();
     let record = record.join("record.json");
     let text = fs::read(&record).expect("a record");
     fs::write(&record, &text[..text.len() / 2]).expect("half of it");
     assert!(restore(&place.store).is_empty());
     assert_eq!(cable.inbound(CLOSED_IN, 1), 0, "it goes on");
-    drop(place.attach(&cable, &closed, Value::Null));
+    drop(place.attach(&cable, &closed, Note::default()));
     place.empty();
 }
 
@@ -287,11 +287,11 @@ fn a_change_is_confirmed_or_the_programs_undo_it() {
     let (cable, place) = (cable(), Place::new());
     let (open, closed) = (open(), two_closed(CLOSED_IN, CLOSED_OUT));
     let how = options(Xdp::Native);
-    let mut attachment = place.attach(&cable, &open, json!("open"));
+    let mut attachment = place.attach(&cable, &open, Note::of(&json!("open")));
     assert!(!attachment.confirm(), "there is nothing to confirm");
 
     // In time.
-    let terms = |note: &str, confirm| Terms { note: json!(note), confirm };
+    let terms = |note: &str, confirm| Terms { note: Note::of(&json!(note)), confirm };
     attachment.install(&how, &closed, terms("closed", LONG)).expect("it switches");
     assert_eq!(cable.inbound(CLOSED_IN, 1), 0);
     let error = attachment.install(&how, &open, Terms::default()).expect_err("one at a time");
@@ -326,8 +326,8 @@ fn a_change_is_confirmed_or_the_programs_undo_it() {
 fn a_change_is_undone_with_nobody_there() {
     let (cable, place) = (cable(), Place::new());
     let (open, closed) = (open(), two_closed(CLOSED_IN, CLOSED_OUT));
-    let mut attachment = place.attach(&cable, &open, json!("open"));
-    let terms = Terms { note: json!("closed"), confirm: SHORT };
+    let mut attachment = place.attach(&cable, &open, Note::of(&json!("open")));
+    let terms = Terms { note: Note::of(&json!("closed")), confirm: SHORT };
     attachment.install(&options(Xdp::Native), &closed, terms).expect("it switches");
     assert_eq!(cable.inbound(CLOSED_IN, 1), 0);
     killed(attachment);
@@ -338,8 +338,8 @@ fn a_change_is_undone_with_nobody_there() {
     assert_eq!(cable.outbound(CLOSED_OUT, 1), 1, "on egress too");
     let attachment = place.adopt();
     assert_eq!(attachment.epochs(), (1, 2, None), "in force, last");
-    assert_eq!(attachment.note(1).expect("known").0, &json!("open"));
-    assert_eq!(attachment.note(2).expect("known").0, &json!("closed"));
+    assert_eq!(attachment.note(1).expect("known").0, &Note::of(&json!("open")));
+    assert_eq!(attachment.note(2).expect("known").0, &Note::of(&json!("closed")));
     assert_eq!(attachment.pending(), None, "it is settled");
     drop(attachment);
     place.empty();
@@ -349,14 +349,14 @@ fn a_change_is_undone_with_nobody_there() {
 fn a_change_that_waits_is_taken_over_and_confirmed() {
     let (cable, place) = (cable(), Place::new());
     let (open, closed) = (open(), two_closed(CLOSED_IN, CLOSED_OUT));
-    let mut attachment = place.attach(&cable, &open, json!("open"));
-    let terms = Terms { note: json!("closed"), confirm: LONG };
+    let mut attachment = place.attach(&cable, &open, Note::of(&json!("open")));
+    let terms = Terms { note: Note::of(&json!("closed")), confirm: LONG };
     attachment.install(&options(Xdp::Native), &closed, terms).expect("it switches");
     killed(attachment);
     let mut attachment = place.adopt();
     assert_eq!(attachment.epochs(), (2, 2, Some(1)));
     assert!(attachment.pending().is_some_and(|left| left > Duration::from_mins(1)));
-    assert_eq!(attachment.note(1).expect("known").0, &json!("open"));
+    assert_eq!(attachment.note(1).expect("known").0, &Note::of(&json!("open")));
     assert!(attachment.confirm());
     assert_eq!(cable.inbound(CLOSED_IN, 1), 0);
     killed(attachment);
@@ -368,7 +368,7 @@ fn a_change_that_waits_is_taken_over_and_confirmed() {
 fn a_first_policy_that_nobody_confirms_judges_no_more() {
     let (cable, place) = (cable(), Place::new());
     let closed = two_closed(CLOSED_IN, CLOSED_OUT);
-    let terms = Terms { note: json!("closed"), confirm: SHORT };
+    let terms = Terms { note: Note::of(&json!("closed")), confirm: SHORT };
     let attachment = place.attach_by(&cable, &closed, Tc::Auto, terms).expect("it attaches");
     assert_eq!(cable.inbound(CLOSED_IN, 1), 0);
     assert_eq!(attachment.epochs(), (1, 1, None));
@@ -378,7 +378,7 @@ fn a_first_policy_that_nobody_confirms_judges_no_more() {
         assert!(start.elapsed() < Duration::from_secs(20), "it is never undone");
     }
     let left = restore(&place.store);
-    assert!(matches!(&left[..], [Left::Unconfirmed(note)] if *note == json!("closed")));
+    assert!(matches!(&left[..], [Left::Unconfirmed(note)] if *note == Note::of(&json!("closed"))));
     place.empty();
     assert_eq!(detach_leftovers(&cable.target(), None).expect("asked"), Vec::<String>::new());
 }
@@ -388,7 +388,7 @@ fn a_rule_without_ports_is_still_one_after_a_crash() {
     // Slots of rules that went and came back keep their counts over a take-over.
     let (cable, place) = (cable(), Place::new());
     let all = |number| policy(vec![rule(number, Action::Allow, None, "0.0.0.0/0")], Vec::new());
-    let attachment = place.attach(&cable, &all(100), Value::Null);
+    let attachment = place.attach(&cable, &all(100), Note::default());
     assert_eq!(cable.inbound(OPEN, 4), 4);
     let reasons = attachment.counters().expect("counters").reasons;
     killed(attachment);

@@ -26,7 +26,7 @@ use nacl_common::{
 };
 use nacl_daemon::{
     compile::{Compiled, SlotTable},
-    dataplane::{Counters, Events, Options, Target, Terms},
+    dataplane::{Counters, Events, Note, Options, Target, Terms},
     observe::{Filter, Hits, Hooks, InterfaceRules, Memory, Number, Record, Setting},
     report,
     resolve::{Layers, Mode, NoHost, OnExit},
@@ -78,7 +78,7 @@ struct Device {
     /// What it is called, where that changed.
     renamed: Option<String>,
     /// What was noted with each epoch, with what slots meant in it and its flags.
-    notes: BTreeMap<u32, (Value, Arc<SlotTable>, u64)>,
+    notes: BTreeMap<u32, (Note, Arc<SlotTable>, u64)>,
     /// Number of the last change.
     last: u32,
     /// A change that awaits confirmation: until when, and the epoch before it.
@@ -322,7 +322,7 @@ impl Attached for FakeAttachment {
         Ok(device.epoch)
     }
 
-    fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, PlaneError> {
+    fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, PlaneError> {
         let mut inner = self.fake.lock();
         let device = inner.attached.get_mut(&self.name).unwrap();
         assert!(device.pending.is_none(), "a change awaits confirmation");
@@ -372,7 +372,7 @@ impl Attached for FakeAttachment {
         (device.in_force(), device.last, device.pending.map(|(_, before)| before).filter(|before| *before != 0))
     }
 
-    fn note(&self, epoch: u32) -> Option<(Value, Arc<SlotTable>)> {
+    fn note(&self, epoch: u32) -> Option<(Note, Arc<SlotTable>)> {
         let (note, slots, _) = self.fake.lock().attached[&self.name].notes.get(&epoch)?.clone();
         Some((note, slots))
     }

@@ -38,7 +38,6 @@ use nacl_common::{
     border::{Entry, FlowKey},
     evaluate::Hook,
 };
-use serde_json::Value;
 
 pub use self::{
     attach::{Egress, Hooks, Ingress, Tc},
@@ -50,6 +49,7 @@ pub use self::{
     maps::now,
     memory::Memory,
     object::{Platform, Program, may_look_around, missing, platform},
+    record::Note,
     store::{Site, Store},
     survey::{Found, Offload, Place, Queues, Survey, XdpMode, carries_ethernet, survey},
     testbed::{TestBed, Wire},
@@ -189,7 +189,7 @@ const _: () = {
 #[derive(Clone, Debug, Default)]
 pub struct Terms {
     /// What whoever takes over is to find with it.
-    pub note: Value,
+    pub note: Note,
     /// How long the programs wait for [`Attachment::confirm`] before they go back by themselves to what was in force before.
     pub confirm: Option<Duration>,
 }
@@ -210,7 +210,7 @@ pub enum Left {
     /// Programs that enforce; they are in charge of us now.
     Here(Box<Attachment>),
     /// A first policy that nobody confirmed in time. It was enforced no longer, and has been taken off; the note it had.
-    Unconfirmed(Value),
+    Unconfirmed(Note),
 }
 
 /// As [`attach_with`], leaving nothing behind that outlives this process.
@@ -508,7 +508,7 @@ impl Attachment {
     ///
     /// # Errors
     /// The connection table is of another size than the options say, or a change awaits confirmation.
-    pub fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, DataplaneError> {
+    pub fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, DataplaneError> {
         let journal = &mut self.journal;
         self.maps.toggle(*options, flags, &mut |epoch, account, keep| write_down(journal, epoch, account, note, keep))
     }
@@ -536,7 +536,7 @@ impl Attachment {
 
     /// What was noted with an epoch, as far as it is still known: the one in force, and the one before a change that awaits
     /// confirmation, or was not confirmed in time.
-    pub fn note(&self, epoch: u32) -> Option<(&Value, &Arc<SlotTable>)> {
+    pub fn note(&self, epoch: u32) -> Option<(&Note, &Arc<SlotTable>)> {
         let (_, record) = self.journal.as_ref()?;
         record.epochs.get(&epoch).map(|known| (&known.note, &known.account.meaning))
     }
@@ -644,7 +644,7 @@ fn write_down(
     journal: &mut Option<(Home, Record)>,
     epoch: u32,
     account: &Account,
-    note: &Value,
+    note: &Note,
     keep: &[u32],
 ) -> Result<(), DataplaneError> {
     let Some((home, record)) = journal else { return Ok(()) };

@@ -1,10 +1,10 @@
 //! What is written down of an interface for whoever comes after us: how it was attached, and what each epoch that may be in
 //! force means. Values only; `store` keeps the bytes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     attach::{Hooks, Tc},
@@ -46,5 +46,38 @@ pub struct Known {
     /// What the dataplane must know.
     pub account: Account,
     /// What the caller wants to find again.
-    pub note: Value,
+    pub note: Note,
+}
+
+/// What a caller writes down with an epoch, as JSON. It is kept as it was written and never taken apart: with hundreds of rules it
+/// is a megabyte, and each reload writes three of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Note(Arc<RawValue>);
+
+impl Note {
+    /// Of a value; `null` of one that has no JSON.
+    pub fn of(value: &impl Serialize) -> Self {
+        Self(to_raw_value(value).unwrap_or_default().into())
+    }
+
+    /// The value again.
+    ///
+    /// # Errors
+    /// It is of another type.
+    pub fn read<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
+        serde_json::from_str(self.0.get())
+    }
+}
+
+impl Default for Note {
+    fn default() -> Self {
+        Self::of(&())
+    }
+}
+
+impl PartialEq for Note {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.get() == other.0.get()
+    }
 }

@@ -4,9 +4,9 @@
 use std::{path::PathBuf, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::{
+    dataplane::Note,
     observe::{History, Setting},
     resolve::Interface,
 };
@@ -43,15 +43,12 @@ pub struct Source {
 
 impl Memo {
     /// As it is written down.
-    pub fn note(&self) -> Value {
-        // Maps with keys that are numbers or texts, and nothing that could fail.
-        serde_json::to_value(self).unwrap_or_default()
+    pub fn note(&self) -> Note {
+        Note::of(self)
     }
 
     /// From what was written down; nothing where that was another build, with other ideas.
-    pub fn read(note: &Value) -> Option<Self> {
-        Self::deserialize(note)
-            .inspect_err(|error| tracing::warn!(reason = %error, "a note of a change cannot be read"))
-            .ok()
+    pub fn read(note: &Note) -> Option<Self> {
+        note.read().inspect_err(|error| tracing::warn!(reason = %error, "a note of a change cannot be read")).ok()
     }
 }

@@ -14,12 +14,11 @@ use nacl_common::{
     Event,
     border::{Entry, FlowKey},
 };
-use serde_json::Value;
 use thiserror::Error;
 
 use crate::{
     compile::{Compiled, SlotTable},
-    dataplane::{self, Attachment, Counters, Egress, Ingress, Options, Start, Store, Target, Terms},
+    dataplane::{self, Attachment, Counters, Egress, Ingress, Note, Options, Start, Store, Target, Terms},
     observe::{Hooks, Memory},
 };
 
@@ -63,7 +62,7 @@ pub enum Left {
     /// A policy that is in force.
     Here(Box<dyn Attached>),
     /// A first policy that nobody confirmed in time, and its note. It is off.
-    Unconfirmed(Value),
+    Unconfirmed(Note),
 }
 
 /// Picks connections out of a table.
@@ -77,7 +76,7 @@ pub trait Attached: Send {
     fn install(&mut self, options: &Options, compiled: &Compiled, terms: Terms) -> Result<u32, PlaneError>;
     /// Changes settings, mode and layers at once, under the same policy. `flags`: as [`Compiled::flags`]. Returns the new
     /// epoch.
-    fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, PlaneError>;
+    fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, PlaneError>;
     /// How long a change still waits for confirmation: nothing where none does, zero where it was undone.
     fn pending(&self) -> Option<Duration>;
     /// Begins anew to wait for confirmation, where a change does.
@@ -89,7 +88,7 @@ pub trait Attached: Send {
     /// Numbers of the change in force, of the last one, and of the one it would go back to.
     fn epochs(&self) -> (u32, u32, Option<u32>);
     /// What was noted with an epoch that may still come into force, and what its slots mean.
-    fn note(&self, epoch: u32) -> Option<(Value, Arc<SlotTable>)>;
+    fn note(&self, epoch: u32) -> Option<(Note, Arc<SlotTable>)>;
     /// Whether the programs would have to be loaded anew for these options.
     fn needs_loading(&self, options: &Options) -> bool;
     /// Leaves everything in force without this process; false where that cannot be, and it is off.
@@ -242,7 +241,7 @@ impl Attached for Attachment {
         Ok(self.install(options, compiled, terms)?)
     }
 
-    fn toggle(&mut self, options: &Options, flags: u64, note: &Value) -> Result<u32, PlaneError> {
+    fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, PlaneError> {
         Ok(self.toggle(options, flags, note)?)
     }
 
@@ -266,7 +265,7 @@ impl Attached for Attachment {
         self.epochs()
     }
 
-    fn note(&self, epoch: u32) -> Option<(Value, Arc<SlotTable>)> {
+    fn note(&self, epoch: u32) -> Option<(Note, Arc<SlotTable>)> {
         self.note(epoch).map(|(note, slots)| (note.clone(), Arc::clone(slots)))
     }
 

@@ -15,7 +15,6 @@ use nacl_common::{
     Reason,
     border::{Entry, FlowKey},
 };
-use serde_json::Value;
 use thiserror::Error;
 
 use super::{
@@ -27,7 +26,7 @@ use super::{
 };
 use crate::{
     compile::{self, Compiled, SlotTable},
-    dataplane::{Counters, DataplaneError, Events, Options, Target, Terms},
+    dataplane::{Counters, DataplaneError, Events, Note, Options, Target, Terms},
     observe::{
         Absent, Brief, BriefInterface, Change, Clock, Filter, History, InterfaceModes, InterfaceRules, InterfaceStatus,
         ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, SettingChange,
@@ -912,7 +911,7 @@ impl Enforced {
 
 impl Meant {
     /// What is written down of it.
-    pub(super) fn memo(&self, name: &str, history: &History, source: &Source, rejected: Option<&Source>) -> Value {
+    pub(super) fn memo(&self, name: &str, history: &History, source: &Source, rejected: Option<&Source>) -> Note {
         let Self { interface, policy, notes, .. } = self;
         let memo = Memo {
             name: name.to_owned(),
