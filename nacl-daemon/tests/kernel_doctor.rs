@@ -379,19 +379,21 @@ impl Elsewhere {
     fn new() -> Self {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "120"]);
-        let unshare = command.spawn().expect("unshare of util-linux");
-        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
+        // From here on it is ended with this value, also where it never becomes what it will be.
+        let mut made = Self { unshare: command.spawn().expect("unshare of util-linux"), first: String::new() };
+        let children = format!("/proc/{0}/task/{0}/children", made.unshare.id());
         let start = Instant::now();
-        loop {
+        while made.first.is_empty() {
             // The child is there before it is what it will be.
             if let Some(first) = fs::read_to_string(&children).unwrap_or_default().split_whitespace().next()
                 && fs::read_to_string(format!("/proc/{first}/comm")).is_ok_and(|name| name.trim() == "sleep")
             {
-                return Self { first: first.to_owned(), unshare };
+                first.clone_into(&mut made.first);
             }
             assert!(start.elapsed() < Duration::from_secs(20), "no child");
             std::thread::sleep(Duration::from_millis(10));
         }
+        made
     }
 
     /// A command in there.

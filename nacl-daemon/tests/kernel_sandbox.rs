@@ -27,7 +27,7 @@ use syscalls::Sysno;
 
 const CLOSED: u16 = 4001;
 /// A machine that builds something else meanwhile is slow.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The words of a key of the unit.
 fn unit(key: &str) -> Vec<String> {

@@ -44,7 +44,7 @@ impl Shared {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, held: Vec<Held>) {
+    fn tell(held: Vec<Held>) {
         for Held { line, times } in held {
             // Not as an event of its own place: it stands for lines that were written before.
             tracing::warn!(target: super::TARGET, held_back = times, like = %line, "lines were held back");
@@ -131,7 +131,7 @@ impl Repeats {
             while !*ended {
                 (ended, _) = shared.end.wait_timeout(ended, WINDOW).unwrap_or_else(PoisonError::into_inner);
                 let over = shared.book().over(Instant::now(), *ended);
-                shared.tell(over);
+                Shared::tell(over);
             }
         };
         // Without it nothing is lost but the counts.
@@ -182,7 +182,7 @@ struct Line {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let _: fmt::Result = write!(self.fields, "{}={value:?}\n", field.name());
+        let _: fmt::Result = writeln!(self.fields, "{}={value:?}", field.name());
         if field.name() == "message" {
             self.message = format!("{value:?}");
         }

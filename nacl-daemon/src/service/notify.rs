@@ -55,7 +55,7 @@ fn of(notice: &Notice<'_>, is_ready: bool) {
         Notice::NotReloaded { error, now } if is_ready => ready(&refused(&chain(*error), now)),
         Notice::Confirmed { now } | Notice::Interface { now, .. } => send(&[NotifyState::Status(&status::brief(now))]),
         Notice::Undone { now, .. } => {
-            send(&[NotifyState::Status(&format!("UNDONE; in force is {}", status::brief(now)))])
+            send(&[NotifyState::Status(&format!("UNDONE; in force is {}", status::brief(now)))]);
         }
         Notice::Ending => send(&[NotifyState::Stopping, NotifyState::Status("detaching")]),
         Notice::Reloaded { .. }

@@ -196,7 +196,8 @@ impl Daemon<'_> {
     fn waits(&self) -> String {
         let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
         let stacks = threads.filter_map(|thread| fs::read_to_string(thread.path().join("stack")).ok());
-        stacks.map(|stack| format!("\na thread:\n{stack}")).collect()
+        let stacks: Vec<_> = stacks.map(|stack| format!("\na thread:\n{stack}")).collect();
+        stacks.concat()
     }
 
     pub fn out(&self) -> String {
