@@ -175,7 +175,7 @@ fn each_fault_of_a_machine_is_found_and_mended() {
         |machine| machine.lockdown = Some("confidentiality".into()),
         |machine| machine.platform.sys_admin = false,
         |machine| {
-            (machine.jit, machine.unprivileged, machine.site.own_mounts, machine.available) = (None, None, None, None)
+            (machine.jit, machine.unprivileged, machine.site.own_mounts, machine.available) = (None, None, None, None);
         },
     ];
     for spoil in harmless {
