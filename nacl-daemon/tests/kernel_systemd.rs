@@ -243,8 +243,8 @@ fn a_log_has_fields_and_neither_payloads_nor_secrets() {
     daemon.ready();
     let (out, err) = daemon.ends();
     assert_eq!(out, "");
-    let hex: String = PAYLOAD.bytes().map(|byte| format!("{byte:02x}")).collect();
-    for secret in [PAYLOAD, &hex, &format!("{:?}", PAYLOAD.as_bytes())] {
+    let hex: Vec<_> = PAYLOAD.bytes().map(|byte| format!("{byte:02x}")).collect();
+    for secret in [PAYLOAD, &hex.concat(), &format!("{:?}", PAYLOAD.as_bytes())] {
         assert!(!err.to_lowercase().contains(secret), "{secret}");
     }
     let lines: Vec<Value> = err.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
