@@ -24,11 +24,10 @@ use nix::{
 use serde_json::Value;
 use support::{
     place::{Daemon, Place, text},
+    policies::{CLOSED, OPEN, lab},
     veth::{Cable, HERE, NEAR, ip},
 };
 
-const CLOSED: u16 = 4001;
-const OPEN: u16 = 4003;
 /// A user without privileges, and two groups: nobody's numbers on any machine.
 const USER: u32 = 61_003;
 const MEMBERS: u32 = 61_004;
@@ -37,18 +36,10 @@ const OTHERS: u32 = 61_005;
 const THREE: &str = "-all,+net_admin,+perfmon,+bpf";
 const BITS: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
-const POLICY: &str = r#"version = 1
-[nacl.lab]
-inbound = [
-  { rule = 50, action = "deny", protocol = "udp", ports = 4001, source = "0.0.0.0/0" },
-  { rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" },
-]
-outbound = [
-  { rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" },
-]
-[interface.near]
-nacl = "lab"
-"#;
+/// By its device alone: the daemon runs where it is.
+fn policy() -> String {
+    lab(&format!("[interface.{NEAR}]\nnacl = \"lab\"\n"))
+}
 
 /// A place whose files others can reach too, on one end of a cable.
 struct Site {
@@ -58,7 +49,7 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let (place, cable) = (Place::new(POLICY), Cable::new());
+        let (place, cable) = (Place::new(&policy()), Cable::new());
         cable.acquaint();
         let site = Self { place, cable };
         fs::set_permissions(site.place.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -233,7 +224,7 @@ fn three_capabilities_are_enough() {
     assert!(ask(&["conntrack", "list"]).contains(&HERE.to_string()));
     assert!(ask(&["conntrack", "stats"]).contains("entries"));
     ask(&["conntrack", "flush", "--all"]);
-    site.place.write(&POLICY.replace("4001", "4003"));
+    site.place.write(&policy().replace("4001", "4003"));
     ask(&["reload"]);
     assert_eq!((site.cable.inbound(CLOSED, 1), site.cable.inbound(OPEN, 1)), (1, 0));
     ask(&["reload", "--confirm", "600s"]);
@@ -259,13 +250,13 @@ fn three_capabilities_are_enough() {
     let link = ip(&["-n", &site.cable.here, "-d", "link", "show", "dev", NEAR]);
     assert!(!link.contains("xdp"), "{link}");
     // Another namespace is what three are not enough for.
-    site.place.write(&format!("{POLICY}netns = \"{}\"\n", site.cable.here));
+    site.place.write(&format!("{}netns = \"{}\"\n", policy(), site.cable.here));
     let refused = site.command(&privileges, &run).output().unwrap();
     let said = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1), "{said}");
     assert!(said.contains("CAP_SYS_ADMIN") && said.contains("enter"), "{said}");
     // And two are not enough for anything.
-    site.place.write(POLICY);
+    site.place.write(&policy());
     for (name, missing) in [("bpf", "CAP_BPF"), ("net_admin", "CAP_NET_ADMIN"), ("perfmon", "CAP_PERFMON")] {
         let two = THREE.replace(&format!(",+{name}"), "");
         let caps = [format!("--inh-caps={two}"), format!("--ambient-caps={two}"), format!("--bounding-set={two}")];

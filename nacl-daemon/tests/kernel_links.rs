@@ -15,25 +15,12 @@ use nacl_daemon::{dataplane::find, netns, observe::Status, resolve::Mode};
 use nix::sys::signal::Signal;
 use support::{
     place::{Api, PATIENCE, Place},
+    policies::{CLOSED, OPEN, lab},
     veth::{Cable, FAR, HERE, NEAR, THERE, ip},
 };
 
-const CLOSED: u16 = 4001;
-const OPEN: u16 = 4003;
-
-const POLICY: &str = r#"version = 1
-[nacl.lab]
-inbound = [
-  { rule = 50, action = "deny", protocol = "udp", ports = 4001, source = "0.0.0.0/0" },
-  { rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" },
-]
-outbound = [
-  { rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" },
-]
-"#;
-
 fn policy(name: &str, netns: &str, more: &str) -> String {
-    format!("{POLICY}[interface.{name}]\nnacl = \"lab\"\nnetns = \"{netns}\"\n{more}")
+    lab(&format!("[interface.{name}]\nnacl = \"lab\"\nnetns = \"{netns}\"\n{more}"))
 }
 
 /// Waits until the daemon tells of something.

@@ -146,6 +146,18 @@ fn what_is_pinned_goes_on_and_is_taken_over() {
 }
 
 #[test]
+fn an_attach_that_fails_leaves_nothing() {
+    let (cable, place) = (cable(), Place::new());
+    // No bridge has XDP in its driver: the programs are loaded and pinned by then.
+    ip(&["-n", &cable.here, "link", "add", "br0", "type", "bridge"]);
+    let bridge = nacl_daemon::dataplane::Target { name: "br0".into(), ..cable.target() };
+    let start = || Start { store: Some(&place.store), ..Start::default() };
+    let Err(error) = attach_with(&bridge, &options(Xdp::Native), &open(), start()) else { panic!("it is attached") };
+    assert!(matches!(error, DataplaneError::NoNativeXdp { .. }), "{error}");
+    place.empty();
+}
+
+#[test]
 fn a_second_one_is_told_about_the_first() {
     let (cable, place) = (cable(), Place::new());
     let first = place.attach(&cable, &open(), Note::default());

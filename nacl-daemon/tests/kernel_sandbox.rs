@@ -22,10 +22,12 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     apply_filter,
 };
-use support::veth::{Cable, HERE, NEAR, ip, run};
+use support::{
+    policies::{CLOSED, lab},
+    veth::{Cable, HERE, NEAR, ip, run},
+};
 use syscalls::Sysno;
 
-const CLOSED: u16 = 4001;
 /// A machine that builds something else meanwhile is slow.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -89,20 +91,8 @@ impl Place {
     }
 
     fn write(&self, port: u16) {
-        let policy = format!(
-            r#"version = 1
-[nacl.lab]
-inbound = [
-  {{ rule = 50, action = "deny", protocol = "udp", ports = {port}, source = "0.0.0.0/0" }},
-  {{ rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" }},
-]
-outbound = [
-  {{ rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" }},
-]
-[interface.{NEAR}]
-nacl = "lab"
-"#
-        );
+        let policy = lab(&format!("[interface.{NEAR}]\nnacl = \"lab\"\n"));
+        let policy = policy.replace(&CLOSED.to_string(), &port.to_string());
         fs::write(self.directory.path().join("policy.toml"), policy).unwrap();
     }
 

@@ -24,33 +24,12 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use support::{
     place::{PATIENCE, Place, text},
+    policies::{CLOSED, OPEN, lab, near},
     veth::{Cable, FAR, HERE, NEAR, THERE, ip, run},
 };
 
-const CLOSED: u16 = 4001;
-const OPEN: u16 = 4003;
 const SHORT: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(10);
-
-/// One network ACL that denies a UDP port inbound, and the interfaces it is enforced on.
-fn policy(interfaces: &str) -> String {
-    format!(
-        r#"version = 1
-[nacl.lab]
-inbound = [
-  {{ rule = 50, action = "deny", protocol = "udp", ports = {CLOSED}, source = "0.0.0.0/0" }},
-  {{ rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" }},
-]
-outbound = [
-  {{ rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" }},
-]
-{interfaces}"#
-    )
-}
-
-fn near(cable: &Cable) -> String {
-    format!("[interface.{NEAR}]\nnetns = \"{}\"\nnacl = \"lab\"\n", cable.here)
-}
 
 /// Nothing of nacld is on either end of the cable.
 fn clean(cable: &Cable) {
@@ -70,7 +49,7 @@ fn enforces_counts_tells_and_leaves_nothing_behind() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let cable = Cable::new();
         cable.acquaint();
-        let place = Place::new(&policy(&near(&cable)));
+        let place = Place::new(&lab(&near(&cable)));
         let daemon = place.start(&["--watch"]);
         assert!(daemon.out().contains("ingress      XDP, native"), "{}", daemon.out());
         assert_eq!((cable.inbound(CLOSED, 3), cable.inbound(OPEN, 2), cable.outbound(CLOSED, 1)), (0, 2, 1));
@@ -95,7 +74,7 @@ fn all_or_nothing() {
     // "zz" comes last, so the first interface is attached before the second fails.
     ip(&["-n", &cable.here, "link", "add", "zz", "type", "bridge"]);
     let other = format!("[interface.zz]\nnetns = \"{}\"\nnacl = \"lab\"\nxdp = \"native\"\n", cable.here);
-    let place = Place::new(&policy(&(near(&cable) + &other)));
+    let place = Place::new(&lab(&(near(&cable) + &other)));
     let error = place.refused(&[]);
     assert!(error.contains("cannot attach to zz") && error.contains("no native XDP"), "{error}");
     clean(&cable);
@@ -106,7 +85,7 @@ fn two_interfaces_one_of_them_in_another_namespace() {
     let cable = Cable::new();
     cable.acquaint();
     let far = format!("[interface.{FAR}]\nnetns = \"{}\"\nnacl = \"lab\"\nxdp = \"tc\"\n", cable.there);
-    let place = Place::new(&policy(&format!("[interface.{NEAR}]\nnacl = \"lab\"\n{far}")));
+    let place = Place::new(&lab(&format!("[interface.{NEAR}]\nnacl = \"lab\"\n{far}")));
     let inside = place.command(&["run", "--config", "policy.toml"]);
     let mut command = Command::new("ip");
     command.args(["netns", "exec", &cable.here]).arg(inside.get_program()).args(inside.get_args());
@@ -132,11 +111,11 @@ fn two_interfaces_one_of_them_in_another_namespace() {
 fn a_reload_switches_or_changes_nothing() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let daemon = place.start(&[]);
     assert_eq!((cable.inbound(CLOSED, 2), cable.inbound(OPEN, 3)), (0, 3));
     // An invalid file: said on both sides, and nothing changes.
-    place.write(&policy(&near(&cable)).replace("rule = 50", "rule = 100"));
+    place.write(&lab(&near(&cable)).replace("rule = 50", "rule = 100"));
     let output = place.nacld(&["reload"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("policy.toml:5"), "{}", text(&output.stderr));
@@ -145,7 +124,7 @@ fn a_reload_switches_or_changes_nothing() {
     assert!(status.contains("the policy before it is in force") && status.contains("policy.toml:5"), "{status}");
     assert_eq!(cable.inbound(CLOSED, 1), 0);
     // A valid one, by signal: the rule moves to another port, its number stays.
-    place.write(&policy(&near(&cable)).replace(&CLOSED.to_string(), &OPEN.to_string()));
+    place.write(&lab(&near(&cable)).replace(&CLOSED.to_string(), &OPEN.to_string()));
     daemon.signal(Signal::SIGHUP);
     daemon.says("reloaded: switched near");
     assert_eq!((cable.inbound(CLOSED, 1), cable.inbound(OPEN, 1)), (1, 0));
@@ -159,7 +138,7 @@ fn a_reload_switches_or_changes_nothing() {
 fn a_lifetime_ends_by_itself() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let mut daemon = place.start(&["--for", "1s"]);
     assert_eq!(cable.inbound(CLOSED, 1), 0);
     assert_eq!(daemon.wait().code(), Some(0));
@@ -192,7 +171,7 @@ fn lives((client, server, _): &(TcpStream, TcpStream, TcpListener), patience: Du
 fn nobody_is_locked_out() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let ssh = connect(&cable, 22);
     let client = ssh.0.local_addr().unwrap();
     let error = place.refused(&[]);
@@ -201,7 +180,7 @@ fn nobody_is_locked_out() {
     assert!(error.contains("--for 60s") && error.contains("--force"), "{error}");
     clean(&cable);
     // A policy that would cut it says by which rule.
-    let closed = policy(&near(&cable)).replace("protocol = \"all\", destination", "protocol = \"udp\", destination");
+    let closed = lab(&near(&cable)).replace("protocol = \"all\", destination", "protocol = \"udp\", destination");
     place.write(&closed);
     let error = place.refused(&[]);
     assert!(error.contains("WOULD CUT IT: its replies are denied; no outbound rule"), "{error}");
@@ -221,7 +200,7 @@ fn nobody_is_locked_out() {
 fn check_says_whom_a_policy_would_lock_out() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let check = |more: &[&str]| {
         let output = place.nacld(&[&["check", "policy.toml", "--here"], more].concat());
         (output.status.code(), format!("{}{}", text(&output.stdout), text(&output.stderr)))
@@ -237,7 +216,7 @@ fn check_says_whom_a_policy_would_lock_out() {
     // The rule and its line; a warning.
     let denied = format!("{{ rule = 90, action = \"deny\", protocol = \"tcp\", ports = {}, destination", client.port());
     let closed =
-        policy(&near(&cable)).replace("outbound = [\n", &format!("outbound = [\n  {denied} = \"{THERE}/32\" }},\n"));
+        lab(&near(&cable)).replace("outbound = [\n", &format!("outbound = [\n  {denied} = \"{THERE}/32\" }},\n"));
     place.write(&closed);
     let line = closed.lines().position(|line| line.contains("rule = 90")).unwrap() + 1;
     let (code, said) = check(&["--deny", "warnings"]);
@@ -287,7 +266,7 @@ fn sshd(directory: &std::path::Path, listener: &TcpListener) -> Child {
 fn the_operator_is_found_without_an_environment_and_without_privilege() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&format!("[interface.{NEAR}]\nnacl = \"lab\"\n")));
+    let place = Place::new(&lab(&format!("[interface.{NEAR}]\nnacl = \"lab\"\n")));
     let directory = place.directory.path();
     let ssh = connect(&cable, 2223);
     let told = format!("{} connected to {HERE}:2223", ssh.0.local_addr().unwrap());
@@ -324,10 +303,10 @@ fn the_operator_is_found_without_an_environment_and_without_privilege() {
 fn a_reload_does_not_lock_out_either() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let daemon = place.start(&[]);
     let ssh = connect(&cable, 22);
-    place.write(&policy(&near(&cable)).replace("protocol = \"all\", source", "protocol = \"udp\", source"));
+    place.write(&lab(&near(&cable)).replace("protocol = \"all\", source", "protocol = \"udp\", source"));
     let output = place.nacld(&["reload"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("would cut an SSH connection"), "{}", text(&output.stderr));
@@ -341,7 +320,7 @@ fn a_reload_does_not_lock_out_either() {
 fn an_ssh_server_on_another_port_is_found_by_its_name() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let _connection = connect(&cable, 2222);
     // Nobody of that name: an ordinary service.
     place.start(&[]).ends_well(Signal::SIGTERM);
@@ -356,7 +335,7 @@ fn an_ssh_server_on_another_port_is_found_by_its_name() {
 fn bad_input_gets_one_clear_error_and_changes_nothing() {
     let cable = Cable::new();
     cable.acquaint();
-    let good = policy(&near(&cable));
+    let good = lab(&near(&cable));
     let netns = &cable.here;
     for (written, expected) in [
         ("version = 1\n[nacl.lab\n".to_owned(), "policy.toml:2"),
@@ -383,7 +362,7 @@ fn a_missing_capability_is_named() {
     const BPF: libc::c_ulong = 39;
     const SYS_ADMIN: libc::c_ulong = 21;
     // In the daemon's own namespace: entering another one would be refused before.
-    let place = Place::new(&policy("[interface.absent0]\nnacl = \"lab\"\n"));
+    let place = Place::new(&lab("[interface.absent0]\nnacl = \"lab\"\n"));
     let mut command = place.command(&["run", "--config", "policy.toml"]);
     // SAFETY: two system calls, which allocate nothing, between fork and exec.
     unsafe {
@@ -407,7 +386,7 @@ fn a_missing_capability_is_named() {
 fn two_daemons_do_not_share_a_socket_nor_an_interface() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let daemon = place.start(&[]);
     let output = place.nacld(&["run", "--config", "policy.toml"]);
     let error = text(&output.stderr);
@@ -428,7 +407,7 @@ fn two_daemons_do_not_share_a_socket_nor_an_interface() {
 fn after_a_crash_the_next_one_starts() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let mut daemon = place.start(&[]);
     daemon.signal(Signal::SIGKILL);
     daemon.wait();
@@ -441,7 +420,7 @@ fn after_a_crash_the_next_one_starts() {
     place.write("nonsense");
     place.ask(&["detach", NEAR, "--netns", &cable.here]);
     clean(&cable);
-    place.write(&policy(&near(&cable)));
+    place.write(&lab(&near(&cable)));
     let daemon = place.start(&[]);
     assert_eq!(cable.inbound(CLOSED, 1), 0);
     daemon.signal(Signal::SIGTERM);
@@ -451,7 +430,7 @@ fn after_a_crash_the_next_one_starts() {
 fn a_killed_daemon_leaves_no_gap_and_the_next_one_takes_over() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let daemon = place.start(&[]);
     assert_eq!((cable.inbound(CLOSED, 3), cable.inbound(OPEN, 2)), (0, 2));
     let programs = place.status()["interfaces"][0]["hooks"]["programs"].clone();
@@ -476,13 +455,13 @@ fn a_killed_daemon_leaves_no_gap_and_the_next_one_takes_over() {
     assert!(rules.contains("│ 50 "), "every rule is still known: {rules}");
     let status = place.status();
     assert_eq!(status["last_reload"]["ok"], false);
-    place.write(&policy(&near(&cable)).replace(&CLOSED.to_string(), &OPEN.to_string()));
+    place.write(&lab(&near(&cable)).replace(&CLOSED.to_string(), &OPEN.to_string()));
     place.ask(&["reload"]);
     assert_eq!((cable.inbound(CLOSED, 1), cable.inbound(OPEN, 1)), (1, 0));
     daemon.killed();
 
     // What the policy no longer names is taken off.
-    let other = policy(&near(&cable)).replace("[interface.near]", "[interface.other]\ndevice = \"near\"");
+    let other = lab(&near(&cable)).replace("[interface.near]", "[interface.other]\ndevice = \"near\"");
     place.write(&other);
     let daemon = place.start(&[]);
     assert_eq!((cable.inbound(CLOSED, 1), cable.inbound(OPEN, 1)), (0, 1));
@@ -495,7 +474,7 @@ fn a_killed_daemon_leaves_no_gap_and_the_next_one_takes_over() {
 fn what_is_kept_stays_when_the_daemon_ends() {
     let cable = Cable::new();
     cable.acquaint();
-    let keep = policy(&near(&cable)).replace("version = 1", "version = 1\non_exit = \"keep\"");
+    let keep = lab(&near(&cable)).replace("version = 1", "version = 1\non_exit = \"keep\"");
     let place = Place::new(&keep);
     let daemon = place.start(&[]);
     assert!(daemon.out().contains("leaves it in force"), "{}", daemon.out());
@@ -519,7 +498,7 @@ fn what_is_kept_stays_when_the_daemon_ends() {
 fn a_change_that_nobody_confirms_is_undone() {
     let cable = Cable::new();
     cable.acquaint();
-    let closed = policy(&near(&cable));
+    let closed = lab(&near(&cable));
     let open = closed.replace("\"deny\"", "\"allow\"");
     let place = Place::new(&closed);
     let daemon = place.start(&[]);
@@ -581,7 +560,7 @@ fn a_change_that_nobody_confirms_is_undone() {
 fn a_change_that_waits_survives_the_daemon() {
     let cable = Cable::new();
     cable.acquaint();
-    let closed = policy(&near(&cable));
+    let closed = lab(&near(&cable));
     let place = Place::new(&closed);
     let daemon = place.start(&[]);
     place.write(&closed.replace("\"deny\"", "\"allow\""));
@@ -606,7 +585,7 @@ fn hex(text: &str) -> String {
 fn a_first_policy_that_nobody_confirms_ends_the_daemon() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let mut daemon = place.start(&["--confirm", "2s"]);
     assert!(daemon.out().contains("nacld confirm"), "{}", daemon.out());
     assert_eq!(cable.inbound(CLOSED, 1), 0);
@@ -640,7 +619,7 @@ fn detach_all_ends_the_daemon() {
         ! ip -d link show veth0 | grep xdp
         "$1" detach --all
     "#;
-    let place = Place::new(&policy("[interface.veth0]\nnacl = \"lab\"\n"));
+    let place = Place::new(&lab("[interface.veth0]\nnacl = \"lab\"\n"));
     let output = Command::new("unshare")
         .args(["--mount", "--net", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_nacld")])
         .current_dir(place.directory.path())
@@ -656,7 +635,7 @@ fn detach_all_ends_the_daemon() {
 fn the_programs_log_with_trace_and_only_then() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let daemon = place.start(&["--trace"]);
     assert_eq!(cable.inbound(CLOSED, 1), 0);
     daemon.says(&CLOSED.to_string());
@@ -922,7 +901,7 @@ fn nobody_is_locked_out_by_a_verb() {
 fn monitor_mode_counts_what_it_would_drop_until_it_is_enforced() {
     let cable = Cable::new();
     cable.acquaint();
-    let place = Place::new(&policy(&near(&cable)));
+    let place = Place::new(&lab(&near(&cable)));
     let daemon = place.start(&["--watch"]);
     assert_eq!(cable.inbound(CLOSED, 2), 0);
     let said = place.ask(&["mode", NEAR, "--monitor"]);
@@ -945,7 +924,7 @@ fn monitor_mode_counts_what_it_would_drop_until_it_is_enforced() {
     assert_eq!((place.hits(0, &50.into()), place.hits(0, &100.into())), (8, 3));
     daemon.ends_well(Signal::SIGTERM);
     // A policy that says so begins so, and its end may lock out.
-    let closed = policy(&format!("{}enforce = false\n", near(&cable)));
+    let closed = lab(&format!("{}enforce = false\n", near(&cable)));
     place.write(&closed.replace("protocol = \"all\", destination", "protocol = \"udp\", destination"));
     let daemon = place.start(&[]);
     assert!(daemon.out().contains("ready: monitoring 1 interface, where nothing is dropped"), "{}", daemon.out());
@@ -971,7 +950,7 @@ fn one_device_name_in_two_namespaces() {
     let interface = |name: &str, cable: &Cable| {
         format!("[interface.{name}]\ndevice = \"{NEAR}\"\nnetns = \"{}\"\nnacl = \"lab\"\n", cable.here)
     };
-    let written = policy(&(interface("red", &red) + &interface("blue", &blue)));
+    let written = lab(&(interface("red", &red) + &interface("blue", &blue)));
     let place = Place::new(&written);
     let daemon = place.start(&["--watch"]);
     assert!(daemon.out().contains("enforcing on 2 interfaces"), "{}", daemon.out());

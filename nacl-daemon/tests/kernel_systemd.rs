@@ -21,29 +21,12 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
-use support::veth::{Cable, NEAR};
+use support::{
+    policies::{CLOSED, lab, near},
+    veth::{Cable, NEAR},
+};
 
-const CLOSED: u16 = 4001;
 const PATIENCE: Duration = Duration::from_mins(1);
-
-fn policy(cable: &Cable) -> String {
-    format!(
-        r#"version = 1
-[nacl.lab]
-inbound = [
-  {{ rule = 50, action = "deny", protocol = "udp", ports = {CLOSED}, source = "0.0.0.0/0" }},
-  {{ rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" }},
-]
-outbound = [
-  {{ rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" }},
-]
-[interface.{NEAR}]
-netns = "{}"
-nacl = "lab"
-"#,
-        cable.here
-    )
-}
 
 /// A place with a policy, and a socket of the service manager.
 struct Place {
@@ -57,7 +40,7 @@ impl Place {
         let manager = UnixDatagram::bind(directory.path().join("notify")).unwrap();
         manager.set_read_timeout(Some(PATIENCE)).unwrap();
         let place = Self { directory, manager };
-        place.write(&policy(cable));
+        place.write(&lab(&near(cable)));
         place
     }
 
@@ -171,14 +154,14 @@ fn the_service_manager_is_told_of_start_reload_and_end_in_order() {
     let first = daemon.ready();
     assert!(first.starts_with("policy.toml (sha256 ") && first.ends_with(&format!(" on near (netns {})", cable.here)));
 
-    place.write(&policy(&cable).replace("rule = 50", "rule = 60"));
+    place.write(&lab(&near(&cable)).replace("rule = 50", "rule = 60"));
     daemon.reload();
     assert!(daemon.hears("EXTEND_TIMEOUT_USEC").is_some());
     let second = daemon.ready();
     assert_ne!(first, second, "another policy, another hash");
 
     // A file that cannot be used: the reload ends too, and the status says what is wrong and what is in force.
-    place.write(&policy(&cable).replace("rule = 50", "rule = 100"));
+    place.write(&lab(&near(&cable)).replace("rule = 50", "rule = 100"));
     daemon.reload();
     let status = daemon.ready();
     assert!(status.starts_with("NOT RELOADED: the policy policy.toml has 1 error"), "{status}");
@@ -238,7 +221,7 @@ fn a_log_has_fields_and_neither_payloads_nor_secrets() {
         assert!(start.elapsed() < PATIENCE, "{}", daemon.err());
         sleep(Duration::from_millis(20));
     }
-    place.write(&policy(&cable).replace("rule = 50", "rule = 100"));
+    place.write(&lab(&near(&cable)).replace("rule = 50", "rule = 100"));
     daemon.reload();
     daemon.ready();
     let (out, err) = daemon.ends();
@@ -270,7 +253,7 @@ fn a_log_has_fields_and_neither_payloads_nor_secrets() {
 fn a_daemon_that_cannot_start_says_so_in_its_log() {
     let cable = Cable::new();
     let place = Place::new(&cable);
-    place.write(&policy(&cable).replace(NEAR, "nowhere"));
+    place.write(&lab(&near(&cable)).replace(NEAR, "nowhere"));
     let mut daemon = Daemon { child: place.command(&["--log-format", "json"]).spawn().unwrap(), place: &place };
     assert_eq!(daemon.child.wait().unwrap().code(), Some(1));
     let err = daemon.err();

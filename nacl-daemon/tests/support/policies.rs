@@ -1,4 +1,4 @@
-//! Small policies by hand, for tests that are about hooks and headers and not about rules.
+//! Small policies by hand, compiled or as text, for tests that are about hooks, headers and daemons and not about rules.
 
 use std::sync::Arc;
 
@@ -8,6 +8,8 @@ use nacl_daemon::{
     dataplane::{Events, Options},
     resolve::{Interface, Nacl, Protocol, Rule, Side, Tracking, Xdp},
 };
+
+use super::veth::{Cable, NEAR};
 
 /// A rule for one UDP port, or for everything.
 pub fn rule(number: u16, action: Action, udp: Option<u16>, cidr: &str) -> Rule {
@@ -67,4 +69,30 @@ pub fn options(xdp: Xdp) -> Options {
 pub fn slot(compiled: &Compiled, direction: Direction, rule: u16) -> u16 {
     let found = compiled.slots.slots.iter().find(|(_, slot)| slot.direction == direction && slot.rule == Some(rule));
     *found.expect("the rule has a slot").0
+}
+
+/// A UDP port that [`lab`] denies inbound.
+pub const CLOSED: u16 = 4001;
+/// One that it does not.
+pub const OPEN: u16 = 4003;
+
+/// As text: the network ACL `lab`, which denies [`CLOSED`] inbound by rule 50 on line 4, and then the interfaces.
+pub fn lab(interfaces: &str) -> String {
+    format!(
+        r#"version = 1
+[nacl.lab]
+inbound = [
+  {{ rule = 50, action = "deny", protocol = "udp", ports = {CLOSED}, source = "0.0.0.0/0" }},
+  {{ rule = 100, action = "allow", protocol = "all", source = "0.0.0.0/0" }},
+]
+outbound = [
+  {{ rule = 100, action = "allow", protocol = "all", destination = "0.0.0.0/0" }},
+]
+{interfaces}"#
+    )
+}
+
+/// The near end of a cable, under that network ACL.
+pub fn near(cable: &Cable) -> String {
+    format!("[interface.{NEAR}]\nnetns = \"{}\"\nnacl = \"lab\"\n", cable.here)
 }
