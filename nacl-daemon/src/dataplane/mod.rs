@@ -24,14 +24,7 @@ mod survey;
 mod sys;
 mod testbed;
 
-use std::{
-    collections::BTreeMap,
-    fs::File,
-    io, mem,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs::File, io, mem, path::PathBuf, sync::Arc, time::Duration};
 
 use nacl_common::{
     Control, Counter, Direction, Reason,
@@ -59,7 +52,7 @@ use self::{
     maps::{Account, Adopted, Maps},
     object::{Build, Object},
     record::{Known, Loaded, Record},
-    store::Home,
+    store::{Home, Staging},
 };
 use crate::{
     compile::{Compiled, SlotTable},
@@ -238,16 +231,16 @@ pub fn attach_with(
     // A wrong interface is said before a second is spent on loading.
     let device = device::find(target, namespace.as_ref())?;
     let home = store.map(|store| store.lock(device::namespace_id(namespace.as_ref())?, &device)).transpose()?;
-    let mut object = Object::load(compiled, options, Build::Real)?;
     // Opened before anything is removed: a link lives for as long as somebody has it.
     let old = home.as_ref().map(Home::links).unwrap_or_default();
     let staging = home.as_ref().map(Home::stage).transpose()?;
+    let mut object = Object::load(compiled, options, Build::Real)?;
     if let Some(staging) = &staging {
-        object.pin(staging)?;
+        object.pin(staging.path())?;
     }
     let mut maps = Maps::take(&mut object, false)?;
     if let Some(staging) = &staging {
-        maps.pin(staging);
+        maps.pin(staging.path());
     }
     let mut first = None;
     maps.install(*options, compiled, confirm, &mut |epoch, account, _| {
@@ -284,19 +277,28 @@ pub fn attach_with(
         made_qdisc,
         journal: None,
     };
-    if let (Some(home), Some(staging)) = (home, staging) {
-        let record = Record {
-            netns: target.netns.clone(),
-            loaded: Loaded { xdp: options.xdp, tc, trace: options.trace, entries: options.tracking.entries },
-            hooks: attachment.hooks.clone(),
-            made_qdisc,
-            epochs: first.into_iter().collect(),
-        };
-        attachment.pin(&mut object, &home, &staging, &record)?;
+    let record = Record {
+        netns: target.netns.clone(),
+        loaded: Loaded { xdp: options.xdp, tc, trace: options.trace, entries: options.tracking.entries },
+        hooks: attachment.hooks.clone(),
+        made_qdisc,
+        epochs: first.into_iter().collect(),
+    };
+    staging.map(|staging| attachment.pin(&mut object, staging, &record)).transpose()?;
+    if let Some(home) = home {
         attachment.maps.pin(&home.pins());
         attachment.journal = Some((home, record));
     }
     Ok(attachment)
+}
+
+/// What processes of this owner that are gone have left, with the record where there is one.
+fn left_by(store: &Store) -> impl Iterator<Item = (Home, Option<serde_json::Result<Record>>)> {
+    let ours = store.abandoned().into_iter().filter(|home| home.owner() == store.owner());
+    ours.map(|home| {
+        let record = home.read().map(|bytes| serde_json::from_slice(&bytes));
+        (home, record)
+    })
 }
 
 /// Takes over whatever processes of this owner that are gone have left on interfaces, as it is: programs, policy, connections,
@@ -304,9 +306,9 @@ pub fn attach_with(
 /// it is until [`attach_with`] replaces it, or [`sweep`] takes it off.
 pub fn restore(store: &Store) -> Vec<Left> {
     let mut all = Vec::new();
-    for home in store.abandoned().into_iter().filter(|home| home.owner() == store.owner()) {
+    for (home, record) in left_by(store) {
         let name = home.name().to_owned();
-        match home.read().map(|bytes| serde_json::from_slice::<Record>(&bytes)) {
+        match record {
             Some(Ok(record)) => match adopt(home, record) {
                 Ok(Ok(left)) => all.push(left),
                 Ok(Err(why)) => tracing::info!(pins = name, reason = %why, "what is pinned is not taken over"),
@@ -322,13 +324,12 @@ pub fn restore(store: &Store) -> Vec<Left> {
 /// Takes off what is left of this owner on interfaces that nobody is in charge of by now. Returns what could not be taken off.
 pub fn sweep(store: &Store) -> Vec<DataplaneError> {
     let mut failed = Vec::new();
-    for home in store.abandoned().into_iter().filter(|home| home.owner() == store.owner()) {
+    for (home, record) in left_by(store) {
         tracing::info!(pins = home.name(), "nothing is to be enforced there any more");
-        let record = home.read().and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok());
         let cleared = match record {
-            Some(record) => clear_away(home, &record),
+            Some(Ok(record)) => clear_away(home, &record),
             // Killed before it was written, or it is torn; what is pinned ends with its pins.
-            None => home.leave(),
+            Some(Err(_)) | None => home.leave(),
         };
         failed.extend(cleared.err());
     }
@@ -437,21 +438,20 @@ fn adopt(mut home: Home, record: Record) -> Result<Result<Left, &'static str>, D
 
 impl Attachment {
     /// Pins links and programs beside the maps, and writes the record. Only then do they count.
-    fn pin(&self, object: &mut Object, home: &Home, staging: &Path, record: &Record) -> Result<(), DataplaneError> {
+    fn pin(&self, object: &mut Object, staging: Staging<'_>, record: &Record) -> Result<(), DataplaneError> {
         let failed = |path: PathBuf| move |source| DataplaneError::Store { path, source };
-        let text = serde_json::to_vec(record).map_err(|error| failed(staging.to_owned())(io::Error::other(error)))?;
+        let place = staging.path();
         for ((hook, hold), name) in self.holds.iter().zip([store::INGRESS, store::EGRESS]) {
             if let Hold::Link(link) = hold {
-                let path = staging.join(name);
+                let path = place.join(name);
                 link.pin(&path).map_err(failed(path))?;
             }
-            let path = staging.join(store::PROGRAMS[*hook as usize]);
-            let ingress = self.hooks.ingress;
-            let program = object.attached(*hook, ingress)?;
+            let path = place.join(store::PROGRAMS[*hook as usize]);
+            let program = object.attached(*hook, self.hooks.ingress)?;
             sys::pin(program, &path).map_err(failed(path))?;
         }
-        home.write(&text)?;
-        home.commit()
+        let text = record.text().map_err(failed(place.to_owned()))?;
+        staging.commit(&text)
     }
 
     /// How ingress and egress are attached.
@@ -650,8 +650,7 @@ fn write_down(
     let Some((home, record)) = journal else { return Ok(()) };
     record.epochs.retain(|known, _| keep.contains(known));
     record.epochs.insert(epoch, Known { account: account.clone(), note: note.clone() });
-    let text = serde_json::to_vec(record);
-    let text = text.map_err(|error| DataplaneError::Store { path: home.pins(), source: io::Error::other(error) })?;
+    let text = record.text().map_err(|source| DataplaneError::Store { path: home.pins(), source })?;
     home.write(&text)
 }
 

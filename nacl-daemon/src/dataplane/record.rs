@@ -1,7 +1,7 @@
 //! What is written down of an interface for whoever comes after us: how it was attached, and what each epoch that may be in
 //! force means. Values only; `store` keeps the bytes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, to_raw_value};
@@ -25,6 +25,13 @@ pub struct Record {
     pub made_qdisc: bool,
     /// By epoch.
     pub epochs: BTreeMap<u32, Known>,
+}
+
+impl Record {
+    /// As it is written down.
+    pub fn text(&self) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
 }
 
 /// What cannot be changed without loading the programs anew.

@@ -277,26 +277,12 @@ impl Home {
         self.version().join(&self.name)
     }
 
-    /// Makes an empty directory for pins; they count for nothing until [`Self::commit`].
-    pub fn stage(&self) -> Result<PathBuf, DataplaneError> {
-        let staging = self.version().join(format!("{STAGING}{}", self.name));
-        remove(&staging).map_err(failed(&staging))?;
-        DirBuilder::new().recursive(true).mode(MODE).create(&staging).map_err(failed(&staging))?;
-        Ok(staging)
-    }
-
-    /// Makes what was staged the pins of the interface, and removes all others of it, of any version.
-    pub fn commit(&self) -> Result<(), DataplaneError> {
-        let (staging, pins) = (self.version().join(format!("{STAGING}{}", self.name)), self.pins());
-        let replaced = self.version().join(format!("{REPLACED}{}", self.name));
-        if pins.exists() {
-            fs::rename(&pins, &replaced).map_err(failed(&pins))?;
-        }
-        fs::rename(&staging, &pins).map_err(failed(&staging))?;
-        for other in self.directories().into_iter().filter(|directory| *directory != pins) {
-            remove(&other).map_err(failed(&other))?;
-        }
-        Ok(())
+    /// Makes an empty directory for pins.
+    pub fn stage(&self) -> Result<Staging<'_>, DataplaneError> {
+        let path = self.version().join(format!("{STAGING}{}", self.name));
+        remove(&path).map_err(failed(&path))?;
+        DirBuilder::new().recursive(true).mode(MODE).create(&path).map_err(failed(&path))?;
+        Ok(Staging { home: self, path })
     }
 
     /// Every directory with pins of this interface: of this version and others, complete or not.
@@ -339,13 +325,16 @@ impl Home {
     /// As [`Self::clear`], and gives up the charge: nothing of the interface stays.
     pub fn leave(self) -> Result<(), DataplaneError> {
         self.clear()?;
+        self.vacate()
+    }
+
+    /// Removes what is left of an interface of which nothing is kept, while it is still locked, so that nobody takes charge of a
+    /// file that is about to go.
+    fn vacate(&self) -> Result<(), DataplaneError> {
         let _ = fs::remove_dir(self.version());
-        // While it is still locked, so that nobody takes charge of a file that is about to go.
         let lock = self.records.join(LOCK);
         fs::remove_file(&lock).map_err(failed(&lock))?;
-        fs::remove_dir(&self.records).map_err(failed(&self.records))?;
-        drop(self.lock);
-        Ok(())
+        fs::remove_dir(&self.records).map_err(failed(&self.records))
     }
 
     /// Writes the record: all of it or, where the machine stops in the middle, nothing.
@@ -364,6 +353,48 @@ impl Home {
     /// The record, if there is one.
     pub fn read(&self) -> Option<Vec<u8>> {
         fs::read(self.records.join(RECORD)).ok()
+    }
+}
+
+/// Pins in the making; they count for nothing until [`Self::commit`]. Where that never comes, nothing of them stays.
+pub struct Staging<'h> {
+    home: &'h Home,
+    path: PathBuf,
+}
+
+impl Staging<'_> {
+    /// Where they stand.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes the record and makes these the pins of the interface; all others of it go, of any version.
+    pub fn commit(self, record: &[u8]) -> Result<(), DataplaneError> {
+        let home = self.home;
+        home.write(record)?;
+        let pins = home.pins();
+        let replaced = home.version().join(format!("{REPLACED}{}", home.name));
+        if pins.exists() {
+            fs::rename(&pins, &replaced).map_err(failed(&pins))?;
+        }
+        fs::rename(&self.path, &pins).map_err(failed(&self.path))?;
+        for other in home.directories().into_iter().filter(|directory| *directory != pins) {
+            remove(&other).map_err(failed(&other))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staging<'_> {
+    fn drop(&mut self) {
+        // Nothing is here any more once it was committed.
+        let removed = remove(&self.path).map_err(failed(&self.path)).and_then(|()| {
+            let kept = self.home.read().is_some() || !self.home.directories().is_empty();
+            if kept { Ok(()) } else { self.home.vacate() }
+        });
+        if let Err(error) = removed {
+            tracing::warn!(pins = self.home.name, reason = %error, "pins that came to nothing stay");
+        }
     }
 }
 
