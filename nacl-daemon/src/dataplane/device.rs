@@ -1,13 +1,14 @@
 //! What an interface is: its index, whether it speaks Ethernet, and whose XDP program it has. Changes nothing.
 
 use std::{
+    collections::BTreeMap,
     ffi::CString,
     fs::{self, File},
     io,
     os::{fd::AsRawFd, unix::fs::MetadataExt},
 };
 
-use aya::programs::loaded_programs;
+use aya::programs::{links::LinkType, loaded_links, loaded_programs};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::{DataplaneError, Target};
@@ -116,12 +117,26 @@ fn kind(hardware: u16) -> String {
     known.to_owned()
 }
 
+/// Names of the programs in the kernel, by id; none where this process may not see them.
+pub fn programs() -> BTreeMap<u32, String> {
+    loaded_programs()
+        .filter_map(Result::ok)
+        .filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))
+        .collect()
+}
+
+/// Ids of the links of a kind that a program has.
+pub fn links(program: u32, kind: LinkType) -> Vec<u32> {
+    loaded_links()
+        .filter_map(Result::ok)
+        .filter(|link| link.program_id() == program && link.link_type().is_ok_and(|found| found == kind))
+        .map(|link| link.id())
+        .collect()
+}
+
 /// Whose program this is: its id, its name, and a process that holds it, as far as this process may know.
 pub fn owner(id: u32) -> String {
-    let name = loaded_programs()
-        .filter_map(Result::ok)
-        .find(|program| program.id() == id)
-        .and_then(|program| program.name_as_str().map(str::to_owned));
+    let name = programs().remove(&id);
     let name = name.map_or_else(String::new, |name| format!(" {name:?}"));
     let holder = holder(id).map_or_else(String::new, |holder| format!(", held by {holder}"));
     format!("id {id}{name}{holder}")

@@ -6,13 +6,12 @@ use std::{collections::BTreeSet, io, os::fd::AsFd};
 use aya::programs::{
     SchedClassifier, TcAttachType,
     links::{Link, LinkType},
-    loaded_links, loaded_programs,
     tc::SchedClassifierLink,
 };
 
 use super::{
     DataplaneError, Store, Target,
-    device::{Device, holder, index, namespace_id, open_namespace},
+    device::{self, Device, holder, index, namespace_id, open_namespace},
     netlink, object, sys,
 };
 use crate::netns;
@@ -36,16 +35,15 @@ pub fn detach_leftovers(target: &Target, store: Option<&Store>) -> Result<Vec<St
         let mut removed = Vec::new();
         links(target, ifindex, &mut removed).map_err(failed)?;
         filters(target, ifindex, &mut removed).map_err(failed)?;
-        Ok(removed)
+        Ok::<_, DataplaneError>((ifindex, removed))
     })
     .map_err(|source| DataplaneError::Namespace { name: target.netns.clone().unwrap_or_default(), source })?;
+    let (ifindex, removed) = removed?;
     // Only after the programs: what is pinned keeps them where a daemon that does not answer could not.
     if let Some(store) = store {
-        let ifindex = netns::within_open(namespace.as_ref(), || index(&target.name)).ok().flatten().unwrap_or_default();
-        let device = Device { name: target.name.clone(), ifindex };
-        store.forget(namespace_id(namespace.as_ref())?, &device)?;
+        store.forget(namespace_id(namespace.as_ref())?, &Device { name: target.name.clone(), ifindex })?;
     }
-    removed
+    Ok(removed)
 }
 
 /// The processes that hold programs of nacld on an interface. What a crash left has no holder.
@@ -70,12 +68,8 @@ pub fn holders(target: &Target) -> Result<BTreeSet<String>, DataplaneError> {
 
 /// Our programs on the XDP and tcx hooks: id, hook and name.
 fn ours(target: &Target, ifindex: u32) -> io::Result<Vec<(u32, LinkType, String)>> {
-    let names: Vec<(u32, String)> = loaded_programs()
-        .filter_map(Result::ok)
-        .filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))
-        .filter(|(_, name)| name.starts_with(OURS))
-        .collect();
-    let name = |id: u32| names.iter().find(|(number, _)| *number == id).map(|(_, name)| name.as_str());
+    let mut names = device::programs();
+    names.retain(|_, name| name.starts_with(OURS));
     let mut found: Vec<(u32, LinkType)> = netlink::xdp(ifindex)?.into_iter().map(|id| (id, LinkType::Xdp)).collect();
     for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
         // Fails where the kernel has no tcx, and then there is none.
@@ -83,18 +77,14 @@ fn ours(target: &Target, ifindex: u32) -> io::Result<Vec<(u32, LinkType, String)
             found.extend(programs.iter().map(|program| (program.id(), LinkType::Tcx)));
         }
     }
-    Ok(found.into_iter().filter_map(|(id, kind)| Some((id, kind, name(id)?.to_owned()))).collect())
+    Ok(found.into_iter().filter_map(|(id, kind)| Some((id, kind, names.get(&id)?.clone()))).collect())
 }
 
 /// XDP and tcx.
 fn links(target: &Target, ifindex: u32, removed: &mut Vec<String>) -> io::Result<()> {
     for (id, kind, name) in ours(target, ifindex)? {
         let held = holder(id).map_or_else(String::new, |holder| format!(", held by {holder}"));
-        let links: Vec<u32> = loaded_links()
-            .filter_map(Result::ok)
-            .filter(|link| link.program_id() == id && link.link_type().is_ok_and(|found| found == kind))
-            .map(|link| link.id())
-            .collect();
+        let links = device::links(id, kind);
         if links.is_empty() && kind == LinkType::Xdp {
             netlink::clear_xdp(ifindex)?;
         }

@@ -338,26 +338,27 @@ impl Maps {
         account.begin(&compiled.slots);
         let epoch = self.last_epoch().wrapping_add(1);
         let old = self.control();
+        let mut new = Control::new(at.1 as u8, at.0, options.flags() | compiled.flags, epoch);
+        self.make_ring(new)?;
         journal(epoch, &account, &[old.epoch(), self.last_epoch()])?;
         for slot in fresh {
             clear("SLOTS", &mut self.slots, slot.into())?;
         }
-        let mut new = Control::new(at.1 as u8, at.0, options.flags() | compiled.flags, epoch);
         let fallback = match confirm {
             Some(confirm) => {
                 // Where nothing was in force, nothing is again: no layer judges, and no packet is dropped.
                 let control = if old.epoch() == 0 { Control::new(at.1 as u8, at.0, 0, 0) } else { old };
                 let before = self.in_force.map(|at| (Arc::clone(&self.account.meaning), at));
-                let nanoseconds = u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX);
-                let deadline = self.now().saturating_add(nanoseconds);
+                // The word that is there may be of a change that was undone; another deadline would call it back.
+                self.word(0).store(old.0, Ordering::Release);
                 self.word(Control::FALLBACK).store(control.0, Ordering::Release);
-                self.word(Control::DEADLINE).store(deadline, Ordering::Release);
+                self.set_deadline(confirm);
                 new.0 |= Control::PENDING;
                 Some(Fallback { control, before })
             }
             None => None,
         };
-        self.switch(&options, new, false)?;
+        self.switch(&options, new, false);
         self.in_force = Some(at);
         self.fallback = fallback;
         self.account = account;
@@ -372,9 +373,10 @@ impl Maps {
         self.settled()?;
         let old = self.control();
         let epoch = self.last_epoch().wrapping_add(1);
-        let new = old.0 & GENERATION | options.flags() | flags | u64::from(epoch) << 32;
+        let new = Control(old.0 & GENERATION | options.flags() | flags | u64::from(epoch) << 32);
+        self.make_ring(new)?;
         journal(epoch, &self.account, &[old.epoch(), self.last_epoch()])?;
-        self.switch(&options, Control(new), true)?;
+        self.switch(&options, new, true);
         Ok(epoch)
     }
 
@@ -394,9 +396,13 @@ impl Maps {
     /// look at it.
     pub fn wait(&self, confirm: Duration) {
         if self.fallback.is_some() {
-            let nanoseconds = u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX);
-            self.word(Control::DEADLINE).store(self.now().saturating_add(nanoseconds), Ordering::Release);
+            self.set_deadline(confirm);
         }
+    }
+
+    fn set_deadline(&self, confirm: Duration) {
+        let nanoseconds = u64::try_from(confirm.as_nanos()).unwrap_or(u64::MAX);
+        self.word(Control::DEADLINE).store(self.now().saturating_add(nanoseconds), Ordering::Release);
     }
 
     /// Makes a change stay that awaits confirmation; false where it is too late.
@@ -424,10 +430,7 @@ impl Maps {
     }
 
     /// Puts a control word in force.
-    fn switch(&mut self, options: &Options, new: Control, same_rules: bool) -> Result<(), DataplaneError> {
-        if flow::tracks(new) {
-            self.make_ring()?;
-        }
+    fn switch(&self, options: &Options, new: Control, same_rules: bool) {
         // Before the first policy no generation is in force, and nothing was tracked.
         let old = self.control();
         let old = (old.epoch() != 0).then(|| (old, self.word(Control::PICKUP).load(Ordering::Acquire)));
@@ -436,14 +439,14 @@ impl Maps {
         // First, so that no packet is judged by the new word and the old time.
         self.word(Control::PICKUP).store(until, Ordering::Release);
         self.word(0).store(new.0, Ordering::Release);
-        Ok(())
     }
 
-    /// Makes the ring of keys, unless it is there.
-    fn make_ring(&mut self) -> Result<(), DataplaneError> {
+    /// Makes the ring of keys, where connections are to be tracked and unless it is there. Before anything is written down or
+    /// cleared for a change: what follows cannot fail half way.
+    fn make_ring(&mut self, new: Control) -> Result<(), DataplaneError> {
         /// The size need not be the template's.
         const BPF_F_INNER_MAP: u32 = 1 << 12;
-        if self.ring.is_none() {
+        if flow::tracks(new) && self.ring.is_none() {
             let failed = |source| DataplaneError::Map { map: "RING", source };
             let ring = Array::create(object::ring(self.entries), BPF_F_INNER_MAP).map_err(failed)?;
             if let Some(pins) = &self.pins {

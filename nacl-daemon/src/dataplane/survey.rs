@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, io, os::fd::AsRawFd, path::Path};
 
-use aya::programs::{SchedClassifier, TcAttachType, links::LinkType, loaded_links, loaded_programs};
+use aya::programs::{SchedClassifier, TcAttachType, links::LinkType};
 use ethtool::{EthtoolAttr, EthtoolChannelAttr, EthtoolFeatureAttr, EthtoolHandle};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use genetlink::GenetlinkHandle;
@@ -200,7 +200,7 @@ impl Survey {
     }
 
     fn programs(&mut self, ifindex: u32, name: &str, xdp: Vec<(XdpMode, u32)>) {
-        let known = known();
+        let known = device::programs();
         let mut found: Vec<(Place, u32, Option<String>)> = Vec::new();
         found.extend(xdp.into_iter().map(|(mode, id)| (Place::Xdp(mode), id, None)));
         if object::kernel_is(6, 6) {
@@ -224,8 +224,8 @@ impl Survey {
             .map(|(place, id, name)| {
                 let name = name.or_else(|| known.get(&id).cloned());
                 let links = match place {
-                    Place::Xdp(_) => links(id, LinkType::Xdp),
-                    Place::Tcx { .. } => links(id, LinkType::Tcx),
+                    Place::Xdp(_) => device::links(id, LinkType::Xdp),
+                    Place::Tcx { .. } => device::links(id, LinkType::Tcx),
                     Place::Clsact { .. } => Vec::new(),
                 };
                 let ours = name.as_deref().is_some_and(|name| name.starts_with(OURS));
@@ -237,22 +237,6 @@ impl Survey {
             self.unseen.push("names of programs: CAP_SYS_ADMIN is missing".to_owned());
         }
     }
-}
-
-/// Names of the programs in the kernel; none where this process may not see them.
-fn known() -> BTreeMap<u32, String> {
-    loaded_programs()
-        .filter_map(Result::ok)
-        .filter_map(|program| Some((program.id(), program.name_as_str()?.to_owned())))
-        .collect()
-}
-
-fn links(program: u32, kind: LinkType) -> Vec<u32> {
-    loaded_links()
-        .filter_map(Result::ok)
-        .filter(|link| link.program_id() == program && link.link_type().is_ok_and(|found| found == kind))
-        .map(|link| link.id())
-        .collect()
 }
 
 fn name(link: &LinkMessage) -> String {
