@@ -141,9 +141,7 @@ impl State {
         let note = meant.memo(key, &History::default(), &self.source(), None);
         let terms = Terms { note, confirm: self.pending().filter(|left| !left.is_zero()) };
         let attachment = self.plane.attach(&target(&meant.interface), &meant.options, &meant.compiled, terms)?;
-        let mut history = History::default();
-        history.begin(attachment.epochs().1, &meant.compiled.slots);
-        self.enforce(key.to_owned(), meant, attachment, history);
+        self.enforce(key.to_owned(), meant, attachment, History::default());
         Ok(())
     }
 

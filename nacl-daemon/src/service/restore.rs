@@ -10,12 +10,7 @@ use super::{
     prepare::Prepared,
     state::{Enforced, Meant, State, StateError, target},
 };
-use crate::{
-    compile,
-    dataplane::Options,
-    observe::{History, Setting},
-    resolve::OnExit,
-};
+use crate::{compile, resolve::OnExit};
 
 impl State {
     /// Takes over what this daemon has left when it last ended without taking it off, and returns the names of the interfaces.
@@ -62,11 +57,12 @@ impl State {
         undone: &mut Vec<Source>,
     ) -> Result<String, Box<dyn Attached>> {
         let (now, last, before) = attachment.epochs();
-        let Some((memo, meant, history)) = self.known(&*attachment, now) else { return Err(attachment) };
+        let Some((memo, meant)) = self.known(&*attachment, now) else { return Err(attachment) };
         if self.interfaces.contains_key(&memo.name) {
             return Err(attachment);
         }
-        let back = (last != now).then(|| self.known(&*attachment, last)).flatten().map(|(memo, ..)| memo.policy);
+        let back = attachment.note(last).filter(|_| last != now).and_then(|(note, _)| Memo::read(&note));
+        let back = back.map(|memo| memo.policy);
         undone.extend(back.clone());
         self.rejected = back.or(memo.rejected).or_else(|| self.rejected.take());
         let waits = attachment.pending().is_some();
@@ -80,7 +76,7 @@ impl State {
                 on_exit: OnExit::default(),
                 leaving: Vec::new(),
             });
-            if let Some((earlier, meant, _)) = before {
+            if let Some((earlier, meant)) = before {
                 pending.policy = Some(earlier.policy);
                 pending.before.insert(memo.name.clone(), meant);
             }
@@ -89,12 +85,12 @@ impl State {
         if waits || self.pending.is_none() {
             self.policy = Some(memo.policy);
         }
-        self.enforce(memo.name.clone(), meant, attachment, history);
+        self.enforce(memo.name.clone(), meant, attachment, memo.history);
         Ok(memo.name)
     }
 
     /// What is known of an epoch.
-    fn known(&self, attachment: &dyn Attached, epoch: u32) -> Option<(Memo, Meant, History)> {
+    fn known(&self, attachment: &dyn Attached, epoch: u32) -> Option<(Memo, Meant)> {
         let (note, slots) = attachment.note(epoch)?;
         let memo = Memo::read(&note)?;
         // The same rules and the same slots before give the same tables.
@@ -102,16 +98,14 @@ impl State {
         if compiled.slots.slots != slots.slots {
             return None;
         }
-        let mut history = memo.history.clone();
-        history.begin(epoch, &slots);
         let meant = Meant {
-            options: Options { ..self.options(&memo.interface) },
+            options: self.options(&memo.interface),
             interface: memo.interface.clone(),
-            policy: Setting { ..memo.setting },
+            policy: memo.setting,
             notes: memo.notes.clone(),
             compiled,
         };
-        Some((memo, meant, history))
+        Some((memo, meant))
     }
 
     /// Gives up interfaces whose programs would have to be loaded anew for a policy; attaching replaces them in place, without a

@@ -329,13 +329,10 @@ impl State {
             fresh.insert(key.clone(), (meant, attachment));
         }
 
-        let held: BTreeMap<_, _> = wanted
-            .iter()
-            .filter(|(key, _)| self.interfaces.contains_key(*key))
-            .map(|(key, next)| (key, self.meant(next)))
-            .collect();
+        let held = wanted.iter().filter(|(key, _)| self.interfaces.contains_key(*key));
+        let mut held: BTreeMap<_, _> = held.map(|(key, next)| (key, self.meant(next))).collect();
         let current = self.interfaces.iter_mut();
-        let held: Vec<_> = current.filter_map(|(key, current)| Some((current, held.get(key)?.clone()))).collect();
+        let held: Vec<_> = current.filter_map(|(key, current)| Some((current, held.remove(key)?))).collect();
         let installed = side_by_side(WAITING, held, |(current, meant)| {
             let terms = Terms { note: meant.memo(&current.name, &current.history, &source, None), confirm };
             let installed = current.attachment.install(&meant.options, &meant.compiled, terms);
@@ -373,9 +370,7 @@ impl State {
             before.insert(key, mem::replace(&mut current.meant, meant));
         }
         for (key, (meant, attachment)) in fresh {
-            let mut history = History::default();
-            history.begin(attachment.epochs().1, &meant.compiled.slots);
-            self.enforce(key, meant, attachment, history);
+            self.enforce(key, meant, attachment, History::default());
         }
         change.waiting = absent.keys().cloned().collect();
         let absent = mem::replace(&mut self.absent, absent);
@@ -406,8 +401,9 @@ impl State {
         }
     }
 
-    /// From here on the interface is ours.
-    pub(super) fn enforce(&mut self, name: String, meant: Meant, attachment: Box<dyn Attached>, history: History) {
+    /// From here on the interface is ours. `history`: what slots meant before.
+    pub(super) fn enforce(&mut self, name: String, meant: Meant, attachment: Box<dyn Attached>, mut history: History) {
+        history.begin(attachment.epoch(), &meant.compiled.slots);
         self.next_id += 1;
         let enforced = Enforced { id: self.next_id, name: name.clone(), meant, attachment, history };
         self.interfaces.insert(name, enforced);
