@@ -84,10 +84,9 @@ fn measure(args: &Args, file: &Path) -> Result<(String, ExitStatus)> {
     let mut command = cargo();
     command.args(["build", "--profile", "bench", "--package", build::PACKAGE, "--features", build::KERNEL_TESTS]);
     command.args(["--bench", NAME]);
-    let built = build::executables(build::with_kernel(&mut command, &ready), &["bench"])?;
-    let [(_, program)] = built.as_slice() else { bail!("one benchmark was to be built, not {}", built.len()) };
+    let program = build::executable(build::with_kernel(&mut command, &ready), "bench", NAME)?;
     let mut command =
-        as_root(program, "the benchmark (network namespaces of its own, programs loaded into the kernel)")?;
+        as_root(&program, "the benchmark (network namespaces of its own, programs loaded into the kernel)")?;
     if args.quick {
         command.arg("--quick");
     }

@@ -55,10 +55,11 @@ pub fn with_kernel<'a>(command: &'a mut Command, ready: &Ready) -> &'a mut Comma
         .env("NACLD_EBPF_LLVM", &ready.llvm)
 }
 
-/// Builds nacld, and says where it is.
-pub fn nacld(command: &mut Command) -> Result<PathBuf> {
-    let built = executables(command, &["bin"])?;
-    built.into_iter().find_map(|(name, file)| (name == "nacld").then_some(file)).context("no nacld was built")
+/// Builds, and says where the program of one target is. `kind`: as cargo calls it.
+pub fn executable(command: &mut Command, kind: &str, wanted: &str) -> Result<PathBuf> {
+    let built = executables(command, &[kind])?;
+    let found = built.into_iter().find_map(|(name, file)| (name == wanted).then_some(file));
+    found.with_context(|| format!("no {wanted} was built"))
 }
 
 /// Builds as this user what is to be run as root, and says where it is: cargo itself never runs as root. `kinds`: kinds of

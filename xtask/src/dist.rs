@@ -204,7 +204,7 @@ fn cross(ready: &Ready, machine: &Machine) -> Result<Command> {
 fn plain() -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--package", PACKAGE, "--bin", "nacld"]);
-    build::nacld(&mut command)
+    build::executable(&mut command, "bin", "nacld")
 }
 
 /// Builds everything a second time, in another directory, and compares.

@@ -121,9 +121,7 @@ fn build(ready: &setup::Ready) -> Result<PathBuf> {
     say("building nacld and the run (minutes, the first time)");
     let mut command = cargo();
     command.args(["test", "--no-run", "--package", build::PACKAGE, "--features", build::KERNEL_TESTS, "--test", NAME]);
-    let built = build::executables(build::with_kernel(&mut command, ready), &["test"])?;
-    let [(_, program)] = built.as_slice() else { bail!("one program was to be built, not {}", built.len()) };
-    Ok(Path::new(program).to_path_buf())
+    build::executable(build::with_kernel(&mut command, ready), "test", NAME)
 }
 
 /// A line of a run.

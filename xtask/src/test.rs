@@ -155,7 +155,7 @@ fn privileged(args: &Args, ready: &Ready, targets: &Targets, log: &mut Log, fail
 fn program(ready: &Ready) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--package", PACKAGE, "--bin", "nacld", "--features", KERNEL_TESTS]);
-    build::nacld(with_kernel(&mut command, ready))
+    build::executable(with_kernel(&mut command, ready), "bin", "nacld")
 }
 
 /// Builds the privileged tests and the benchmark.
