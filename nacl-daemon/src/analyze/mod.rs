@@ -6,6 +6,7 @@ mod fix;
 mod flow;
 mod jsonl;
 mod query;
+pub mod sets;
 
 pub use self::{
     explain::{ExplainError, Explanation, Leg, Outcome, Remembered, Said, explain},
