@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
 use nacl_common::Direction;
 use nacl_daemon::{
+    analyze::Ports,
     clients::Client,
     logs::Format,
     observe::{
@@ -29,6 +30,8 @@ Exit codes:
     3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
     7  lab: an expectation did not hold
+    8  diff --exit-code: the policies differ
+    9  search: no such packet
   130  interrupted by Ctrl-C
 
 Environment: NACLD_SOCKET (see --socket), NACLD_STATE (see --state), NO_COLOR, NACLD_LOG (a filter such as nacl_daemon=debug), \
@@ -73,6 +76,8 @@ pub enum Color {
 pub enum Verb {
     Check(Check),
     Explain(Explain),
+    Diff(Diff),
+    Search(Search),
     Run(Run),
     Status(Status),
     Rules(Rules),
@@ -258,6 +263,100 @@ impl From<Way> for Direction {
 
 fn client(name: &str) -> Result<Client, String> {
     Client::from_name(name).ok_or_else(|| format!("known kinds: {}", Client::ALL.map(Client::name).join(", ")))
+}
+
+/// Say exactly which packets another version of a policy would admit or deny, by which rules.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel. Nothing is missed and nothing is reported that does not change: the
+/// packets are shown as regions, each with an example for `nacld explain`. What is compared is the first packet of a flow. Other
+/// settings that differ, and interfaces that only one of the files has, are named.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld diff old.toml new.toml
+  git show HEAD:policy.toml | nacld diff - policy.toml --exit-code
+  nacld diff old.toml new.toml --json | jq '.interfaces[].changes[] | select(.change == \"admitted\")'
+
+As JSON: equal, only_in_old, only_in_new, settings, and interfaces with their settings and changes. A change has direction, \
+family, change (admitted, denied or rule), before and after (action, layer, by, line), and regions: remote (text, cidrs), \
+traffic (text, keys), example (packet, a line of explain --jsonl; explain, a command).")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct Diff {
+    /// Policy file as it was; `-` is standard input.
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+    /// Policy file as it is to be; `-` is standard input.
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(short, long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Also where another rule decides the same.
+    #[arg(long)]
+    pub rules: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Exit with 8 when the policies differ.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// Say whether there is any packet from or to somewhere that a policy lets pass, and by which rules.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel. Exits with 0 when there is one and with 9 when there is none. What is
+/// asked about is the first packet of a flow.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld search policy.toml inbound --port ssh --protocol tcp     who may reach SSH, by which rules
+  nacld search policy.toml inbound --remote 192.0.2.0/24         all that this network may begin
+  nacld search policy.toml outbound --remote 10.0.0.0/8 --denied what cannot be reached inside
+  nacld search policy.toml --icmp 3/4                            do \"packet too big\" messages pass?
+
+As JSON: found, and interfaces with what was found: direction, family, by and also (action, layer, by, line), and regions as \
+nacld diff has them.")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct Search {
+    /// Policy file; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only packets that go this way (default: both).
+    #[arg(value_enum, value_name = "WAY")]
+    pub direction: Option<Way>,
+    /// Addresses of the other end, as an address or a CIDR; may be repeated (default: all of both families).
+    #[arg(short, long, value_name = "CIDR")]
+    pub remote: Vec<Within>,
+    /// A protocol by its name (tcp, udp, icmp, …) or number; may be repeated (default: all).
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Vec<IpProtocol>,
+    /// Destination port, such as 443, https or 1024-65535; may be repeated. Without a protocol: of tcp and udp.
+    #[arg(short, long, value_name = "PORT")]
+    pub port: Vec<Ports>,
+    /// ICMP type, or TYPE/CODE; may be repeated.
+    #[arg(long, value_name = "TYPE[/CODE]", value_parser = icmp, conflicts_with = "port")]
+    pub icmp: Vec<(u8, Option<u8>)>,
+    /// Packets that are denied instead.
+    #[arg(long)]
+    pub denied: bool,
+    /// Also what passes without a rule: services that AWS never filters, DHCP, neighbour discovery.
+    #[arg(long, conflicts_with = "denied")]
+    pub exempt: bool,
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(short, long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An ICMP type, and a code where one is named.
+fn icmp(text: &str) -> Result<(u8, Option<u8>), String> {
+    let number = |text: &str| text.parse::<u8>().map_err(|_| format!("{text:?} is no number from 0 to 255"));
+    match text.split_once('/') {
+        Some((kind, code)) => Ok((number(kind)?, Some(number(code)?))),
+        None => Ok((number(text)?, None)),
+    }
 }
 
 /// Attach a policy to its interfaces and enforce it until told to stop.

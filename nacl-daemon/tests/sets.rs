@@ -3,8 +3,6 @@
 
 mod support;
 
-use std::{collections::BTreeMap, thread};
-
 use nacl_common::{Action, Direction, Family, Layer, Verdict};
 use nacl_daemon::{
     analyze::sets::{Mark, Region, Space, unjudged},
@@ -12,7 +10,7 @@ use nacl_daemon::{
     resolve::{Interface, Nacl, Rule},
 };
 use support::{
-    brute::{case_of, packet_of, representatives},
+    brute::{Met, case_of, on_all_cores, packet_of, representatives, setting},
     case::{Case, Flaw, Part},
     generate::{self, Random},
     oracle::{self, Expected},
@@ -20,10 +18,6 @@ use support::{
 };
 
 const POLICIES: u64 = 300;
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
 
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
@@ -43,11 +37,11 @@ fn said(verdict: &Verdict) -> Said {
 }
 
 /// The region of a packet: there must be exactly one, and in it exactly one box.
-fn region<'r, L: std::fmt::Debug>(space: &Space<'_>, regions: &'r [Region<L>], case: &Case) -> &'r L {
+fn region<'r, L: std::fmt::Debug>(regions: &'r [Region<L>], case: &Case) -> &'r L {
     let packet = packet_of(case);
     let mut labels = Vec::new();
     for region in regions {
-        labels.extend(region.boxes.iter().filter(|one| one.contains(space, &packet)).map(|_| &region.label));
+        labels.extend(region.boxes.iter().filter(|one| one.contains(case.direction, &packet)).map(|_| &region.label));
     }
     assert_eq!(labels.len(), 1, "in {labels:?}: {case:?}");
     labels[0]
@@ -60,7 +54,7 @@ fn expected(interface: &Interface, compiled: &Compiled, deciders: &Deciders, cas
     said(&verdict)
 }
 
-fn check(seed: u64, met: &mut BTreeMap<&'static str, u64>) {
+fn check(seed: u64, met: &mut Met) {
     let (mut random, interface) = random(seed);
     let compiled = compile(&interface, None).expect("compiles");
     let deciders = Deciders::of(&interface, &compiled);
@@ -71,24 +65,24 @@ fn check(seed: u64, met: &mut BTreeMap<&'static str, u64>) {
             let regions = space.regions(|_, verdicts| Mark::In(said(&verdicts[0])));
             for region in &regions {
                 for one in &region.boxes {
-                    assert!(one.contains(&space, &one.example), "seed {seed}: {one:?}");
+                    assert!(one.contains(direction, &one.example), "seed {seed}: {one:?}");
                     let case = case_of(direction, &one.example);
                     let expected = expected(&interface, &compiled, &deciders, &case);
                     assert_eq!(expected, region.label, "seed {seed}: {one:?}");
                     *met.entry("boxes").or_default() += 1;
                 }
             }
-            spaces.push((direction, family, space, regions));
+            spaces.push((direction, family, regions));
         }
     }
     for _ in 0..2_000 {
         let mut case = generate::case(&mut random, &interface);
         case.flaw = Flaw::None;
         let family = if case.v6() { Family::V6 } else { Family::V4 };
-        let own = spaces.iter().find(|(direction, of, ..)| (*direction, *of) == (case.direction, family));
-        let (_, _, space, regions) = own.expect("all four");
+        let own = spaces.iter().find(|(direction, of, _)| (*direction, *of) == (case.direction, family));
+        let (_, _, regions) = own.expect("all four");
         let expected = expected(&interface, &compiled, &deciders, &case);
-        assert_eq!(*region(space, regions, &case), expected, "seed {seed}: {case:?}");
+        assert_eq!(*region(regions, &case), expected, "seed {seed}: {case:?}");
         *met.entry(match case.part {
             Part::Whole => "whole packets",
             Part::Atomic => "atomic fragments",
@@ -100,35 +94,6 @@ fn check(seed: u64, met: &mut BTreeMap<&'static str, u64>) {
             *met.entry("unjudged").or_default() += 1;
         }
     }
-}
-
-/// On as many cores as there are; what was met is summed up.
-fn on_all_cores(
-    count: u64,
-    check: impl Fn(u64, &mut BTreeMap<&'static str, u64>) + Sync,
-) -> BTreeMap<&'static str, u64> {
-    let seed = setting("NACLD_SEED", 2026) << 32;
-    let workers = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-    let mut all = BTreeMap::new();
-    thread::scope(|scope| {
-        let check = &check;
-        let workers: Vec<_> = (0..workers)
-            .map(|worker| {
-                scope.spawn(move || {
-                    let mut met = BTreeMap::new();
-                    (worker..count).step_by(workers as usize).for_each(|at| check(seed + at, &mut met));
-                    met
-                })
-            })
-            .collect();
-        for worker in workers {
-            for (name, count) in worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
-                *all.entry(name).or_default() += count;
-            }
-        }
-    });
-    println!("{all:#?}");
-    all
 }
 
 #[test]
@@ -146,7 +111,7 @@ fn regions_are_disjoint_cover_the_space_and_say_what_the_oracle_says() {
 }
 
 /// Who would decide without a rule, who decides before it, and whether it ever does, by taking it out and asking the oracle.
-fn check_reach(seed: u64, met: &mut BTreeMap<&'static str, u64>) {
+fn check_reach(seed: u64, met: &mut Met) {
     let mut random = Random(seed);
     let nacl = generate::interface(&mut random, 12, 12);
     let interface = generate::layered(&mut random, nacl);

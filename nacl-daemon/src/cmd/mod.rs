@@ -5,6 +5,7 @@ mod completions;
 mod confirm;
 mod conntrack;
 mod detach;
+mod diff;
 mod doctor;
 mod explain;
 mod lab;
@@ -15,6 +16,7 @@ mod reload;
 mod rollback;
 mod rules;
 mod run;
+mod search;
 mod status;
 
 use std::{
@@ -37,6 +39,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.verb {
         Verb::Check(args) => check::run(args),
         Verb::Explain(args) => explain::run(args),
+        Verb::Diff(args) => diff::run(args),
+        Verb::Search(args) => search::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),
@@ -64,6 +68,11 @@ pub fn print(text: impl AsRef<str>) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_ref().as_bytes())?;
     out.flush()
+}
+
+/// Columns of the terminal that data is shown on; nothing where it goes into a pipe or a file, which is not made narrower.
+pub fn width() -> Option<u16> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0)
 }
 
 /// Prints diagnostics on standard error, likewise.

@@ -17,7 +17,7 @@ use serde::Serialize;
 use self::codes::Code;
 pub use self::names::{protocol as protocol_number, protocol_name};
 pub(crate) use self::{
-    names::quoted,
+    names::{quoted, service as service_port},
     rule::{LAST_NUMBER, address_keys},
 };
 use crate::resolve::{self, Resolved};

@@ -3,12 +3,15 @@
 pub mod conntrack;
 pub mod console;
 pub mod diagnostics;
+pub mod diff;
 pub mod doctor;
 pub mod explain;
 pub mod json;
 pub mod lockout;
+pub mod regions;
 pub mod rule;
 pub mod rules;
+pub mod search;
 pub mod status;
 
 /// An interface and its namespace as a person reads them.

@@ -2,9 +2,10 @@
 //! policies that differ as edits make them differ. Shares no code with `analyze/sets`.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
+    thread,
 };
 
 use ipnet::IpNet;
@@ -271,4 +272,38 @@ pub fn edited(random: &mut Random, interface: &Interface) -> Interface {
         _ => {}
     }
     edited
+}
+
+/// A number from the environment.
+pub fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// How often each thing was met.
+pub type Met = BTreeMap<&'static str, u64>;
+
+/// Checks so many random policies, told apart by their seeds: on as many cores as there are; what was met is summed up.
+pub fn on_all_cores(count: u64, check: impl Fn(u64, &mut Met) + Sync) -> Met {
+    let seed = setting("NACLD_SEED", 2026) << 32;
+    let workers = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let mut all = Met::new();
+    thread::scope(|scope| {
+        let check = &check;
+        let workers: Vec<_> = (0..workers)
+            .map(|worker| {
+                scope.spawn(move || {
+                    let mut met = Met::new();
+                    (worker..count).step_by(workers as usize).for_each(|at| check(seed + at, &mut met));
+                    met
+                })
+            })
+            .collect();
+        for worker in workers {
+            for (name, count) in worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                *all.entry(name).or_default() += count;
+            }
+        }
+    });
+    println!("{all:#?}");
+    all
 }

@@ -144,6 +144,11 @@ impl Addresses {
         self.ranges.iter().flat_map(|(first, last)| cidrs(self.family, *first, *last)).collect()
     }
 
+    /// Those as (address, length).
+    pub(super) fn prefixes(&self) -> Vec<(u128, u8)> {
+        self.cidrs().iter().map(|cidr| (number(cidr.network()), cidr.prefix_len())).collect()
+    }
+
     /// As few words as say it: `10.0.0.0/8`, `192.0.2.10-192.0.2.19`, and what is left out of the whole where that is shorter.
     fn words(&self) -> Words {
         let items = |set: &Self| set.ranges.iter().map(|(first, last)| item(self.family, *first, *last)).collect();
@@ -151,12 +156,9 @@ impl Addresses {
         let (Some((first, _)), Some((_, last))) = (self.ranges.first(), self.ranges.last()) else { return listed };
         let around = around(self.family, *first, *last);
         let holes = self.holes(number(around.network()), number(around.broadcast()));
-        if holes.is_empty() || holes.ranges.len() + 1 >= self.ranges.len() {
-            // A range that is no CIDR may still be one without a few addresses: whoever writes rules thinks in CIDRs.
-            let thought = holes.ranges.len() == 1 && self.ranges.len() <= 2 && holes.cidrs().len() == 1;
-            if !thought || self.cidrs().len() <= 2 {
-                return listed;
-            }
+        // Whoever writes rules thinks in CIDRs: what needs fewer of them is shorter.
+        if holes.is_empty() || holes.ranges.len() > self.ranges.len() || holes.cidrs().len() + 1 >= self.cidrs().len() {
+            return listed;
         }
         Words { of: Some(around), items: items(&holes) }
     }
@@ -332,6 +334,10 @@ mod tests {
         assert_eq!(all.intersection(&set(&["10.0.0.0/8"])), set(&["10.0.0.0/8"]));
         assert_eq!(without(&["10.0.0.0/8"]).intersection(&set(&["10.0.0.0/8"])).to_string(), "nobody");
         assert_eq!(without(&["10.0.0.0/8"]).cidrs().len(), 8);
+        assert_eq!(
+            without(&["192.0.2.0/24", "198.51.100.17/32"]).to_string(),
+            "0.0.0.0/0 except 192.0.2.0/24, 198.51.100.17"
+        );
         let many = set(&["10.0.0.1/32", "10.0.0.3/32", "10.0.0.5/32", "10.0.0.7/32"]);
         assert_eq!(many.short(2), "10.0.0.1, 10.0.0.3 and 2 more");
         assert!(many.contains("10.0.0.5".parse().unwrap()) && !many.contains("10.0.0.4".parse().unwrap()));

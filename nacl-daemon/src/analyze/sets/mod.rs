@@ -9,6 +9,6 @@ mod traffic;
 pub use self::{
     address::Addresses,
     region::{Mark, Rectangle, Region},
-    space::{Cell, Reach, Space, unjudged},
+    space::{Cell, Reach, Space, is_in, unjudged},
     traffic::{Circumstance, Detail, Traffic},
 };

@@ -5,14 +5,13 @@ use std::{
     hash::Hash,
 };
 
-use nacl_common::{Packet, Verdict};
+use nacl_common::{Direction, Packet, Verdict};
 
 use super::{
     address::Addresses,
-    space::{Space, usual},
+    space::{Space, is_in, key_of, usual},
     traffic::{Circumstance, Keys, Kind, Traffic},
 };
-use crate::analyze::address;
 
 /// What is made of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,16 +45,16 @@ pub struct Rectangle {
 }
 
 impl<L> Region<L> {
-    /// Whether a packet of the space's direction and family is in it; one that was marked [`Mark::Either`] may be.
-    pub fn contains(&self, space: &Space<'_>, packet: &Packet) -> bool {
-        self.boxes.iter().any(|one| one.contains(space, packet))
+    /// Whether a packet that goes this way is in it; one that was marked [`Mark::Either`] may be.
+    pub fn contains(&self, direction: Direction, packet: &Packet) -> bool {
+        self.boxes.iter().any(|one| one.contains(direction, packet))
     }
 }
 
 impl Rectangle {
     /// Likewise.
-    pub fn contains(&self, space: &Space<'_>, packet: &Packet) -> bool {
-        self.addresses.has(space.remote(packet)) && self.traffic.has(space.key(packet), packet)
+    pub fn contains(&self, direction: Direction, packet: &Packet) -> bool {
+        is_in(direction, packet, &self.addresses, &self.traffic)
     }
 }
 
@@ -249,7 +248,7 @@ impl Space<'_> {
             Some(places.iter().map(|at| self.circumstances[kind][*at as usize].clone()).collect())
         };
         let regions = labels.into_iter().zip(by_label).map(|(label, rows)| {
-            let boxes = shapes(rows).into_iter().map(|shape| {
+            let boxes = shapes(rows).into_iter().filter_map(|shape| {
                 let ranges = shape.rows.iter().flat_map(|row| self.addresses[*row as usize].ranges.iter().copied());
                 let addresses = Addresses::new(self.family, ranges);
                 let keys = shape.parts.iter().map(|(first, last, number)| Keys {
@@ -259,8 +258,9 @@ impl Space<'_> {
                 });
                 let traffic = Traffic::new(self.family, keys.collect());
                 let is = |packet: &Packet| mark(packet, &self.judge(packet)) == Mark::In(label.clone());
-                let example = self.example(&addresses, &traffic, &shape.rows, is);
-                Rectangle { addresses, traffic, example }
+                // Without one the box is made of what was open alone.
+                let example = self.example(&addresses, &traffic, &shape.rows, is)?;
+                Some(Rectangle { addresses, traffic, example })
             });
             Region { boxes: boxes.collect(), label: label.clone() }
         });
@@ -268,7 +268,13 @@ impl Space<'_> {
     }
 
     /// A packet of a box that is one of those meant and not only surrounded by them; one that people meet, if there is any.
-    fn example(&self, addresses: &Addresses, traffic: &Traffic, rows: &[u32], is: impl Fn(&Packet) -> bool) -> Packet {
+    fn example(
+        &self,
+        addresses: &Addresses,
+        traffic: &Traffic,
+        rows: &[u32],
+        is: impl Fn(&Packet) -> bool,
+    ) -> Option<Packet> {
         let within = |key: &u32| traffic.keys().iter().any(|keys| (keys.first..=keys.last).contains(key));
         let known = Traffic::well_known(self.family).into_iter();
         let edges = traffic.keys().iter().flat_map(|keys| [keys.first, keys.last]);
@@ -280,24 +286,18 @@ impl Space<'_> {
             for key in &keys {
                 let packets = self.all_circumstances(*key).iter().map(|one| self.packet(remote, *key, one));
                 // There are places in the key space that no packet has.
-                let mut own = packets.filter(|packet| self.key(packet) == *key && traffic.has(*key, packet));
+                let mut own = packets.filter(|packet| key_of(packet) == *key && traffic.has(*key, packet));
                 if let Some(packet) = own.find(&is) {
-                    return packet;
+                    return Some(packet);
                 }
             }
         }
-        unreachable!("a region is made of cells that are meant")
+        None
     }
 
     fn all_circumstances(&self, key: u32) -> &[Circumstance] {
         let atom = self.atoms.partition_point(|(last, _)| *last < key);
         &self.circumstances[&self.keys[self.atoms[atom].1 as usize].kind]
-    }
-
-    /// The remote address of a packet, as people write it.
-    pub fn remote_address(&self, packet: &Packet) -> std::net::IpAddr {
-        let remote = self.remote(packet);
-        address(self.family, [(remote >> 64) as u64, remote as u64])
     }
 }
 

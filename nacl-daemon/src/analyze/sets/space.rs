@@ -10,7 +10,7 @@ use nacl_common::{
 };
 
 use super::{
-    address::{self, Class},
+    address::{self, Addresses, Class},
     traffic::{self, Circumstance, KEYS, Kind, Traffic, WITHOUT_PORTS},
 };
 use crate::{
@@ -84,6 +84,19 @@ impl<'a> Space<'a> {
         direction: Direction,
         family: Family,
     ) -> Result<Self, CompileError> {
+        Self::cut(policies, direction, family, None)
+    }
+
+    /// As [`Self::of`], and cut where a set of packets ends too: no cell is partly in it.
+    ///
+    /// # Errors
+    /// As of [`Self::of`].
+    pub fn cut(
+        policies: &[(&'a Interface, &'a Compiled)],
+        direction: Direction,
+        family: Family,
+        set: Option<(&Addresses, &Traffic)>,
+    ) -> Result<Self, CompileError> {
         let v6 = family == Family::V6;
         let all: Vec<[List; LISTS]> =
             policies.iter().map(|(interface, compiled)| lists(interface, compiled)).collect::<Result<_, _>>()?;
@@ -110,7 +123,14 @@ impl<'a> Space<'a> {
             }
             layers.push(own);
         }
-        let words = offset;
+        // The set is one more entry, of no list.
+        let words = offset + 1;
+        let mut inside: Set = vec![0; words].into();
+        inside[offset] = 1;
+        let borders = set
+            .iter()
+            .flat_map(|(addresses, _)| addresses.prefixes())
+            .map(|(address, length)| (address, length, inside.clone()));
         let prefixes = asked.iter().flat_map(|asked| {
             asked.list.prefixes.iter().map(move |(address, length, set)| {
                 let mut entries: Set = vec![0; words].into();
@@ -118,9 +138,9 @@ impl<'a> Space<'a> {
                 (*address, *length, entries)
             })
         });
-        let addresses = address::classes(family, words, prefixes);
+        let addresses = address::classes(family, words, prefixes.chain(borders));
         let dhcp = policies.iter().any(|(_, compiled)| Control(compiled.flags).has(Control::AWS));
-        let (atoms, keys) = keys(family, dhcp, words, &asked);
+        let (atoms, keys) = keys(family, dhcp, words, &asked, set.map(|(_, traffic)| traffic));
         let mut by_source: Set = vec![0; words].into();
         for asked in asked.iter().filter(|asked| asked.by_source) {
             by_source[asked.offset..asked.offset + asked.list.words()].fill(u64::MAX);
@@ -166,20 +186,6 @@ impl<'a> Space<'a> {
             Direction::Outbound => (self.local, remote),
         };
         Packet { src, dst, ..Traffic::packet(self.family, key, circumstance) }
-    }
-
-    /// The remote address of a packet.
-    pub(super) const fn remote(&self, packet: &Packet) -> u128 {
-        let [high, low] = match self.direction {
-            Direction::Inbound => packet.src,
-            Direction::Outbound => packet.dst,
-        };
-        (high as u128) << 64 | low as u128
-    }
-
-    /// The place of a packet in the L4 key space.
-    pub(super) fn key(&self, packet: &Packet) -> u32 {
-        evaluate::question(Control::default(), self.direction, packet).l4
     }
 
     /// What the policies say of a packet, in their order.
@@ -340,13 +346,21 @@ pub(super) fn usual(family: Family, ranges: &[(u128, u128)]) -> u128 {
 }
 
 /// The L4 keys in atoms (last key, class), and their classes.
-fn keys(family: Family, dhcp: bool, words: usize, asked: &[Asked<'_>]) -> (Vec<(u32, u32)>, Vec<KeyClass>) {
+fn keys(
+    family: Family,
+    dhcp: bool,
+    words: usize,
+    asked: &[Asked<'_>],
+    set: Option<&Traffic>,
+) -> (Vec<(u32, u32)>, Vec<KeyClass>) {
     let kinds = traffic::kinds_of(family, dhcp);
     let mut ends: Vec<u32> = kinds.iter().map(|(end, _)| *end).collect();
     for asked in asked {
         let ends_of = asked.list.segments.iter().map(|(end, _)| *end);
         ends.extend(ends_of.filter(|end| !asked.by_source || *end > WITHOUT_PORTS));
     }
+    let set = set.map_or(&[][..], Traffic::keys);
+    ends.extend(set.iter().flat_map(|keys| [keys.first, keys.last + 1]).filter(|end| *end > 0));
     ends.sort_unstable();
     ends.dedup();
     let mut numbers: HashMap<(Kind, Set), u32> = HashMap::new();
@@ -367,6 +381,7 @@ fn keys(family: Family, dhcp: bool, words: usize, asked: &[Asked<'_>]) -> (Vec<(
                 entries[asked.offset..asked.offset + set.len()].copy_from_slice(set);
             }
         }
+        entries[words - 1] = u64::from(set.iter().any(|keys| (keys.first..=keys.last).contains(&start)));
         let class = *numbers.entry((kinds[kind].1, entries)).or_insert_with_key(|(kind, entries)| {
             classes.push(KeyClass { kind: *kind, key: start, entries: entries.clone() });
             classes.len() as u32 - 1
@@ -436,6 +451,28 @@ fn source_ports(first: u32, cuts: &[u16], asked: &[Asked<'_>]) -> Vec<Vec<(u16, 
     // The one that clients pick from first.
     ports.sort_by_key(|ranges| !traffic::is_usual(ranges));
     ports
+}
+
+/// The remote address of a packet, as one number.
+const fn remote_of(direction: Direction, packet: &Packet) -> u128 {
+    let [high, low] = match direction {
+        Direction::Inbound => packet.src,
+        Direction::Outbound => packet.dst,
+    };
+    (high as u128) << 64 | low as u128
+}
+
+/// The place of a packet in the L4 key space.
+pub(super) fn key_of(packet: &Packet) -> u32 {
+    // It is the same in both directions, and whatever passes unjudged.
+    evaluate::question(Control::default(), Direction::Inbound, packet).l4
+}
+
+/// Whether a packet that goes this way is in a set.
+pub fn is_in(direction: Direction, packet: &Packet, addresses: &Addresses, traffic: &Traffic) -> bool {
+    packet.family == addresses.family()
+        && addresses.has(remote_of(direction, packet))
+        && traffic.has(key_of(packet), packet)
 }
 
 /// Whether a verdict is of a packet that passed before any rule.

@@ -275,10 +275,18 @@ impl Traffic {
         Self::new(family, keys)
     }
 
-    /// What is in either; the two must have nothing in common.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self::new(self.family, self.keys.into_iter().chain(other.keys).collect())
+    /// What is in any of these, which hold whatever the circumstances.
+    pub fn union(family: Family, all: impl IntoIterator<Item = Self>) -> Self {
+        let mut keys: Vec<Keys> = all.into_iter().flat_map(|one| one.keys).collect();
+        keys.sort();
+        let mut apart: Vec<Keys> = Vec::with_capacity(keys.len());
+        for one in keys {
+            match apart.last_mut() {
+                Some(before) if one.first <= before.last => before.last = before.last.max(one.last),
+                _ => apart.push(one),
+            }
+        }
+        Self::new(family, apart)
     }
 
     /// Whether it is nothing.
@@ -303,23 +311,6 @@ impl Traffic {
 
     pub(super) fn keys(&self) -> &[Keys] {
         &self.keys
-    }
-
-    /// What is in this and among plain keys of another.
-    #[must_use]
-    pub fn intersection(&self, other: &Self) -> Self {
-        let mut both = Vec::new();
-        for one in &self.keys {
-            for two in other.keys.iter().filter(|two| two.first <= one.last && one.first <= two.last) {
-                debug_assert!(two.when.is_none(), "only one of the two says when");
-                both.push(Keys {
-                    first: one.first.max(two.first),
-                    last: one.last.min(two.last),
-                    when: one.when.clone(),
-                });
-            }
-        }
-        Self::new(self.family, both)
     }
 
     /// A packet of a key, as it comes first in a flow. `None`: no packet has it.
@@ -616,14 +607,17 @@ mod tests {
             (Traffic::all(Family::V4), "all traffic"),
             (v4(6), "all tcp"),
             (ports(6, 22, 22), "tcp 22"),
-            (ports(6, 22, 22).and(ports(6, 80, 90)).and(ports(17, 53, 53)), "tcp 22, 80-90, udp 53"),
+            (
+                Traffic::union(Family::V4, [ports(6, 22, 22), ports(6, 80, 90), ports(17, 53, 53)]),
+                "tcp 22, 80-90, udp 53",
+            ),
             (v4(1), "all icmp"),
             (icmp(3, Some(4)), "icmp type 3 code 4"),
             (icmp(8, None), "icmp type 8"),
             (v4(47), "gre"),
-            (v4(47).and(v4(50)), "gre, esp"),
+            (Traffic::union(Family::V4, [v4(47), v4(50)]), "gre, esp"),
             (v4(6).complement(), "all traffic except all tcp"),
-            (v4(6).and(v4(17)).and(v4(1)).complement(), "all other protocols"),
+            (Traffic::union(Family::V4, [v4(6), v4(17), v4(1)]).complement(), "all other protocols"),
             (ports(6, 0, 65535), "tcp 0-65535"),
             (Traffic::of(Family::V6, 60, None), "later fragments of ipv6-opts"),
             (Traffic::of(Family::V6, 6, Some(Detail::Icmp(8, None))), "nothing"),
