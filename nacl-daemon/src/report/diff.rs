@@ -93,10 +93,10 @@ fn interface(out: &mut String, files: Files<'_>, one: &InterfaceDifference, widt
         changes(out, first.direction, first.family, first.what, own, width);
     }
     let first = &one.changes[0];
-    let place = Place { file: if first.what == What::Admitted { files.new } else { files.old }, interface: &one.name };
+    let place = Place { file: files.new, interface: &one.name };
     let _ = writeln!(
         out,
-        "\n  {DIM}An example, explained as it passes in one of the files:\n  {}{DIM:#}\n",
+        "\n  {DIM}An example, explained:\n  {}{DIM:#}\n",
         command(place, first.direction, &first.boxes[0].example)
     );
 }
@@ -133,7 +133,6 @@ pub fn json(files: Files<'_>, difference: &Difference) -> Value {
         settings.iter().map(one).collect::<Vec<_>>().into()
     };
     let change = |name: &str, change: &Change| {
-        let file = if change.what == What::Admitted { files.new } else { files.old };
         json!({
             "direction": change.direction.name(),
             "family": family_name(change.family),
@@ -144,7 +143,7 @@ pub fn json(files: Files<'_>, difference: &Difference) -> Value {
             },
             "before": decided_json(&change.before),
             "after": decided_json(&change.after),
-            "regions": boxes(Place { file, interface: name }, change.direction, &change.boxes),
+            "regions": boxes(Place { file: files.new, interface: name }, change.direction, &change.boxes),
         })
     };
     json!({

@@ -109,13 +109,20 @@ impl<L: Clone + Eq + Hash, F: Fn(&Packet, &[Verdict]) -> Mark<L>> Marking<'_, '_
     fn row(&mut self, at: usize, verdicts: &mut Vec<Verdict>, marks: &mut Vec<u32>) -> Row {
         let space = self.space;
         let remote = usual(space.family, &space.addresses[at].ranges);
-        let mut known = vec![u32::MAX; space.keys.len()];
+        // Keys are told apart only by entries that these addresses are in too: mostly a few, and most keys are alike.
+        let own = &space.addresses[at].entries;
+        let words: Vec<usize> = (0..own.len()).filter(|word| own[*word] != 0).collect();
+        let mut alike: HashMap<(Kind, Vec<u64>), u32> = HashMap::new();
+        let mut known: Vec<Option<u32>> = vec![None; space.keys.len()];
         let mut row: Row = Vec::new();
         for (last, class) in &space.atoms {
             let known = &mut known[*class as usize];
-            if *known == u32::MAX {
-                *known = self.profile(at, *class as usize, remote, verdicts, marks);
-            }
+            let known = known.get_or_insert_with(|| {
+                let key = &space.keys[*class as usize];
+                let entries = words.iter().map(|word| own[*word] & key.entries[*word]).collect();
+                let profile = || self.profile(at, *class as usize, remote, verdicts, marks);
+                *alike.entry((key.kind, entries)).or_insert_with(profile)
+            });
             match row.last_mut() {
                 Some((end, same)) if *same == *known => *end = *last,
                 _ => row.push((*last, *known)),
