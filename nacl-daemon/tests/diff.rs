@@ -369,7 +369,7 @@ fn a_person_reads_a_difference() {
     assert_eq!(output.status.code(), Some(8), "{}", text(&output.stderr));
     snapbox::assert_data_eq!(
         text(&output.stdout),
-        snapbox::str![[r#"
+        snapbox::str![[r"
 eth0
   mode: stateless → stateful
 
@@ -394,7 +394,7 @@ What passes unjudged in both files is left out, also where a range above spans i
 Compared is the first packet of a flow. What is remembered of a flow lets it pass until it times out,
 also where its rule is gone; `nacld conntrack flush` ends that.
 
-"#]]
+"]]
     );
 }
 
@@ -404,7 +404,7 @@ fn a_person_reads_what_a_search_found() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     snapbox::assert_data_eq!(
         text(&output.stdout),
-        snapbox::str![[r#"
+        snapbox::str![[r"
 eth0 · inbound · IPv4 · ADMITTED (1 region)
 ┌──────────────────────────────────────────────────────────────────────────────────┐
 │ Traffic   Source         Rule                   Example                          │
@@ -416,7 +416,7 @@ An example, explained:
 nacld explain --config old.toml --interface eth0 --direction inbound tcp 192.0.2.7:50000 10.0.0.10:22
 Left out is what passes without a rule: services AWS never filters, DHCP, neighbour discovery (--exempt).
 
-"#]]
+"]]
     );
     let output = nacld(&["search", "old.toml", "inbound", "--port", "telnet"]);
     assert_eq!(output.status.code(), Some(9), "{}", text(&output.stderr));

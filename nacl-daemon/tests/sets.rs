@@ -32,7 +32,7 @@ fn random(seed: u64) -> (Random, Interface) {
 
 type Said = (Action, u16, u16);
 
-fn said(verdict: &Verdict) -> Said {
+fn said(verdict: Verdict) -> Said {
     (verdict.action, verdict.slot, verdict.also)
 }
 
@@ -51,7 +51,7 @@ fn expected(interface: &Interface, compiled: &Compiled, deciders: &Deciders, cas
     let verdict = compiled.judge(case.direction, &packet_of(case));
     let got: Expected = deciders.said(verdict, nacl_common::flow::Met::Nothing, case);
     assert_eq!(got, oracle::judge(interface, case), "{case:?}");
-    said(&verdict)
+    said(verdict)
 }
 
 fn check(seed: u64, met: &mut Met) {
@@ -62,7 +62,7 @@ fn check(seed: u64, met: &mut Met) {
     for direction in Direction::ALL {
         for family in FAMILIES {
             let space = Space::of(&[(&interface, &compiled)], direction, family).expect("a space");
-            let regions = space.regions(|_, verdicts| Mark::In(said(&verdicts[0])));
+            let regions = space.regions(|_, verdicts| Mark::In(said(verdicts[0])));
             for region in &regions {
                 for one in &region.boxes {
                     assert!(one.contains(direction, &one.example), "seed {seed}: {one:?}");

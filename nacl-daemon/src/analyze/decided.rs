@@ -28,12 +28,12 @@ pub(super) struct By {
 }
 
 impl By {
-    pub fn of(verdict: &Verdict) -> Self {
+    pub fn of(verdict: Verdict) -> Self {
         Self::slot(verdict.action, verdict.slot, verdict.reason)
     }
 
     /// Of the other layer, which let the packet pass as well.
-    pub fn also(verdict: &Verdict) -> Option<Self> {
+    pub fn also(verdict: Verdict) -> Option<Self> {
         (verdict.also != NO_SLOT).then(|| Self::slot(verdict.action, verdict.also, verdict.reason))
     }
 
@@ -42,7 +42,7 @@ impl By {
     }
 
     /// What this layer said of a packet that passed; where it was not asked, what let it pass.
-    pub fn in_layer(verdict: &Verdict, layer: Layer) -> Self {
+    pub fn in_layer(verdict: Verdict, layer: Layer) -> Self {
         match Self::also(verdict) {
             Some(also) if layer != verdict.layer => also,
             _ => Self::of(verdict),

@@ -108,7 +108,7 @@ pub enum DiffError {
         /// The interface.
         interface: String,
         /// Why.
-        error: CompileError,
+        error: Box<CompileError>,
     },
 }
 
@@ -136,14 +136,14 @@ pub fn diff(old: &Resolved, new: &Resolved, only: Option<&str>, rules: bool) -> 
             compile(interface, None).map_err(|error| DiffError::Compile {
                 file: policy.file.clone(),
                 interface: name.clone(),
-                error,
+                error: Box::new(error),
             })
         };
         let (one, two) = (compiled(old, before)?, compiled(new, after)?);
         let changes = changes((before, &one), (after, &two), rules).map_err(|error| DiffError::Compile {
             file: new.file.clone(),
             interface: name.clone(),
-            error,
+            error: Box::new(error),
         })?;
         interfaces.push(InterfaceDifference {
             name: name.clone(),
@@ -190,8 +190,8 @@ pub fn changes(
         for family in [Family::V4, Family::V6] {
             let space = Space::of(&[old, new], direction, family)?;
             let regions = space.regions(|_, verdicts| {
-                let (one, two) = (&verdicts[0], &verdicts[1]);
-                if unjudged(one) && unjudged(two) {
+                let (one, two) = (verdicts[0], verdicts[1]);
+                if unjudged(&one) && unjudged(&two) {
                     return Mark::Either;
                 }
                 match (one.action, two.action) {

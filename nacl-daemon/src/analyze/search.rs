@@ -192,7 +192,7 @@ pub fn search(interface: &Interface, search: &Search) -> Result<Searched, Search
                 if verdict.action != wanted {
                     return Mark::Not;
                 }
-                Mark::In((By::of(verdict), By::also(verdict)))
+                Mark::In((By::of(*verdict), By::also(*verdict)))
             });
             found.extend(regions.into_iter().map(|region| {
                 let (by, also) = region.label;

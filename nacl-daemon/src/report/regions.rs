@@ -85,7 +85,7 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, width: Option<u16>)
     for row in rows {
         table.add_row(row);
     }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
 /// What `explain` is told of a packet: `tcp 198.51.100.7:50000 10.0.1.10:443`. `None`: it cannot be told in words.

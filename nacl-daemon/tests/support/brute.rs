@@ -24,8 +24,8 @@ pub fn plain(direction: Direction, v6: bool) -> Case {
         |v4: [u8; 4], v6_: u128| -> IpAddr { if v6 { IpAddr::V6(v6_.into()) } else { IpAddr::V4(Ipv4Addr::from(v4)) } };
     Case {
         direction,
-        remote: address([198, 51, 100, 7], 0x2001_0db8 << 96 | 7),
-        local: address([10, 0, 0, 10], 0xfd00 << 112 | 10),
+        remote: address([198, 51, 100, 7], 0x2001_0db8 << 96 | 0x7),
+        local: address([10, 0, 0, 10], 0xfd00 << 112 | 0xa),
         protocol: 6,
         sport: 50000,
         dport: 443,

@@ -281,7 +281,9 @@ pub(super) fn classes(family: Family, words: usize, prefixes: impl IntoIterator<
         open.push(nodes.len());
         nodes.push(Node { last, entries, ranges: Vec::new(), parent, next: Some(address) });
     }
-    open.into_iter().for_each(|node| nodes[node].rest());
+    for node in open {
+        nodes[node].rest();
+    }
     let mut classes: Vec<Class> = Vec::new();
     let mut numbers: std::collections::HashMap<Set, usize> = std::collections::HashMap::new();
     // By node: the class that addresses of it, or else those around it, are of.

@@ -149,9 +149,8 @@ impl<'a> Space<'a> {
         let circumstances = kinds.into_iter().map(|kind| (kind, circumstances(kind, family, &asked))).collect();
         let policies_of = |(at, lists): (usize, [List; LISTS])| {
             let mut lists = lists.map(Some);
-            let own = layers[at]
-                .iter()
-                .map(|(layer, place, offset)| (*layer, lists[*place].take().expect("a layer has one list"), *offset));
+            let own =
+                layers[at].iter().filter_map(|(layer, place, offset)| Some((*layer, lists[*place].take()?, *offset)));
             Policy { layers: own.collect(), compiled: policies[at].1 }
         };
         let local = local(policies, family);
@@ -235,6 +234,7 @@ impl<'a> Space<'a> {
 
     /// For every rule of the lists of one policy that judge here, implied ones left out: whether it ever decides, who decides
     /// before it, and who would without it. Each layer is asked apart, also where the one before it denies.
+    #[expect(clippy::missing_panics_doc, reason = "every entry of a list has a slot of that list")]
     pub fn reach(&self, policy: usize) -> Vec<Reach> {
         let Policy { compiled, layers } = &self.policies[policy];
         let at = At { control: Control(compiled.flags | Control::FORGETFUL), ..At::default() };
@@ -406,11 +406,11 @@ fn circumstances(kind: Kind, family: Family, asked: &[Asked<'_>]) -> Vec<Circums
         Kind::Tcp => by_ports(0, &[]),
         Kind::Udp => by_ports(traffic::UDP, &[]),
         Kind::Dhcp(_) => {
-            let ports = by_ports(traffic::UDP, &traffic::dhcp_ports(family));
+            let all = by_ports(traffic::UDP, &traffic::dhcp_ports(family));
             let parts = [nacl_common::Fragment::None, nacl_common::Fragment::First];
             parts
                 .into_iter()
-                .flat_map(|part| ports.iter().map(move |ports| Circumstance { fragment: Some(part), ..ports.clone() }))
+                .flat_map(|part| all.iter().map(move |one| Circumstance { fragment: Some(part), ..one.clone() }))
                 .collect()
         }
         Kind::Discovery => Circumstance::by_hop_limit(255),
@@ -419,9 +419,12 @@ fn circumstances(kind: Kind, family: Family, asked: &[Asked<'_>]) -> Vec<Circums
     }
 }
 
+/// Ports, first and last, ascending.
+type Ranges = Vec<(u16, u16)>;
+
 /// The source ports that no exemption tells apart, of the protocol whose ports begin at `first`. `cuts`: ports that are to
 /// stand alone.
-fn source_ports(first: u32, cuts: &[u16], asked: &[Asked<'_>]) -> Vec<Vec<(u16, u16)>> {
+fn source_ports(first: u32, cuts: &[u16], asked: &[Asked<'_>]) -> Vec<Ranges> {
     let end = first + (1 << 16);
     let lists: Vec<&List> = asked.iter().filter(|asked| asked.by_source).map(|asked| asked.list).collect();
     let mut ends: Vec<u32> = lists
@@ -433,7 +436,7 @@ fn source_ports(first: u32, cuts: &[u16], asked: &[Asked<'_>]) -> Vec<Vec<(u16, 
         .collect();
     ends.sort_unstable();
     ends.dedup();
-    let mut all: Vec<(Vec<u16>, Vec<(u16, u16)>)> = Vec::new();
+    let mut all: Vec<(Vec<u16>, Ranges)> = Vec::new();
     let mut start = first;
     for end in ends {
         let port = (start - first) as u16;

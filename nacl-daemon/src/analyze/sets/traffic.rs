@@ -396,7 +396,7 @@ impl Traffic {
 
     /// Its items in words: `tcp 22, 443`, `all icmp`, `later fragments of udp`.
     fn items(&self) -> Vec<String> {
-        let mut items = plain_items(self.family, self.keys.iter().filter(|keys| keys.when.is_none()));
+        let mut items = plain_items(self.family, &self.keys.iter().filter(|keys| keys.when.is_none()));
         let mut by_when: Vec<(&Vec<Circumstance>, Vec<&Keys>)> = Vec::new();
         for keys in &self.keys {
             let Some(when) = &keys.when else { continue };
@@ -407,7 +407,7 @@ impl Traffic {
         }
         for (when, keys) in by_when {
             let when = when.iter().map(Circumstance::text).collect::<Vec<_>>().join("; ");
-            items.push(format!("{} ({when})", plain_items(self.family, keys.into_iter()).join(", ")));
+            items.push(format!("{} ({when})", plain_items(self.family, &keys.into_iter()).join(", ")));
         }
         items
     }
@@ -482,7 +482,7 @@ fn blocks(first: u32, last: u32) -> Vec<([u32; 2], [u32; 2])> {
 }
 
 /// Keys in words, whenever that is.
-fn plain_items<'k>(family: Family, keys: impl Iterator<Item = &'k Keys> + Clone) -> Vec<String> {
+fn plain_items<'k>(family: Family, keys: &(impl Iterator<Item = &'k Keys> + Clone)) -> Vec<String> {
     let part = |start: u32, count: u32| {
         keys.clone().filter_map(move |keys| {
             let (first, last) = (keys.first.max(start), keys.last.min(start + count - 1));
