@@ -11,6 +11,7 @@ use nacl_daemon::{
         Filter,
         flows::{IpProtocol, StateName, Within},
     },
+    policy::codes::Code,
     resolve::OnExit,
     service::{DEFAULT_SOCKET, DEFAULT_STATE},
 };
@@ -72,6 +73,7 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Check(Check),
+    ExplainCode(ExplainCode),
     Explain(Explain),
     Run(Run),
     Status(Status),
@@ -96,12 +98,21 @@ pub struct Socket {
     pub socket: PathBuf,
 }
 
-/// Check policy files and show everything that is wrong with them.
+/// Check policy files: everything that is wrong with them, and what their rules come to.
 ///
-/// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine. With `--here` it also asks
-/// this machine who is connected to it by SSH, and says whom the policy would cut off, by which rule; as root it sees all of
-/// them. Such a connection is a warning.
+/// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine. Findings about rules (N001, …) are
+/// exact, over all packets there can be, and come with a packet that proves them: rules that can never match or change
+/// nothing, replies that reach nobody or only some kinds of clients, and so on. `nacld explain-code N001` tells the story of one. With
+/// `--here` it also asks this machine who is connected to it by SSH, and says whom the policy would cut off, by which rule; as root it
+/// sees all of them. Such a connection is a warning.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld check policy.toml
+  nacld check --deny warnings --format github policy.toml
+  nacld check --format sarif policy.toml > nacld.sarif
+  nacld check --fix --dry-run policy.toml")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Check {
     /// Policy files; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
@@ -112,9 +123,54 @@ pub struct Check {
     /// Also say which SSH connections to this machine the policy would cut if it were enforced now.
     #[arg(long)]
     pub here: bool,
-    /// Print diagnostics as JSON, on standard output.
+    /// How to print diagnostics: for people on standard error, all other forms on standard output.
+    #[arg(long, value_enum, default_value_t = CheckFormat::Text, value_name = "FORMAT")]
+    pub format: CheckFormat,
+    /// The same as --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// Write the edits that change no verdict into the files: rules that can never match or change nothing are removed, CIDRs are
+    /// written as AWS stores them, and so on. Comments and layout stay. The engine proves each edit before it is written: over all packets
+    /// no verdict is another. Nothing is written where the policy has errors.
+    #[arg(long, conflicts_with_all = ["format", "json"])]
+    pub fix: bool,
+    /// Print what --fix would write as a unified diff, and write nothing.
+    #[arg(long, requires = "fix")]
+    pub dry_run: bool,
+}
+
+/// How `check` prints diagnostics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// SARIF 2.1.0, for code scanners.
+    Sarif,
+    /// Workflow commands of GitHub Actions, which stand beside the lines of a pull request.
+    Github,
+}
+
+/// Tell the story of a diagnostic's code: what it means, why AWS behaves so, an example, and what to do.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel.
+#[derive(Args, Debug)]
+pub struct ExplainCode {
+    /// Codes, such as N005 or E011; none: a line for each there is.
+    #[arg(value_name = "CODE", value_parser = code)]
+    pub codes: Vec<&'static Code>,
+    /// All stories.
+    #[arg(long, conflicts_with = "codes")]
+    pub all: bool,
+    /// Print as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A diagnostic's code by its name.
+fn code(text: &str) -> Result<&'static Code, String> {
+    Code::of(text).ok_or_else(|| "there is no such code: `nacld explain-code` lists them".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -7,6 +7,7 @@ mod conntrack;
 mod detach;
 mod doctor;
 mod explain;
+mod explain_code;
 mod lab;
 mod man;
 mod mode;
@@ -36,6 +37,7 @@ use crate::{
 pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.verb {
         Verb::Check(args) => check::run(args),
+        Verb::ExplainCode(args) => explain_code::run(args),
         Verb::Explain(args) => explain::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
