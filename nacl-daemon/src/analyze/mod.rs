@@ -8,6 +8,7 @@ mod flow;
 mod jsonl;
 mod mend;
 mod query;
+pub mod sets;
 
 pub use self::{
     explain::{ExplainError, Explanation, Leg, Outcome, Remembered, Said, explain},
