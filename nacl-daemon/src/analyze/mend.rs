@@ -105,9 +105,9 @@ fn same_lists(one: &Interface, other: &Interface) -> bool {
     Direction::ALL.into_iter().all(|direction| {
         [Family::V4, Family::V6].into_iter().all(|family| {
             Space::of(&[(one, &first), (other, &second)], direction, family).is_ok_and(|space| {
-                space.cells().all(|cell| {
-                    said(&first, direction, &cell.packet) == said(&second, direction, &cell.packet)
-                })
+                space
+                    .cells()
+                    .all(|cell| said(&first, direction, &cell.packet) == said(&second, direction, &cell.packet))
             })
         })
     })

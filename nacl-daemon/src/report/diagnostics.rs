@@ -89,6 +89,8 @@ impl<'a> Part<'a> {
         let (first, last) =
             spans.fold((text.len(), 0), |(first, last), span| (first.min(span.start), last.max(span.end)));
         let start = text[..first].rfind('\n').map_or(0, |at| at + 1);
+        // Of a whole line its end is part, and not the line behind it.
+        let last = if last > first && text[..last].ends_with('\n') { last - 1 } else { last };
         let end = text[last..].find('\n').map_or(text.len(), |at| last + at + 1);
         Self { text: &text[start..end], start, line: text[..start].matches('\n').count() + 1 }
     }

@@ -13,12 +13,7 @@ use crate::policy::{Diagnostic, Severity, codes};
 const SCHEMA: &str = "https://json.schemastore.org/sarif-2.1.0.json";
 
 /// What may stand in a path of a URI as it is (RFC 3986).
-const PATH: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'/')
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A policy file with what was found in it.
 #[derive(Clone, Copy, Debug)]

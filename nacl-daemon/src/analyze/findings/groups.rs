@@ -219,19 +219,23 @@ fn open_rules<'b>(both: &'b Both<'_>, direction: Direction) -> Vec<(&'b GroupRul
 fn too_wide<'b>(both: &'b Both<'_>, told: &mut Vec<&'b GroupRule>, found: &mut Vec<Diagnostic>) {
     for (rule, packet) in open_rules(both, Direction::Inbound) {
         let all = rule.ports.is_none_or(|ports| ports == (0, u16::MAX));
-        let protocol = matches!(rule.protocol, Protocol::All | Protocol::Number(6));
-        if !all || !protocol || told.iter().any(|other| other.span == rule.span) {
+        // Of a rule for every protocol it is said where it is written.
+        if !all || rule.protocol != Protocol::Number(6) || told.iter().any(|other| other.span == rule.span) {
             continue;
         }
         told.push(rule);
         let packet = Packet { dport: 22, ..packet };
         let Some(said) = both.says(Direction::Inbound, &packet).remove(&Layer::SecurityGroup) else { continue };
         found.push(
-            Diagnostic::new(&codes::TOO_WIDE, rule.span.clone(), "a security group lets everybody in, on every port")
-                .at("every service here")
-                .note("replies need no rule in a security group: it remembers (S28)")
-                .help("name the ports of the services, and whom they are for")
-                .proved_by([both.example(Direction::Inbound, &packet, Layer::SecurityGroup, &said)]),
+            Diagnostic::new(
+                &codes::TOO_WIDE,
+                rule.span.clone(),
+                "a security group lets everybody in, on every tcp port",
+            )
+            .at("every service here")
+            .note("replies need no rule in a security group: it remembers (S28)")
+            .help("name the ports of the services, and whom they are for")
+            .proved_by([both.example(Direction::Inbound, &packet, Layer::SecurityGroup, &said)]),
         );
     }
 }

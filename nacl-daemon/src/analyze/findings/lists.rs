@@ -29,6 +29,8 @@ enum Other {
 #[derive(Default)]
 struct Met {
     decides: Option<(usize, Packet)>,
+    /// Likewise, and no later fragment: of those no port is seen, and a deny of a port takes all of them, which nobody means.
+    whole: Option<(usize, Packet)>,
     taken: BTreeMap<Other, (usize, Packet)>,
     otherwise: BTreeSet<Other>,
 }
@@ -61,6 +63,11 @@ fn met(views: &[View], direction: Direction) -> BTreeMap<u16, Met> {
                 continue;
             }
             let Ok(space) = Space::of(&[(&view.interface, &view.compiled)], direction, family) else { continue };
+            for packet in space.cells().map(|cell| cell.packet).filter(|packet| packet.fragment != Fragment::Later) {
+                if let Some(rule) = view.rule(direction, &packet) {
+                    all.entry(rule.number).or_default().whole.get_or_insert((at, packet));
+                }
+            }
             for reach in space.reach(0) {
                 let Other::Rule(number) = other(reach.slot) else { continue };
                 let met = all.entry(number).or_default();
@@ -100,16 +107,21 @@ impl List<'_> {
     }
 
     fn check(&self, found: &mut Vec<Diagnostic>) {
-        let mut removed: BTreeSet<u16> = BTreeSet::new();
+        let (mut removed, mut late) = (BTreeSet::new(), BTreeSet::new());
         for rule in self.rules.iter().filter(|rule| rule.line > 0) {
             let Some(met) = self.met.get(&rule.number) else { continue };
-            if met.decides.is_none() {
-                removed.extend(self.shadowed(rule, met, found).then_some(rule.number));
-            } else if rule.action == Action::Deny {
+            let denies = rule.action == Action::Deny;
+            if met.decides.is_none() || denies && met.whole.is_none() {
+                if self.shadowed(rule, met, found) {
+                    removed.insert(rule.number);
+                } else {
+                    late.insert(rule.number);
+                }
+            } else if denies {
                 self.cut(rule, met, found);
             }
         }
-        self.redundant(removed, found);
+        self.redundant(removed, &late, found);
     }
 
     /// Rules before it take every packet. Whether it is proposed to remove the rule.
@@ -121,6 +133,7 @@ impl List<'_> {
                 Other::Rule(number) => Some((self.rule(*number)?, *example)),
                 _ => None,
             })
+            .filter(|(_, (_, packet))| met.decides.is_none() || packet.fragment != Fragment::Later)
             .collect();
         // Only traffic inside the subnet: that is said of what is written there.
         let Some((_, example)) = takers.first().copied() else { return false };
@@ -159,15 +172,17 @@ impl List<'_> {
             diagnostic = diagnostic.and(taker.span.clone(), does);
         }
         // A rule that says something else was meant to do something: that is for its author to mend.
-        let removed = contrary.is_empty().then(|| self.removal(rule)).flatten();
-        let done = removed.is_some();
-        if let Some(span) = removed {
-            diagnostic = diagnostic.help("remove it: no verdict changes").fix(span, "");
-        } else if !late && !contrary.is_empty() {
+        let same = contrary.is_empty() && met.decides.is_none();
+        if same {
+            diagnostic = diagnostic.help("remove it: no verdict changes");
+            if let Some(span) = self.removal(rule) {
+                diagnostic = diagnostic.fix(span, "");
+            }
+        } else if !late {
             diagnostic = diagnostic.help(self.earlier(rule, contrary.iter().map(|(taker, _)| taker.number)));
         }
         found.push(diagnostic.proved_by([self.example(example)]));
-        done
+        same
     }
 
     /// An allow that is no exception lets through some of what a deny means.
@@ -205,17 +220,20 @@ impl List<'_> {
         found.push(diagnostic.proved_by([self.example(example)]));
     }
 
-    /// Rules without which no packet has another verdict. Those that are proposed to be removed can be removed together.
-    fn redundant(&self, mut removed: BTreeSet<u16>, found: &mut Vec<Diagnostic>) {
+    /// Rules without which no packet has another verdict. Those that are proposed to be removed can be removed together. `late`: what
+    /// was to do something, and stands in the wrong place.
+    fn redundant(&self, mut removed: BTreeSet<u16>, late: &BTreeSet<u16>, found: &mut Vec<Diagnostic>) {
         let mut needed: BTreeSet<u16> = BTreeSet::new();
         for rule in self.rules.iter().filter(|rule| rule.line > 0) {
-            let Some(Met { decides: Some(example), otherwise, .. }) = self.met.get(&rule.number) else { continue };
+            let Some(Met { decides: Some(decides), whole, otherwise, .. }) = self.met.get(&rule.number) else {
+                continue;
+            };
             let others: BTreeSet<u16> = otherwise
                 .iter()
                 .filter_map(|other| if let Other::Rule(number) = other { Some(*number) } else { None })
                 .collect();
             let same = otherwise.iter().all(|other| self.action(*other) == rule.action);
-            if !same || !others.is_disjoint(&removed) || needed.contains(&rule.number) {
+            if !same || late.contains(&rule.number) || !others.is_disjoint(&removed) || needed.contains(&rule.number) {
                 continue;
             }
             removed.insert(rule.number);
@@ -245,7 +263,7 @@ impl List<'_> {
             if let Some(span) = self.removal(rule) {
                 diagnostic = diagnostic.fix(span, "");
             }
-            found.push(diagnostic.proved_by([self.example(*example)]));
+            found.push(diagnostic.proved_by([self.example(whole.unwrap_or(*decides))]));
         }
     }
 
@@ -284,9 +302,9 @@ fn lies_inside(inner: &Rule, outer: &Rule) -> bool {
         (inner_protocol, outer_protocol) if inner_protocol == outer_protocol => {
             let ((first, last), (from, to)) = (ports(inner), ports(outer));
             let icmp = outer.icmp.is_none_or(|outer| {
-                inner.icmp.is_some_and(|inner| {
-                    inner.kind == outer.kind && (outer.code.is_none() || inner.code == outer.code)
-                })
+                inner
+                    .icmp
+                    .is_some_and(|inner| inner.kind == outer.kind && (outer.code.is_none() || inner.code == outer.code))
             });
             from <= first && last <= to && icmp
         }

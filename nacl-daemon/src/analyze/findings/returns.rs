@@ -45,6 +45,8 @@ struct Broken<'v> {
     shares: Shares,
     /// Ports that are answered, of the worst addresses.
     ports: Ports,
+    /// Whether other addresses have more.
+    partly: bool,
 }
 
 /// Both directions of requests.
@@ -101,7 +103,11 @@ impl Replies {
 
 /// The interface with its lists changed over: what comes back is asked in the direction of what goes.
 fn changed_over(interface: &Interface) -> Interface {
-    let nacl = Nacl { inbound: interface.nacl.outbound.clone(), outbound: interface.nacl.inbound.clone(), ..Nacl::clone(&interface.nacl) };
+    let nacl = Nacl {
+        inbound: interface.nacl.outbound.clone(),
+        outbound: interface.nacl.inbound.clone(),
+        ..Nacl::clone(&interface.nacl)
+    };
     Interface { nacl: Arc::new(nacl), ..interface.clone() }
 }
 
@@ -158,7 +164,9 @@ impl<'v> Asked<'v> {
         for ((number, protocol), packets) in &self.requests {
             let Some(rule) = self.view.rule_of(self.direction, *number).filter(|rule| rule.line > 0) else { continue };
             let Some(part) = role::of_rule(rule).filter(|role| *role != Role::Replies) else { continue };
-            if part == Role::Either && self.serves_replies(rule, *protocol) {
+            // A rule for every protocol is for whichever is used, in whichever way.
+            let meant: &[u8] = if rule.protocol == Protocol::All { &[6, 17] } else { &[*protocol] };
+            if part == Role::Either && meant.iter().any(|protocol| self.serves_replies(rule, *protocol)) {
                 continue;
             }
             let ones = rule.ports.filter(|(first, last)| first == last).map(|(port, _)| port);
@@ -166,17 +174,25 @@ impl<'v> Asked<'v> {
                 continue;
             }
             let mut worst: Option<Broken<'v>> = None;
+            let mut best = 0;
             for request in packets {
                 let ports = self.replies.ports(self.remote(request), *protocol);
                 let shares = Shares::of(&ports);
                 if shares.nobody() && self.is_refused(request) {
                     continue;
                 }
+                let answered =
+                    |protocol: &u8| !Shares::of(&self.replies.ports(self.remote(request), *protocol)).nobody();
+                if part == Role::Either && meant.iter().any(answered) {
+                    continue;
+                }
+                best = shares.sum().max(best);
                 if worst.as_ref().is_none_or(|worst| shares.sum() < worst.shares.sum()) {
-                    worst = Some(Broken { rule, protocol: *protocol, request: *request, shares, ports });
+                    let request = self.view.usual(self.direction, request);
+                    worst = Some(Broken { rule, protocol: *protocol, request, shares, ports, partly: false });
                 }
             }
-            all.extend(worst.filter(|worst| part != Role::Either || worst.shares.nobody()));
+            all.extend(worst.map(|worst| Broken { partly: best > worst.shares.sum(), ..worst }));
         }
         all
     }
@@ -288,9 +304,14 @@ fn diagnostic(view: &View, direction: Direction, code: &'static Code, group: &[B
     };
     let (client, port) = shares.lacks(ports, kinds).unwrap_or((Client::Any, u16::MAX));
     let some = if shares.none(client) { "no port" } else { "a part of the ports" };
+    let whom = match (group.iter().any(|one| one.partly), direction) {
+        (false, _) => "",
+        (true, Direction::Inbound) => " to some of the addresses",
+        (true, Direction::Outbound) => " from some of the addresses",
+    };
     let message = match code.id {
-        id if id == codes::REPLIES_DENIED.id => format!("{head}, and no reply gets out"),
-        id if id == codes::ANSWERS_DENIED.id => format!("{head}, and no answer gets back in"),
+        id if id == codes::REPLIES_DENIED.id => format!("{head}, and no reply gets out{whom}"),
+        id if id == codes::ANSWERS_DENIED.id => format!("{head}, and no answer gets back in{whom}"),
         id if id == codes::ANSWERS_CUT.id => format!("{head}, and answers get back in to {some} of {}", client.title()),
         _ => format!("{head}, and replies get out to {some} of {}", client.title()),
     };

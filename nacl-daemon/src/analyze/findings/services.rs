@@ -31,6 +31,9 @@ const TWICE: [Twice; 5] = [
 /// Services that are denied for one protocol and reached by the other: remote desktop speaks UDP too.
 const RDP: u16 = 3389;
 
+/// Ports of DHCP, which are others on IPv4 and on IPv6.
+const OF_ONE_FAMILY: [u16; 4] = [67, 68, 546, 547];
+
 struct Twice {
     name: &'static str,
     port: u16,
@@ -73,13 +76,20 @@ fn decided(view: &View, direction: Direction) -> Decided<'_> {
 
 /// A packet to another port, or of another protocol, between the same ends.
 fn with(packet: &Packet, protocol: u8, port: u16) -> Packet {
-    Packet { protocol, dport: port, tcp_flags: if protocol == 6 { nacl_common::packet::tcp::SYN } else { 0 }, ..*packet }
+    Packet {
+        protocol,
+        dport: port,
+        tcp_flags: if protocol == 6 { nacl_common::packet::tcp::SYN } else { 0 },
+        ..*packet
+    }
 }
 
 fn one_protocol(view: &View, direction: Direction, decided: &Decided<'_>, found: &mut Vec<Diagnostic>) {
     let way = if direction == Direction::Inbound { "in" } else { "out" };
     for (rule, packets) in decided.values() {
-        let (Protocol::Number(protocol @ (6 | 17)), Some((first, last))) = (rule.protocol, rule.ports) else { continue };
+        let (Protocol::Number(protocol @ (6 | 17)), Some((first, last))) = (rule.protocol, rule.ports) else {
+            continue;
+        };
         let other = if protocol == 6 { 17 } else { 6 };
         let [this, that] = [protocol, other].map(protocol_name);
         let own = |port: u16| {
@@ -152,7 +162,10 @@ fn everybody(packet: &Packet, direction: Direction, family: Family) -> Packet {
 
 fn one_family(view: &View, direction: Direction, decided: &Decided<'_>, found: &mut Vec<Diagnostic>) {
     let is_service = |rule: &Rule| {
-        rule.action == Action::Allow && role::of_rule(rule) == Some(Role::Service) && rule.cidr.prefix_len() == 0
+        rule.action == Action::Allow
+            && role::of_rule(rule) == Some(Role::Service)
+            && rule.cidr.prefix_len() == 0
+            && !rule.ports.is_some_and(|(first, last)| first == last && OF_ONE_FAMILY.contains(&first))
     };
     let v6 = |rule: &Rule| rule.cidr.addr().is_ipv6();
     for family in [Family::V4, Family::V6] {
@@ -182,7 +195,9 @@ fn one_family(view: &View, direction: Direction, decided: &Decided<'_>, found: &
         );
         let mut diagnostic = Diagnostic::new(&codes::ONE_FAMILY, rule.span.clone(), message)
             .at(format!("every {open} address"))
-            .note(format!("a rule belongs to the family of its CIDR, and the list lets other services pass on {closed} (N24)"))
+            .note(format!(
+                "a rule belongs to the family of its CIDR, and the list lets other services pass on {closed} (N24)"
+            ))
             .help("add the same rule for the other family, and one for its replies");
         for (rule, ..) in half.iter().skip(1).take(LABELS) {
             diagnostic = diagnostic.and(rule.span.clone(), "likewise");
@@ -243,9 +258,8 @@ fn mtu(view: &View, found: &mut Vec<Diagnostic>) {
             let tcp = packets.iter().find(|packet| packet.protocol == 6);
             let service = role::of_rule(rule) != Some(Role::Replies);
             // Inside a VPC links have one size; what goes over the internet crosses smaller ones.
-            if let Some(packet) = tcp.filter(|_| {
-                rule.action == Action::Allow && rule.cidr.prefix_len() == 0 && service
-            }) {
+            if let Some(packet) = tcp.filter(|_| rule.action == Action::Allow && rule.cidr.prefix_len() == 0 && service)
+            {
                 let (remote, local) =
                     if direction == Direction::Inbound { (packet.src, packet.dst) } else { (packet.dst, packet.src) };
                 let message = too_big(&Packet { src: remote, dst: local, ..*packet });

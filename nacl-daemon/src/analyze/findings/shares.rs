@@ -24,9 +24,8 @@ impl Ports {
 
     /// How many of a range are in it.
     fn among(&self, (from, to): (u16, u16)) -> u32 {
-        let common = |(first, last): &(u16, u16)| {
-            (u32::from(*last.min(&to)) + 1).saturating_sub(u32::from(*first.max(&from)))
-        };
+        let common =
+            |(first, last): &(u16, u16)| (u32::from(*last.min(&to)) + 1).saturating_sub(u32::from(*first.max(&from)));
         self.0.iter().map(common).sum()
     }
 
@@ -151,7 +150,13 @@ mod tests {
         let ports = Ports::new(vec![(1, 5), (6, 9), (20, 30), (25, 40), (65535, 65535)]);
         assert_eq!(ports, Ports(vec![(1, 9), (20, 40), (65535, 65535)]));
         assert_eq!((ports.among((5, 24)), ports.among((0, 65535)), ports.among((10, 19))), (10, 31, 0));
-        assert_eq!((ports.missing((1, 9)), ports.missing((1, 10)), ports.missing((20, 65535))), (None, Some(10), Some(41)));
-        assert_eq!((percent(64511, 64512), percent(1, 64512), percent(1, 2)), ("99.9 %".into(), "under 0.1 %".into(), "50 %".into()));
+        assert_eq!(
+            (ports.missing((1, 9)), ports.missing((1, 10)), ports.missing((20, 65535))),
+            (None, Some(10), Some(41))
+        );
+        assert_eq!(
+            (percent(64511, 64512), percent(1, 64512), percent(1, 2)),
+            ("99.9 %".into(), "under 0.1 %".into(), "50 %".into())
+        );
     }
 }

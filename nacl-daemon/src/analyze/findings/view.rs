@@ -58,6 +58,17 @@ impl View {
         (verdict.action == Action::Allow, self.compiled.slots.decider(verdict.slot, verdict.reason))
     }
 
+    /// A packet like this one to a port that people know, where the list takes both alike; itself where it has such a port or none of
+    /// them is.
+    pub fn usual(&self, direction: Direction, packet: &Packet) -> Packet {
+        if packet.dport != 0 {
+            return *packet;
+        }
+        let said = self.judge(direction, packet);
+        let mut others = [443, 53, 22, 80, 8080].into_iter().map(|dport| Packet { dport, ..*packet });
+        others.find(|other| self.judge(direction, other) == said).unwrap_or(*packet)
+    }
+
     /// A packet and what the list says of it.
     pub fn example(&self, direction: Direction, packet: &Packet) -> Example {
         let (allow, by) = self.judge(direction, packet);

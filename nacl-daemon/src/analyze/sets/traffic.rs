@@ -301,6 +301,18 @@ impl Traffic {
             .any(|keys| keys.when.as_ref().is_none_or(|when| when.iter().any(|circumstance| circumstance.has(packet))))
     }
 
+    /// The destination ports of TCP or UDP that are in it, first and last, ascending; those of some packets only count too.
+    pub fn ports(&self, protocol: u8) -> Vec<(u16, u16)> {
+        let start = match protocol {
+            6 => 0,
+            17 => UDP,
+            _ => return Vec::new(),
+        };
+        let own = self.keys.iter().filter(|keys| keys.last >= start && keys.first < start + PORTS);
+        own.map(|keys| ((keys.first.max(start) - start) as u16, (keys.last.min(start + PORTS - 1) - start) as u16))
+            .collect()
+    }
+
     pub(super) fn keys(&self) -> &[Keys] {
         &self.keys
     }
