@@ -63,16 +63,14 @@ fn met(views: &[View], direction: Direction) -> BTreeMap<u16, Met> {
                 continue;
             }
             let Ok(space) = Space::of(&[(&view.interface, &view.compiled)], direction, family) else { continue };
-            for packet in space.cells().map(|cell| cell.packet).filter(|packet| packet.fragment != Fragment::Later) {
-                if let Some(rule) = view.rule(direction, &packet) {
-                    all.entry(rule.number).or_default().whole.get_or_insert((at, packet));
-                }
-            }
             for reach in space.reach(0) {
                 let Other::Rule(number) = other(reach.slot) else { continue };
                 let met = all.entry(number).or_default();
-                if met.decides.is_none() {
-                    met.decides = reach.decides.map(|packet| (at, packet));
+                if let Some(packet) = reach.decides {
+                    met.decides.get_or_insert((at, packet));
+                    if packet.fragment != Fragment::Later {
+                        met.whole.get_or_insert((at, packet));
+                    }
                 }
                 for (slot, packet) in reach.taken {
                     met.taken.entry(other(slot)).or_insert((at, packet));

@@ -258,24 +258,22 @@ fn answer(request: &Packet) -> Packet {
 fn code(view: &View, direction: Direction, broken: &Broken<'_>) -> Option<&'static Code> {
     let Broken { shares, rule, .. } = broken;
     let everybody = rule.cidr.prefix_len() == 0;
-    match direction {
-        Direction::Inbound if shares.nobody() => Some(&codes::REPLIES_DENIED),
+    let usual = |whole: bool| USUAL.into_iter().any(|client| shares.whole(client) == whole);
+    match (direction, view.interface.side) {
+        (Direction::Inbound, _) if shares.nobody() => Some(&codes::REPLIES_DENIED),
         // Who is let in by its network is known, and so may be what it runs.
-        Direction::Inbound if !everybody && shares.somebody_whole() => None,
-        Direction::Inbound if USUAL.into_iter().any(|client| !shares.whole(client)) => Some(&codes::REPLIES_CUT),
-        Direction::Inbound if everybody && RARE.into_iter().any(|client| !shares.whole(client)) => {
-            Some(&codes::REPLIES_RARE)
+        (Direction::Inbound, _) if !everybody && shares.somebody_whole() => None,
+        (Direction::Inbound, _) if usual(false) => Some(&codes::REPLIES_CUT),
+        (Direction::Inbound, _) => {
+            let lacks = everybody && RARE.into_iter().any(|client| !shares.whole(client));
+            lacks.then_some(&codes::REPLIES_RARE)
         }
-        Direction::Inbound => None,
         // This machine runs Linux; what stands behind a router may run anything.
-        Direction::Outbound if view.interface.side == Side::Host => match () {
-            () if shares.whole(Client::Linux) => None,
-            () if shares.none(Client::Linux) => Some(&codes::ANSWERS_DENIED),
-            () => Some(&codes::ANSWERS_CUT),
-        },
-        Direction::Outbound if shares.nobody() => Some(&codes::ANSWERS_DENIED),
-        Direction::Outbound if USUAL.into_iter().any(|client| shares.whole(client)) => None,
-        Direction::Outbound => Some(&codes::ANSWERS_CUT),
+        (Direction::Outbound, Side::Host) if shares.whole(Client::Linux) => None,
+        (Direction::Outbound, Side::Router) if usual(true) => None,
+        (Direction::Outbound, Side::Host) if shares.none(Client::Linux) => Some(&codes::ANSWERS_DENIED),
+        (Direction::Outbound, _) if shares.nobody() => Some(&codes::ANSWERS_DENIED),
+        (Direction::Outbound, _) => Some(&codes::ANSWERS_CUT),
     }
 }
 

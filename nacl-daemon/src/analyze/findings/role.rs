@@ -16,9 +16,9 @@ pub(super) enum Role {
     Either,
 }
 
-/// A range that clients pick from has at least a fifth of some kind's ports. The ports of services that lie there, such as
+/// A range that clients pick from has at least a third of some kind's ports. The ports of services that lie there, such as
 /// 8000-8099 or Kubernetes' 30000-32767, have far less.
-const SHARE: u32 = 5;
+const SHARE: u32 = 3;
 
 /// What these ports are for; `None`: all of them.
 pub(super) fn role(ports: Option<(u16, u16)>) -> Role {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use nacl_common::{
-    Action, Control, Direction, Family, Layer, Packet, Verdict,
+    Action, Control, Direction, Family, Fragment, Layer, Packet, Verdict,
     border::{LISTS, Service, exempt_index, group_index, list_index},
     evaluate::{self, At},
 };
@@ -256,10 +256,11 @@ impl<'a> Space<'a> {
                 let mut rest = matching.filter(|slot| *slot != first).peekable();
                 let otherwise = rest.peek().copied().unwrap_or_else(|| slot_of(list.implicit));
                 let own = reached.get_mut(&first).expect("a rule");
-                own.decides.get_or_insert(cell.packet);
+                keep(own.decides.get_or_insert(cell.packet), cell.packet);
                 own.otherwise.entry(otherwise).or_insert(cell.packet);
                 for slot in rest {
-                    reached.get_mut(&slot).expect("a rule").taken.entry(decider).or_insert(cell.packet);
+                    let taken = &mut reached.get_mut(&slot).expect("a rule").taken;
+                    keep(taken.entry(decider).or_insert(cell.packet), cell.packet);
                 }
             }
         }
@@ -267,7 +268,14 @@ impl<'a> Space<'a> {
     }
 }
 
-/// What becomes of the packets that a rule matches. Packets are examples, one of each.
+/// Takes a packet for the example where the one there is a later fragment, which shows no port.
+fn keep(example: &mut Packet, packet: Packet) {
+    if example.fragment == Fragment::Later && packet.fragment != Fragment::Later {
+        *example = packet;
+    }
+}
+
+/// What becomes of the packets that a rule matches. Packets are examples, one of each; later fragments only where nothing else is.
 #[derive(Clone, Debug)]
 pub struct Reach {
     /// The layer it belongs to.
@@ -392,7 +400,7 @@ fn circumstances(kind: Kind, family: Family, asked: &[Asked<'_>]) -> Vec<Circums
         Kind::Udp => by_ports(traffic::UDP, &[]),
         Kind::Dhcp(_) => {
             let ports = by_ports(traffic::UDP, &traffic::dhcp_ports(family));
-            let parts = [nacl_common::Fragment::None, nacl_common::Fragment::First];
+            let parts = [Fragment::None, Fragment::First];
             parts
                 .into_iter()
                 .flat_map(|part| ports.iter().map(move |ports| Circumstance { fragment: Some(part), ..ports.clone() }))
