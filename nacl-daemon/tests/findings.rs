@@ -364,7 +364,7 @@ fn a_policy_with_errors_is_left_as_it_is() {
 fn what_is_mended_in_random_policies_means_the_same() {
     let mut random = Random(setting("NACLD_SEED", 2026));
     let mut applied = 0;
-    for _ in 0..40 {
+    for _ in 0..10 {
         let interface = generate::interface(&mut random, 8, 8);
         let text = written(&interface);
         let before = policy::load("random", &text, &NoHost).resolved.unwrap_or_else(|| panic!("{text}"));
@@ -382,7 +382,7 @@ fn what_is_mended_in_random_policies_means_the_same() {
         let left = findings(&after).into_iter().filter(|one| matches!(one.code, "N001" | "N004") && one.fix.is_some());
         assert_eq!(left.count(), 0, "{}", mended.text);
     }
-    assert!(applied > 100, "only {applied}");
+    assert!(applied > 20, "only {applied}");
 }
 
 /// A network ACL as a policy.
