@@ -105,15 +105,15 @@ impl List<'_> {
     }
 
     fn check(&self, found: &mut Vec<Diagnostic>) {
-        let (mut removed, mut late) = (BTreeSet::new(), BTreeSet::new());
+        let (mut removed, mut late): (BTreeSet<u16>, BTreeSet<u16>) = Default::default();
         for rule in self.rules.iter().filter(|rule| rule.line > 0) {
             let Some(met) = self.met.get(&rule.number) else { continue };
             let denies = rule.action == Action::Deny;
             if met.decides.is_none() || denies && met.whole.is_none() {
-                if self.shadowed(rule, met, found) {
-                    removed.insert(rule.number);
-                } else {
-                    late.insert(rule.number);
+                match self.shadowed(rule, met, found) {
+                    Some(true) => removed.extend([rule.number]),
+                    Some(false) => late.extend([rule.number]),
+                    None => {}
                 }
             } else if denies {
                 self.cut(rule, met, found);
@@ -122,8 +122,8 @@ impl List<'_> {
         self.redundant(removed, &late, found);
     }
 
-    /// Rules before it take every packet. Whether it is proposed to remove the rule.
-    fn shadowed(&self, rule: &Rule, met: &Met, found: &mut Vec<Diagnostic>) -> bool {
+    /// Rules before it take every packet. Whether it is proposed to remove the rule; `None`: there are no such rules.
+    fn shadowed(&self, rule: &Rule, met: &Met, found: &mut Vec<Diagnostic>) -> Option<bool> {
         let takers: Vec<_> = met
             .taken
             .iter()
@@ -134,7 +134,7 @@ impl List<'_> {
             .filter(|(_, (_, packet))| met.decides.is_none() || packet.fragment != Fragment::Later)
             .collect();
         // Only traffic inside the subnet: that is said of what is written there.
-        let Some((_, example)) = takers.first().copied() else { return false };
+        let (_, example) = takers.first().copied()?;
         let contrary: Vec<_> = takers.iter().filter(|(taker, _)| taker.action != rule.action).collect();
         let number = rule.number;
         let by = list_of(&takers.iter().map(|(taker, _)| taker.number.to_string()).collect::<Vec<_>>());
@@ -180,7 +180,7 @@ impl List<'_> {
             diagnostic = diagnostic.help(self.earlier(rule, contrary.iter().map(|(taker, _)| taker.number)));
         }
         found.push(diagnostic.proved_by([self.example(example)]));
-        same
+        Some(same)
     }
 
     /// An allow that is no exception lets through some of what a deny means.
