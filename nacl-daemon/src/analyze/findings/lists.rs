@@ -105,7 +105,7 @@ impl List<'_> {
     }
 
     fn check(&self, found: &mut Vec<Diagnostic>) {
-        let (mut removed, mut late): (BTreeSet<u16>, BTreeSet<u16>) = Default::default();
+        let (mut removed, mut late) = (BTreeSet::new(), BTreeSet::new());
         for rule in self.rules.iter().filter(|rule| rule.line > 0) {
             let Some(met) = self.met.get(&rule.number) else { continue };
             let denies = rule.action == Action::Deny;
