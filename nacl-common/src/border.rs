@@ -238,17 +238,25 @@ impl Control {
     pub const FORGETFUL: u64 = 1 << 26;
     /// Flag: this change awaits confirmation. Another word and a deadline stand beside this one ([`Self::in_force`]).
     pub const PENDING: u64 = 1 << 27;
+    /// Flag: of passed packets only those are reported that are looked for ([`Self::SOUGHT`]). It goes with [`Self::EVENTS_ALLOWED`], so
+    /// a packet that passes unreported is not asked about it.
+    pub const SEEKS: u64 = 1 << 28;
 
     /// The words of the map it stands in: itself, until when connections met in their middle are taken up, the word that
-    /// holds from the deadline on, and the deadline (nanoseconds of the kernel's coarse clock). The last two mean nothing without
-    /// [`Self::PENDING`]. What is written before it: all others.
-    pub const WORDS: usize = 4;
+    /// holds from the deadline on, the deadline (nanoseconds of the kernel's coarse clock), and the requests that are looked for. The
+    /// third and fourth mean nothing without [`Self::PENDING`], the last nothing without [`Self::SEEKS`]. What is written before it:
+    /// all others.
+    pub const WORDS: usize = Self::SOUGHT + Self::SOUGHT_AT_ONCE;
     /// Place of the time until which connections are taken up.
     pub const PICKUP: usize = 1;
     /// Place of the word that holds from the deadline on.
     pub const FALLBACK: usize = 2;
     /// Place of the deadline.
     pub const DEADLINE: usize = 3;
+    /// Place of the first [`crate::flow::Sought`].
+    pub const SOUGHT: usize = 4;
+    /// How many there are; those that are not needed are 0, which is no packet's.
+    pub const SOUGHT_AT_ONCE: usize = 4;
 
     /// A control word for one generation; `flags` are the constants above, or-ed, mode and layers with them.
     pub const fn new(slot: u8, tier: Tier, flags: u64, epoch: u32) -> Self {

@@ -9,6 +9,7 @@ use nacl_daemon::{
     logs::Format,
     observe::{
         Filter,
+        filter::Expression,
         flows::{IpProtocol, StateName, Within},
     },
     resolve::OnExit,
@@ -76,6 +77,7 @@ pub enum Verb {
     Run(Run),
     Status(Status),
     Rules(Rules),
+    Watch(Watch),
     Mode(Mode),
     Conntrack(Conntrack),
     Reload(Reload),
@@ -256,6 +258,14 @@ impl From<Way> for Direction {
     }
 }
 
+/// A filter, as it was written: the daemon reads it again.
+fn filter(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Ok(String::new());
+    }
+    text.parse::<Expression>().map(|read| read.to_string()).map_err(|error| error.to_string())
+}
+
 fn client(name: &str) -> Result<Client, String> {
     Client::from_name(name).ok_or_else(|| format!("known kinds: {}", Client::ALL.map(Client::name).join(", ")))
 }
@@ -406,6 +416,43 @@ pub struct Rules {
     /// Show a policy file instead of what a daemon enforces.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Follow verdicts as they happen: who, to whom, by which rule and line; and broken returns as they are found.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own. What is shown are samples: where there are too many at
+/// once some are left out and counted, and `nacld rules` has every packet. Ends on Ctrl-C, with the daemon, and when nobody reads on.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld watch                                             everything
+  nacld watch --filter denied                             what is denied
+  nacld watch --filter 'denied and tcp and dport 443 and remote 198.51.100.0/24'
+  nacld watch --filter 'not (udp and port 53) and rule *' --limit 20
+  nacld watch --json --for 10s > verdicts.jsonl
+
+A filter is made of `and`, `or`, `not`, parentheses and:
+  denied allowed inbound outbound tcp udp icmp icmpv6 ip ip6 tracked fragment
+  proto PROTOCOL · [src|dst|remote|local] ADDRESS or CIDR · [src|dst|remote|local] port PORT or FIRST-LAST · sport PORT · dport PORT
+  interface NAME · nacl NAME · group NAME · rule NUMBER or * · line NUMBER · layer nacl|sg|none · reason NAME · flag NAME")]
+pub struct Watch {
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(short, long, value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Only what this expression is true of.
+    #[arg(short, long, value_name = "EXPRESSION", default_value = "", hide_default_value = true, value_parser = filter)]
+    pub filter: String,
+    /// Print each as a line of JSON, as the API has it.
+    #[arg(long)]
+    pub json: bool,
+    /// End after so many.
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// End after this long, such as 10s or 5m.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub lifetime: Option<Duration>,
     #[command(flatten)]
     pub socket: Socket,
 }

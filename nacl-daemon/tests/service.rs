@@ -3,6 +3,7 @@
 
 mod service {
     pub mod api;
+    pub mod broken;
     pub mod follow;
     pub mod links;
 }
@@ -22,7 +23,7 @@ use hyper::{Method, body::Incoming};
 use nacl_common::{
     Action, Control, Counter, Direction, Event, Reason,
     border::{Entry, FlowKey, NO_SLOT, group_implicit_slot, implicit_slot, tracked_slot},
-    flow::{Met, State as Stands},
+    flow::{Met, Sought, State as Stands},
 };
 use nacl_daemon::{
     compile::{Compiled, SlotTable},
@@ -69,6 +70,8 @@ struct Device {
     installed: u32,
     flows: BTreeMap<FlowKey, Entry>,
     events: Option<Events>,
+    /// Requests that are reported though they pass.
+    sought: Vec<Sought>,
     counters: Counters,
     queue: VecDeque<Event>,
     bell: Option<io::PipeWriter>,
@@ -333,6 +336,10 @@ impl Attached for FakeAttachment {
         device.events = Some(options.events);
         device.notes.insert(device.epoch, (note.clone(), device.slots.clone(), flags));
         Ok(device.epoch)
+    }
+
+    fn seek(&mut self, sought: &[Sought]) {
+        self.fake.lock().attached.get_mut(&self.name).unwrap().sought = sought.to_vec();
     }
 
     fn pending(&self) -> Option<Duration> {

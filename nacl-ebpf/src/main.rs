@@ -124,7 +124,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                     let (_, slot) = split(decision);
                     report::count_alone(slot, amount);
                     let action = u64::from(decision >> ALLOW.trailing_zeros());
-                    telling = report::wanted(control, action, &mut work.tick);
+                    telling = report::wanted(control, direction, action, &work.packet, &mut work.tick);
                     if telling.is_none() {
                         return control.drops(action);
                     }
@@ -132,7 +132,8 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 } else {
                     met.verdict = decide_alone(&question, &answers);
                     report::count(&met);
-                    telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
+                    telling =
+                        report::wanted(control, direction, met.verdict.action as u64, &work.packet, &mut work.tick);
                 }
             } else {
                 // SAFETY: as above.
@@ -140,7 +141,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 let at = At { control, now: flows::tick(&mut work.tick), pickup_until };
                 if let Some(verdict) = judge(at, direction, work) {
                     report::count_alone(verdict.slot, amount);
-                    telling = report::wanted(control, verdict.action as u64, &mut work.tick);
+                    telling = report::wanted(control, direction, verdict.action as u64, &work.packet, &mut work.tick);
                     if telling.is_none() {
                         return control.drops(verdict.action as u64);
                     }
@@ -148,7 +149,8 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 } else {
                     met.verdict = work.verdict;
                     report::count(&met);
-                    telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
+                    telling =
+                        report::wanted(control, direction, met.verdict.action as u64, &work.packet, &mut work.tick);
                 }
                 met.flow = work.met;
             }
@@ -157,7 +159,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
             work.packet = Packet::NOT_PARSED;
             met.verdict = judge_other(control, reason);
             report::count(&met);
-            telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
+            telling = report::wanted(control, direction, met.verdict.action as u64, &work.packet, &mut work.tick);
         }
     }
     if let Some(telling) = telling {

@@ -2,11 +2,16 @@
 
 use aya_ebpf::{EbpfContext, Global};
 use aya_log_ebpf::info;
-use nacl_common::{Control, Counter, Direction, Event, Packet, Verdict, border::NO_SLOT, flow, reason::REASONS};
+use nacl_common::{
+    Action, Control, Counter, Direction, Event, Packet, Verdict,
+    border::NO_SLOT,
+    flow::{self, Sought},
+    reason::REASONS,
+};
 
 use crate::{
     OFF, TEST, TRACE, flows,
-    maps::{BUCKET, EVENTS, LAST, REASON, SCRATCH, SLOTS},
+    maps::{BUCKET, CONTROL, EVENTS, LAST, REASON, SCRATCH, SLOTS},
 };
 
 /// Load-time constant: nanoseconds between two samples of one CPU in the long run.
@@ -91,14 +96,45 @@ pub struct Telling {
 /// How a verdict with this number of an action is to be told; nothing where it is not, which is nearly always: also in a flood of
 /// denied packets, of which a sample is told. Asked before anything is put together.
 #[inline(always)]
-pub fn wanted(control: Control, action: u64, tick: &mut [u64; 2]) -> Option<Telling> {
+pub fn wanted(
+    control: Control,
+    direction: Direction,
+    action: u64,
+    packet: &Packet,
+    tick: &mut [u64; 2],
+) -> Option<Telling> {
     let told = TEST.load() == 1 || TRACE.load() == 1;
-    if control.reports(action) == 0 && !told {
+    let mut reports = control.reports(action) != 0;
+    if !reports && !told {
         return None;
     }
+    // What is looked for is there to explain what is denied, and must not take its room: half of the bucket is enough.
+    let mut room = EVENT_BURST.load();
+    if reports && action != Action::Deny as u64 && control.has(Control::SEEKS) {
+        reports = is_sought(direction, packet);
+        if !reports && !told {
+            return None;
+        }
+        room >>= 1;
+    }
     let time = flows::tick(tick);
-    let sampled = control.reports(action) != 0 && due(time);
+    let sampled = reports && due(time, room);
     (sampled || told).then_some(Telling { time, sampled })
+}
+
+/// Whether a packet that passes is one of those that are looked for.
+#[inline(always)]
+fn is_sought(direction: Direction, packet: &Packet) -> bool {
+    let Some(words) = CONTROL.get_ptr(0) else { return false };
+    let mut found = false;
+    let mut place = 0;
+    while place < Control::SOUGHT_AT_ONCE {
+        // SAFETY: a word of the map's value, and a u64 is read in one piece.
+        let sought = Sought(unsafe { words.cast::<u64>().add(Control::SOUGHT + place).read_volatile() });
+        found |= sought.is_asked_by(direction, packet);
+        place += 1;
+    }
+    found
 }
 
 /// Tells whoever asked to be told.
@@ -151,12 +187,12 @@ pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet, telling: Tellin
 
 /// Whether one more sample may be taken: not where there were too many lately (a bucket kept as the time the next one is due).
 #[inline(always)]
-fn due(time: u64) -> bool {
+fn due(time: u64, room: u64) -> bool {
     let Some(bucket) = BUCKET.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own value of a map.
     let bucket = unsafe { &mut *bucket };
     let due = if bucket.due > time { bucket.due } else { time };
-    if due - time > EVENT_BURST.load() {
+    if due - time > room {
         bucket.suppressed += 1;
         return false;
     }

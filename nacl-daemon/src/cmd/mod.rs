@@ -16,6 +16,7 @@ mod rollback;
 mod rules;
 mod run;
 mod status;
+mod watch;
 
 use std::{
     error::Error,
@@ -40,6 +41,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),
+        Verb::Watch(args) => watch::run(args),
         Verb::Mode(args) => mode::run(args),
         Verb::Conntrack(args) => conntrack::run(args),
         Verb::Reload(args) => reload::run(args),

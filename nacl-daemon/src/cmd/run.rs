@@ -2,7 +2,7 @@
 
 use nacl_daemon::{
     logs,
-    report::status,
+    report::{broken, status, watch},
     service::{
         plane::Kernel,
         serve::{self, Config, Ended, Notice, Tell, Undone},
@@ -54,7 +54,8 @@ fn tell(notice: Notice) {
         Notice::Set(modes) => super::print(status::set(modes)),
         Notice::NotReloaded { error, .. } => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
         Notice::Interface { happened, .. } => super::print(status::happened(happened)),
-        Notice::Record(record) => super::print(status::record(record)),
+        Notice::Record(record) => super::print(watch::record(record)),
+        Notice::Broken(found) => super::print(broken::found(found)),
         Notice::Missed(count) => super::tell(format!("{count} packets were not shown: too many at once\n")),
         Notice::Ended { why, interfaces, stay } => super::print(status::ended(why.name(), interfaces, stay)),
         // For logs and service managers.

@@ -23,7 +23,7 @@ use nacl_common::{
         Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small, Tier, implicit_slot,
     },
     evaluate::slot_reason,
-    flow,
+    flow::{self, Sought},
     reason::REASONS,
 };
 use nix::time::{ClockId, clock_gettime};
@@ -378,6 +378,24 @@ impl Maps {
         journal(epoch, &self.account, &[old.epoch(), self.last_epoch()])?;
         self.switch(&options, new, true);
         Ok(epoch)
+    }
+
+    /// Has requests to these services reported though they pass, and to no others. No switch: nothing is judged otherwise, so the epoch stays.
+    /// Where everything is reported that passes, nothing need be looked for.
+    pub fn seek(&self, sought: &[Sought]) {
+        const BOTH: u64 = Control::SEEKS | Control::EVENTS_ALLOWED;
+        let old = Control(self.word(0).load(Ordering::Acquire));
+        if old.has(Control::EVENTS_ALLOWED) && !old.has(Control::SEEKS) {
+            return;
+        }
+        for place in 0..Control::SOUGHT_AT_ONCE {
+            let sought = sought.get(place).copied().unwrap_or_default();
+            self.word(Control::SOUGHT + place).store(sought.0, Ordering::Release);
+        }
+        let new = if sought.is_empty() { old.0 & !BOTH } else { old.0 | BOTH };
+        if new != old.0 {
+            self.word(0).store(new, Ordering::Release);
+        }
     }
 
     /// Fails while a change awaits confirmation: there is one place for what it would go back to.

@@ -30,6 +30,7 @@ use nacl_common::{
     Control, Counter, Direction, Reason,
     border::{Entry, FlowKey},
     evaluate::Hook,
+    flow::Sought,
 };
 
 pub use self::{
@@ -511,6 +512,12 @@ impl Attachment {
     pub fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, DataplaneError> {
         let journal = &mut self.journal;
         self.maps.toggle(*options, flags, &mut |epoch, account, keep| write_down(journal, epoch, account, note, keep))
+    }
+
+    /// Has requests to these services reported though they pass, and to no others, until the next switch; so many at once as
+    /// [`nacl_common::Control::SOUGHT_AT_ONCE`] says. Nothing is judged otherwise.
+    pub fn seek(&self, sought: &[Sought]) {
+        self.maps.seek(sought);
     }
 
     /// How long a change still waits for confirmation: nothing where none does, zero where the programs have gone back.

@@ -1,13 +1,16 @@
 //! Counters and events → values with names, which the API hands out and `report` renders. The shapes here are the
 //! JSON of the API: fields are added, never renamed. No kernel, no text for people.
 
+pub mod broken;
 mod event;
+pub mod filter;
 pub mod flows;
 mod history;
 mod hits;
 pub(crate) mod names;
 mod status;
 
+pub use broken::{BrokenCount, BrokenReturn};
 pub use event::{Clock, Record};
 pub use flows::{Admitted, Filter, Naming, Remembered, StateCount, Tracking, TrackingStats};
 pub use history::History;

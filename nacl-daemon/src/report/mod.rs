@@ -1,5 +1,6 @@
 //! Values → text and JSON for people and machines. Never queries.
 
+pub mod broken;
 pub mod conntrack;
 pub mod console;
 pub mod diagnostics;
@@ -10,6 +11,7 @@ pub mod lockout;
 pub mod rule;
 pub mod rules;
 pub mod status;
+pub mod watch;
 
 /// An interface and its namespace as a person reads them.
 pub fn place(interface: &str, netns: Option<&str>) -> String {

@@ -2,7 +2,7 @@
 //! events is one such object a line. Only translation lives here: what is done is done by [`Service`], and who may ask is said
 //! by [`access`]. `docs/api.md` is its page, and a test holds the two together.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -28,8 +28,9 @@ use super::{
 };
 use crate::{
     observe::{
-        Change, Filter as Flows, InterfaceModes, InterfaceRules, InterfaceStatus, PendingStatus, Place as Named,
-        PolicyStatus, Record, Remembered, SettingChange, Status, TrackingStats, names,
+        BrokenCount, BrokenReturn, Change, Filter as Flows, InterfaceModes, InterfaceRules, InterfaceStatus,
+        PendingStatus, Place as Named, PolicyStatus, Record, Remembered, SettingChange, Status, TrackingStats,
+        filter::Expression, names,
     },
     report,
     resolve::{Layers, Mode},
@@ -132,6 +133,15 @@ pub struct AllModes {
 pub struct Connections {
     /// What is remembered, by interface; those that expire last first.
     pub connections: Vec<Remembered>,
+}
+
+/// Answer of `/v1/broken`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Broken {
+    /// Flows whose requests pass and whose replies do not; what was met last comes first.
+    pub broken: Vec<BrokenReturn>,
+    /// How many there ever were, by interface and direction.
+    pub broken_counts: Vec<BrokenCount>,
 }
 
 /// Answer of `/v1/conntrack/stats`.
@@ -266,7 +276,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
     }),
     ask("/v1/conntrack/stats", "how full the connection tables are; ?interface=", || get(connection_stats)),
     change("/v1/conntrack/flush", "forget connections; as for the list, &all= and &force=", || post(flush)),
-    ask("/v1/events", "verdicts as they happen, one object a line; ?interface=&action=&reason=", || get(events)),
+    ask("/v1/broken", "requests that pass and whose replies do not: why, and what mends it; ?interface=", || {
+        get(broken)
+    }),
+    ask(
+        "/v1/events",
+        "verdicts as they happen, one object a line; ?interface=&action=&reason=&filter=&broken=",
+        || get(events),
+    ),
     change("/v1/reload", "read the policy file again; ?force=&confirm=", || post(reload)),
     change("/v1/confirm", "make a change stay that awaits confirmation", || post(confirm)),
     change("/v1/rollback", "undo a change that awaits confirmation", || post(rollback)),
@@ -355,6 +372,14 @@ struct Which {
 
 async fn rules(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<Rules> {
     blocking(service, move |service| Ok(Rules { interfaces: service.state().rules(which.interface.as_deref())? })).await
+}
+
+async fn broken(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<Broken> {
+    blocking(service, move |service| {
+        let state = service.state();
+        Ok(Broken { broken: state.broken(which.interface.as_deref())?, broken_counts: state.broken_counts() })
+    })
+    .await
 }
 
 async fn modes(State(service): State<Arc<Service>>) -> Outcome<AllModes> {
@@ -522,25 +547,33 @@ async fn stop(State(service): State<Arc<Service>>) -> Outcome<Detached> {
 pub struct Filter {
     /// Only this interface.
     interface: Option<String>,
-    /// `deny` (default), `allow` or `all`.
-    #[serde(default)]
-    action: Wanted,
+    /// `deny`, `allow` or `all`; where it is not said, what the filter may want, and `deny` without one.
+    action: Option<Wanted>,
     /// Only this reason, by its stable name.
     reason: Option<String>,
+    /// Only what this expression is true of.
+    filter: Option<Expression>,
+    /// Broken returns too, as they are found.
+    #[serde(default)]
+    broken: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Wanted {
-    #[default]
     Deny,
     Allow,
     All,
 }
 
 impl Filter {
+    fn wanted(&self) -> Wanted {
+        let of_filter = |filter: &Expression| if filter.may_admit("allow") { Wanted::All } else { Wanted::Deny };
+        self.action.or_else(|| self.filter.as_ref().map(of_filter)).unwrap_or(Wanted::Deny)
+    }
+
     fn admits(&self, record: &Record) -> bool {
-        let action = match self.action {
+        let action = match self.wanted() {
             Wanted::Deny => record.action == "deny",
             Wanted::Allow => record.action == "allow",
             Wanted::All => true,
@@ -548,6 +581,11 @@ impl Filter {
         action
             && self.interface.as_ref().is_none_or(|interface| *interface == record.interface)
             && self.reason.as_ref().is_none_or(|reason| *reason == record.reason)
+            && self.filter.as_ref().is_none_or(|filter| filter.admits(record))
+    }
+
+    fn admits_broken(&self, found: &BrokenReturn) -> bool {
+        self.broken && self.interface.as_ref().is_none_or(|interface| *interface == found.interface)
     }
 }
 
@@ -557,8 +595,15 @@ struct Missed {
     missed: u64,
 }
 
+/// A line of the stream that tells of a broken return.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found<'f> {
+    broken: Cow<'f, BrokenReturn>,
+}
+
 struct Listener {
     records: Receiver<Arc<Record>>,
+    broken: Receiver<Arc<BrokenReturn>>,
     service: Arc<Service>,
     filter: Filter,
     _curious: Option<Curious>,
@@ -569,6 +614,14 @@ impl Listener {
         loop {
             let received = tokio::select! {
                 received = self.records.recv() => received,
+                found = self.broken.recv() => match found {
+                    Ok(found) if self.filter.admits_broken(&found) => {
+                        return line(&Found { broken: Cow::Borrowed(&found) });
+                    }
+                    // What was missed here is in the list.
+                    Ok(_) | Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => return None,
+                },
                 _ = self.service.stopped() => return None,
             };
             match received {
@@ -587,7 +640,8 @@ fn line<T: Serialize>(body: &T) -> Option<String> {
     Some(line)
 }
 
-async fn events(State(service): State<Arc<Service>>, Query(mut filter): Query<Filter>) -> Result<Response, Failure> {
+async fn events(State(service): State<Arc<Service>>, asked: Asked<Filter>) -> Result<Response, Failure> {
+    let Query(mut filter) = asked.map_err(|error| senseless(error.body_text()))?;
     if let Some(asked) = &filter.interface {
         match service.state().name(asked) {
             Ok(name) => filter.interface = Some(name),
@@ -596,15 +650,15 @@ async fn events(State(service): State<Arc<Service>>, Query(mut filter): Query<Fi
             Err(error) => return Err(error.into()),
         }
     }
-    let records = service.listen();
-    let curious = if filter.action == Wanted::Deny {
+    let (records, broken) = (service.listen(), service.listen_broken());
+    let curious = if filter.wanted() == Wanted::Deny {
         None
     } else {
         let service = Arc::clone(&service);
         let asked = tokio::task::spawn_blocking(move || service.report_all()).await;
         Some(asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
     };
-    let listener = Listener { records, service, filter, _curious: curious };
+    let listener = Listener { records, broken, service, filter, _curious: curious };
     let lines = stream::unfold(listener, async |mut listener| {
         let line = listener.next_line().await?;
         Some((Ok::<_, Infallible>(line), listener))

@@ -4,6 +4,7 @@
 pub mod absent;
 pub mod access;
 pub mod api;
+pub mod broken;
 pub mod client;
 mod confirm;
 pub mod detach;
@@ -37,13 +38,16 @@ use tokio::{
 };
 
 use self::{
+    broken::Scene,
     load::{LoadError, Loader},
     serve::{Ended, Notice, Undone},
-    state::{State, StateError},
+    state::{Drained, State, StateError},
 };
 use crate::{
     dataplane::Events,
-    observe::{Brief, Change, Filter, InterfaceModes, Place, Record, Setting, SettingChange},
+    observe::{
+        Brief, BrokenReturn, Change, Filter, InterfaceModes, Place, Record, Setting, SettingChange, broken::Pair,
+    },
 };
 
 /// Where the daemon listens unless told otherwise.
@@ -54,6 +58,10 @@ pub const DEFAULT_STATE: &str = "/run/nacld";
 
 /// Records a slow listener may be behind before it misses some. Bounded: a listener that sleeps costs nothing.
 const RECORDS_QUEUED: usize = 4096;
+/// Broken returns, likewise.
+const BROKEN_QUEUED: usize = 256;
+/// How often what is looked for is seen to.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Records read in one go, so that a flood of events does not keep others from the state.
 const RECORDS_AT_ONCE: usize = 256;
 
@@ -62,6 +70,8 @@ pub struct Service {
     state: Mutex<State>,
     loader: Box<dyn Loader>,
     records: broadcast::Sender<Arc<Record>>,
+    broken: broadcast::Sender<Arc<BrokenReturn>>,
+    doubts: Notify,
     /// Listeners that want allowed packets too.
     curious: Mutex<usize>,
     attachments_changed: Notify,
@@ -99,6 +109,8 @@ impl Service {
             state: Mutex::new(state),
             loader,
             records: broadcast::channel(RECORDS_QUEUED).0,
+            broken: broadcast::channel(BROKEN_QUEUED).0,
+            doubts: Notify::new(),
             curious: Mutex::new(0),
             attachments_changed: Notify::new(),
             pending_changed: Notify::new(),
@@ -140,6 +152,7 @@ impl Service {
 
     /// Wakes everybody who waits for another policy.
     fn changed(&self) {
+        self.review_broken();
         self.attachments_changed.notify_one();
         self.pending_changed.notify_one();
         self.policy_changed.notify_one();
@@ -153,6 +166,7 @@ impl Service {
             (happened, again, state.brief())
         };
         if !happened.is_empty() {
+            self.review_broken();
             self.attachments_changed.notify_one();
         }
         for one in &happened {
@@ -245,6 +259,7 @@ impl Service {
         }
         let modes = state.set(&name, Setting::of(&next))?;
         drop(state);
+        self.review_broken();
         (self.tell)(Notice::Set(&modes));
         Ok(modes)
     }
@@ -297,6 +312,57 @@ impl Service {
         Ok(Curious(Arc::clone(self)))
     }
 
+    /// Broken returns from now on, as they are found.
+    pub fn listen_broken(&self) -> broadcast::Receiver<Arc<BrokenReturn>> {
+        self.broken.subscribe()
+    }
+
+    /// Sees to what the kernel looks for, until the daemon ends.
+    pub async fn seek(self: Arc<Self>) {
+        loop {
+            let doubts = self.state().seek();
+            if doubts {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            } else {
+                self.doubts.notified().await;
+            }
+        }
+    }
+
+    /// Takes note of requests and denied replies that belong together. What is new is explained, kept and told; the state is not held
+    /// meanwhile, because a fix is tried in the engine, which takes a compilation or two.
+    fn prove(&self, scene: &Scene, pairs: &[(Pair, String)]) {
+        for (pair, time) in pairs {
+            let Some(found) = scene.explain(pair, time.clone()) else { continue };
+            if self.state().broken.count(&found) {
+                continue;
+            }
+            let found = scene.complete(found);
+            {
+                let mut state = self.state();
+                // Another policy may be in force by now.
+                let now = state.modes(Some(&scene.place.interface));
+                if now.is_ok_and(|modes| modes.iter().all(|modes| modes.epoch != scene.epoch)) {
+                    return;
+                }
+                // Nor by the pump of another attachment: an interface has one.
+                state.broken.enter(found.clone());
+            }
+            (self.tell)(Notice::Broken(&found));
+            // Nobody listening is no error.
+            let _ = self.broken.send(Arc::new(found));
+        }
+    }
+
+    /// Drops broken returns that are mended, and finds new fixes for the others.
+    fn review_broken(&self) {
+        let stay = self.state().review_broken();
+        for (scene, broken) in stay {
+            let completed = scene.complete(broken);
+            self.state().broken.amend(completed);
+        }
+    }
+
     /// Passes events from the kernel on to the listeners until the daemon ends.
     pub async fn pump(self: Arc<Self>) {
         let mut pumps = tokio::task::JoinSet::new();
@@ -331,11 +397,21 @@ impl Service {
             loop {
                 let service = Arc::clone(&self);
                 let drained = tokio::task::spawn_blocking(move || service.state().drain(id, RECORDS_AT_ONCE)).await;
-                let Ok(Some(records)) = drained else { return };
-                let full = records.len() == RECORDS_AT_ONCE;
+                let Ok(Some(Drained { events, records, pairs, scene, doubts })) = drained else { return };
+                let full = events == RECORDS_AT_ONCE;
                 for record in records {
                     // Nobody listening is no error.
                     let _ = self.records.send(Arc::new(record));
+                }
+                if doubts {
+                    self.doubts.notify_one();
+                }
+                if let Some(scene) = scene {
+                    let service = Arc::clone(&self);
+                    let proved = tokio::task::spawn_blocking(move || service.prove(&scene, &pairs)).await;
+                    if proved.is_err() {
+                        return;
+                    }
                 }
                 if !full {
                     break;

@@ -64,6 +64,7 @@ fn of(notice: &Notice<'_>, is_ready: bool) {
         | Notice::Diagnostics(_)
         | Notice::Set(_)
         | Notice::Record(_)
+        | Notice::Broken(_)
         | Notice::Missed(_)
         | Notice::Ended { .. } => {}
     }

@@ -13,6 +13,7 @@ use std::{
 use nacl_common::{
     Event,
     border::{Entry, FlowKey},
+    flow::Sought,
 };
 use thiserror::Error;
 
@@ -77,6 +78,9 @@ pub trait Attached: Send {
     /// Changes settings, mode and layers at once, under the same policy. `flags`: as [`Compiled::flags`]. Returns the new
     /// epoch.
     fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, PlaneError>;
+    /// Has requests to these services reported though they pass, and to no others, until the next switch; so many at once as
+    /// [`nacl_common::Control::SOUGHT_AT_ONCE`] says. Nothing is judged otherwise.
+    fn seek(&mut self, sought: &[Sought]);
     /// How long a change still waits for confirmation: nothing where none does, zero where it was undone.
     fn pending(&self) -> Option<Duration>;
     /// Begins anew to wait for confirmation, where a change does.
@@ -243,6 +247,10 @@ impl Attached for Attachment {
 
     fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, PlaneError> {
         Ok(self.toggle(options, flags, note)?)
+    }
+
+    fn seek(&mut self, sought: &[Sought]) {
+        Self::seek(self, sought);
     }
 
     fn pending(&self) -> Option<Duration> {

@@ -25,7 +25,7 @@ use super::{
     state::{self, Settings, State, StateError},
 };
 use crate::{
-    observe::{Brief, Change, Happened, InterfaceModes, InterfaceStatus, Record, Status},
+    observe::{Brief, BrokenReturn, Change, Happened, InterfaceModes, InterfaceStatus, Record, Status},
     resolve::OnExit,
 };
 
@@ -124,6 +124,8 @@ pub enum Notice<'a> {
     },
     /// A packet, as reported by the kernel.
     Record(&'a Record),
+    /// Requests pass and their replies do not: one that was not known.
+    Broken(&'a BrokenReturn),
     /// So many packets could not be told of.
     Missed(u64),
     /// The daemon ends: everything is detached next.
@@ -328,6 +330,7 @@ async fn serve(
     let mut server: JoinHandle<io::Result<()>> =
         tokio::spawn(listen::serve(listener, router, listen::Bounds::default(), until));
     let pump = tokio::spawn(Arc::clone(service).pump());
+    let seek = tokio::spawn(Arc::clone(service).seek());
     let expire = tokio::spawn(Arc::clone(service).expire());
     let links = tokio::spawn(links::watch(Arc::clone(service)));
     let follow = config.follow.then(|| tokio::spawn(follow::follow(Arc::clone(service), config.file.clone())));
@@ -373,6 +376,7 @@ async fn serve(
         server.abort();
     }
     pump.abort();
+    seek.abort();
     expire.abort();
     links.abort();
     for task in [follow, watch, watchdog].into_iter().flatten() {

@@ -12,13 +12,14 @@ use std::{
 };
 
 use nacl_common::{
-    Reason,
+    Action, Packet, Reason,
     border::{Entry, FlowKey},
 };
 use thiserror::Error;
 
 use super::{
     absent::Waiting,
+    broken::{Book, Scene},
     confirm::Pending,
     memo::{Memo, Source},
     plane::{Attached, Plane, PlaneError},
@@ -28,9 +29,11 @@ use crate::{
     compile::{self, Compiled, SlotTable},
     dataplane::{Counters, DataplaneError, Events, Note, Options, Target, Terms},
     observe::{
-        Absent, Brief, BriefInterface, Change, Clock, Filter, History, InterfaceModes, InterfaceRules, InterfaceStatus,
-        ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, SettingChange,
-        Status, Totals, Tracking, TrackingStats, flows, interface_rules,
+        Absent, Brief, BriefInterface, BrokenCount, BrokenReturn, Change, Clock, Filter, History, InterfaceModes,
+        InterfaceRules, InterfaceStatus, ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus,
+        Remembered, Setting, SettingChange, Status, Totals, Tracking, TrackingStats,
+        broken::{Pair, Pairing},
+        flows, interface_rules,
     },
     report::{named, place},
     resolve::{Interface, Layers, OnExit},
@@ -203,6 +206,8 @@ pub struct State {
     pub(super) rejected: Option<Source>,
     /// Whether what is in force stays there when the daemon is told to end.
     pub(super) on_exit: OnExit,
+    /// Requests that pass, and whose replies do not.
+    pub(super) broken: Book,
 }
 
 /// One interface with its policy in force.
@@ -213,6 +218,8 @@ pub(super) struct Enforced {
     pub(super) meant: Meant,
     pub(super) attachment: Box<dyn Attached>,
     pub(super) history: History,
+    /// Which of the packets that are reported belong together.
+    pub(super) pairing: Pairing,
 }
 
 /// What is to hold on an interface.
@@ -245,6 +252,7 @@ impl State {
             pending: None,
             rejected: None,
             on_exit: OnExit::default(),
+            broken: Book::default(),
         }
     }
 
@@ -367,6 +375,7 @@ impl State {
                 change.modes.push(ModeChange { interface: key.clone(), before: was, now, live });
             }
             change.switched.push(key.clone());
+            current.pairing.clear();
             before.insert(key, mem::replace(&mut current.meant, meant));
         }
         for (key, (meant, attachment)) in fresh {
@@ -405,7 +414,8 @@ impl State {
     pub(super) fn enforce(&mut self, name: String, meant: Meant, attachment: Box<dyn Attached>, mut history: History) {
         history.begin(attachment.epoch(), &meant.compiled.slots);
         self.next_id += 1;
-        let enforced = Enforced { id: self.next_id, name: name.clone(), meant, attachment, history };
+        let pairing = Pairing::default();
+        let enforced = Enforced { id: self.next_id, name: name.clone(), meant, attachment, history, pairing };
         self.interfaces.insert(name, enforced);
     }
 
@@ -510,6 +520,7 @@ impl State {
         if setting != Setting::of(&held.meant.interface) {
             let interface = setting.on(&held.meant.interface);
             held.toggle(interface, Options { enforce: setting.enforce, ..held.meant.options }, &source)?;
+            held.pairing.clear();
         }
         Ok(held.modes())
     }
@@ -648,8 +659,10 @@ impl State {
         }
         let mut stay = Vec::new();
         self.absent.clear();
-        for (_, held) in mem::take(&mut self.interfaces) {
+        for (_, mut held) in mem::take(&mut self.interfaces) {
             let name = text_of(&held.name, &held.meant.interface);
+            // Nobody is left who would read of it.
+            held.attachment.seek(&[]);
             if held.attachment.leave() {
                 stay.push(name);
             }
@@ -697,6 +710,8 @@ impl State {
             pending: self.pending_status(),
             problems: self.problems(),
             absent: self.absent(),
+            broken: self.broken.list(None),
+            broken_counts: self.broken.counts(),
             on_exit: self.ends(),
             interfaces: self.interfaces.values().map(|held| held.status(now)).collect::<Result<_, _>>()?,
         })
@@ -723,19 +738,61 @@ impl State {
             .collect()
     }
 
-    /// What an attachment has to report, at most `limit` records; nothing when it is gone.
-    pub fn drain(&mut self, id: u64, limit: usize) -> Option<Vec<Record>> {
-        let clock = self.clock;
+    /// What an attachment has to report, at most `limit` events; nothing when it is gone.
+    pub fn drain(&mut self, id: u64, limit: usize) -> Option<Drained> {
+        let (clock, now, all) = (self.clock, self.plane.now(), self.events == Events::All);
         let held = self.interfaces.values_mut().find(|held| held.id == id)?;
         held.attachment.flush_trace();
         let (place, groups) = (held.place(), held.groups().unwrap_or_default());
-        let mut records = Vec::new();
-        while records.len() < limit
+        let mut drained = Drained::default();
+        while drained.events < limit
             && let Some(event) = held.attachment.next_event()
         {
-            records.push(Record::new(&event, &place, &groups, &held.history, clock));
+            drained.events += 1;
+            // What is only looked for is nobody's news.
+            if all || event.action == Action::Deny as u8 {
+                drained.records.push(Record::new(&event, &place, &groups, &held.history, clock));
+            }
+            let compiled = &held.meant.compiled;
+            let admits = |direction, packet: &Packet| compiled.judge(direction, packet).action == Action::Allow;
+            // A packet of another policy proves nothing of this one.
+            if event.epoch == held.attachment.epoch()
+                && let Some(pair) = held.pairing.met(&event, admits)
+            {
+                drained.pairs.push((pair, clock.rfc3339(pair.time)));
+            }
         }
-        Some(records)
+        if !drained.pairs.is_empty() {
+            drained.scene = Some(held.scene());
+        }
+        drained.doubts = held.seek(now);
+        Some(drained)
+    }
+
+    /// Has the kernel look for requests whose replies seem to be denied. To be called again after about a second while it returns true.
+    pub fn seek(&mut self) -> bool {
+        let now = self.plane.now();
+        self.interfaces.values_mut().fold(false, |doubts, held| held.seek(now) | doubts)
+    }
+
+    /// What is known of broken returns that the policy in force has mended is dropped. Returns what stays.
+    pub(super) fn review_broken(&mut self) -> Vec<(Scene, BrokenReturn)> {
+        let Self { broken, interfaces, .. } = self;
+        broken.review(|name| interfaces.get(name).map(Enforced::scene))
+    }
+
+    /// How many broken returns there ever were, by interface and direction.
+    pub fn broken_counts(&self) -> Vec<BrokenCount> {
+        self.broken.counts()
+    }
+
+    /// Broken returns of one interface or of all.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn broken(&self, asked: Option<&str>) -> Result<Vec<BrokenReturn>, StateError> {
+        let name = asked.map(|asked| self.name(asked)).transpose()?;
+        Ok(self.broken.list(name.as_deref()))
     }
 }
 
@@ -762,9 +819,40 @@ impl InForce<'_> {
     }
 }
 
+/// What an attachment had to report.
+#[derive(Default)]
+pub struct Drained {
+    /// How many events it was.
+    pub events: usize,
+    /// Verdicts for whoever listens.
+    pub records: Vec<Record>,
+    /// Requests and denied replies that belong together, and when.
+    pub pairs: Vec<(Pair, String)>,
+    /// What they are explained by, where there are any.
+    pub scene: Option<Scene>,
+    /// Something is looked for, and somebody must see to it.
+    pub doubts: bool,
+}
+
 impl Enforced {
     fn target(&self) -> Target {
         target(&self.meant.interface)
+    }
+
+    fn scene(&self) -> Scene {
+        Scene {
+            place: self.place(),
+            interface: self.meant.interface.clone(),
+            compiled: self.meant.compiled.clone(),
+            epoch: self.attachment.epoch(),
+        }
+    }
+
+    /// Whether there is anything to look for.
+    fn seek(&mut self, now: u64) -> bool {
+        let sought = self.pairing.sought(now);
+        self.attachment.seek(&sought);
+        self.pairing.doubts()
     }
 
     pub(super) fn place(&self) -> Place {

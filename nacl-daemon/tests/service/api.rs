@@ -65,12 +65,16 @@ fn keys(value: &Value, found: &mut BTreeSet<String>) {
 
 /// A daemon with something of everything to tell.
 async fn busy() -> Daemon {
-    let daemon = Daemon::start(&GROUPS.replace("nacl = \"web\"", "nacl = \"web\"\nmode = \"stateful\"")).await;
+    let (_, shut) = crate::service::broken::SHUT.split_once('\n').unwrap();
+    let shut = shut.replace(HERE, "fake1");
+    let daemon =
+        Daemon::start(&(GROUPS.replace("nacl = \"web\"", "nacl = \"web\"\nmode = \"stateful\"") + &shut)).await;
     let rule = daemon.fake.slot(HERE, Direction::Inbound, 100);
     daemon.fake.hit(HERE, rule, 1);
     let (key, entry) = flow(443, Stands::Established, 300);
     daemon.fake.remember(HERE, key, Entry { nacl: 1, nacl_slot: rule, ..entry });
     daemon.client.reload(false, None).await.unwrap();
+    crate::service::broken::meet(&daemon, "fake1").await;
     daemon
 }
 
