@@ -32,6 +32,8 @@ use toml_edit::{DocumentMut, Item, Value, value};
 const LONG: Duration = Duration::from_secs(5);
 /// How long for one that does not: TCP asks again after a second, and its second request is the one that is seen.
 const SHORT: Duration = Duration::from_millis(1500);
+/// And for one whose question does not even arrive.
+const IN_VAIN: Duration = Duration::from_millis(200);
 /// How often clients ask until everything is told that must be.
 const ROUNDS: usize = 6;
 
@@ -82,7 +84,7 @@ fn said(broken: &[BrokenReturn]) -> BTreeSet<Said> {
 fn policy(text: &str, lab: &Lab, router: &str, mode: Option<Mode>, layers: Option<Layers>) -> DocumentMut {
     let mut document: DocumentMut = text.parse().expect("the lab's policy");
     for hook in &lab.hooks {
-        let interface = document["interface"][hook].as_table_like_mut().expect("the hook's interface");
+        let interface = document["interface"][hook.as_str()].as_table_like_mut().expect("the hook's interface");
         interface.insert("netns", value(router));
         mode.map(|mode| interface.insert("mode", value(mode.name())));
         layers.map(|layers| interface.insert("layers", value(layers.name())));
@@ -100,7 +102,7 @@ fn mend(document: &mut DocumentMut, broken: &BrokenReturn) {
         };
         let rule: DocumentMut = format!("rule = {}", remedy.rule).parse().expect("a rule as one writes it");
         let rule = rule["rule"].as_value().expect("a value").clone();
-        let list = document[kind][name].as_table_like_mut().expect("the table").entry(remedy.direction.name());
+        let list = document[kind][name.as_str()].as_table_like_mut().expect("the table").entry(remedy.direction.name());
         let list = list.or_insert(Item::Value(Value::Array(toml_edit::Array::new())));
         list.as_array_mut().expect("a list").push(rule);
     }
@@ -112,6 +114,7 @@ struct Asking<'l> {
     port: u16,
     /// What must be said of it, if it may have to be.
     broken: Option<Said>,
+    patience: Duration,
 }
 
 fn questions<'l>(lab: &'l Lab, probes: &'l [Probe], policy: &Policy) -> Vec<Asking<'l>> {
@@ -129,7 +132,13 @@ fn questions<'l>(lab: &'l Lab, probes: &'l [Probe], policy: &Policy) -> Vec<Aski
             // Two connections cannot have both ends in common.
             let asked = |one: &Asking<'l>| port != 0 && one.port == port && ends(one.probe) == ends(probe);
             if !all.iter().any(asked) {
-                all.push(Asking { probe, port, broken: broken(lab, probe) });
+                let broken = broken(lab, probe);
+                let patience = match probe.expected(Mode::Stateless).outcome {
+                    _ if broken.is_some() => SHORT,
+                    Outcome::Answered => LONG,
+                    _ => IN_VAIN,
+                };
+                all.push(Asking { probe, port, broken, patience });
             }
         }
     }
@@ -140,7 +149,7 @@ fn questions<'l>(lab: &'l Lab, probes: &'l [Probe], policy: &Policy) -> Vec<Aski
 fn ask_all(bench: &Bench<'_>, lab: &Lab, asking: &[Asking<'_>]) -> Vec<Noticed> {
     thread::scope(|scope| {
         let one = |asking: &Asking<'_>| {
-            let Asking { probe, port, broken } = asking;
+            let Asking { probe, port, patience, .. } = asking;
             let (from, to) = lab.ends(probe, lab.connections(probe)[0]);
             let inside = lab.host(&probe.from).nat.as_ref().map(|nat| nat.inside.addr());
             let question = Question {
@@ -148,7 +157,7 @@ fn ask_all(bench: &Bench<'_>, lab: &Lab, asking: &[Asking<'_>]) -> Vec<Noticed> 
                 from: inside.unwrap_or(from),
                 source_port: *port,
                 to: (to, probe.port).into(),
-                patience: if broken.is_some() { SHORT } else { LONG },
+                patience: *patience,
                 gate: None,
             };
             ask(bench.net().asking(&probe.from), &question).expect("it can ask").0
@@ -163,7 +172,8 @@ fn diagnose(lab: &Lab) -> usize {
     let mut bench = Bench::build(lab, Style::Lived).expect("the lab's network");
     let router = bench.net().router().to_owned();
     let stages = lab.plan(Mode::Stateless).expect("the lab's policies");
-    let (mut text, mut mode, mut layers) = (&lab.policy, None, None);
+    // As the lab's own levels have it: no policy of a lab says its mode for all of it.
+    let (mut text, mut mode, mut layers) = (&lab.policy, Some(Mode::Stateless), None);
     let place = Place::new(&policy(&text.text, lab, &router, mode, layers).to_string());
     let _daemon = place.start(&[]);
     let api = Api::new(&place);
@@ -172,13 +182,18 @@ fn diagnose(lab: &Lab) -> usize {
         text = step.change.policy.as_ref().unwrap_or(text);
         mode = step.change.settings.mode.or(mode);
         layers = step.change.settings.layers.or(layers);
-        // A change under a download cuts it, and breaks no return: what is in force then is the next step's.
-        let Some(mut document) = Some(policy(&text.text, lab, &router, mode, layers)) else { continue };
+        let mut document = policy(&text.text, lab, &router, mode, layers);
         bench.refresh().expect("the services");
         place.write(&document.to_string());
         api.reload().expect("the step's policy");
         let asking: Vec<_> = questions(lab, &step.probes, &stage.policy);
-        let asking: Vec<_> = asking.into_iter().filter(|asking| asking.probe.during.is_none()).collect();
+        let (asking, changing): (Vec<_>, Vec<_>) = asking.into_iter().partition(|asking| asking.probe.during.is_none());
+        // A change under a download cuts it, and breaks no return: what is in force then is the next step's.
+        if let Some(during) = changing.iter().find_map(|asking| asking.probe.during.as_ref()) {
+            text = during.policy.as_ref().unwrap_or(text);
+            mode = during.settings.mode.or(mode);
+            layers = during.settings.layers.or(layers);
+        }
         let expected: BTreeSet<Said> = asking.iter().filter_map(|asking| asking.broken.clone()).collect();
         let mut told = Vec::new();
         for round in 0..ROUNDS {
@@ -218,8 +233,8 @@ fn diagnose(lab: &Lab) -> usize {
             mended += 1;
         }
         bench.refresh().expect("the services");
-        let again: Vec<_> = asking.into_iter().filter(|asking| asking.broken.is_some());
-        let again: Vec<_> = again.map(|asking| Asking { broken: None, ..asking }).collect();
+        let again = asking.into_iter().filter(|asking| asking.broken.is_some());
+        let again: Vec<_> = again.map(|asking| Asking { patience: LONG, ..asking }).collect();
         for (asking, noticed) in again.iter().zip(ask_all(&bench, lab, &again)) {
             let answered = matches!(noticed, Noticed::Answer(_));
             assert!(answered, "{}, {}: {noticed:?} with {document}", lab.name, asking.probe.name);

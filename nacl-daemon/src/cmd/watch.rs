@@ -37,7 +37,10 @@ async fn follow(args: &cli::Watch) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             // The ordinary way to end it.
-            interrupted = tokio::signal::ctrl_c() => break interrupted?,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted?;
+                break;
+            }
             () = &mut over => break,
             _ = ask.tick() => {
                 // It may have ended in between, which the stream tells.

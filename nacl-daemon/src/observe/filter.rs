@@ -1,7 +1,11 @@
 //! Which verdicts somebody wants to see, as an expression: `denied and tcp and dport 443 and remote 198.51.100.0/24`. Words and precedence
 //! are tcpdump's; what is wrong is told with its place. Knows records, and no kernel.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt::{self, Write as _},
+    net::IpAddr,
+    str::FromStr,
+};
 
 use ipnet::IpNet;
 use nacl_common::{Direction, Layer, Reason};
@@ -139,7 +143,7 @@ impl FromStr for Expression {
             let near = |known: &&&str| strsim::damerau_levenshtein(known, &word.to_lowercase());
             let meant = WORDS.iter().min_by_key(near).filter(|known| word.len() > 2 && near(known) == 1);
             if let Some(meant) = meant {
-                what.push_str(&format!("; did you mean `{meant}`?"));
+                let _ = write!(what, "; did you mean `{meant}`?");
             }
             BadExpression { what, text: text.to_owned(), place: text[..offset].chars().count() }
         })
@@ -244,8 +248,8 @@ fn one(input: &mut &str, depth: usize) -> ModalResult<Term> {
 
 /// A word that says something, and what it needs.
 fn test(input: &mut &str) -> ModalResult<Test> {
-    let at = look(input);
     const WHAT: &str = "a test such as denied, tcp, dport 443 or remote 198.51.100.0/24";
+    let at = look(input);
     let Ok(first) = word(input) else { return Err(expected(input, at, WHAT)) };
     Ok(match first.to_ascii_lowercase().as_str() {
         "denied" | "deny" | "dropped" => Test::Action("deny"),

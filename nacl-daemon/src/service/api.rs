@@ -544,7 +544,7 @@ async fn stop(State(service): State<Arc<Service>>) -> Outcome<Detached> {
 
 /// Which events a listener wants.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Filter {
+pub struct Wish {
     /// Only this interface.
     interface: Option<String>,
     /// `deny`, `allow` or `all`; where it is not said, what the filter may want, and `deny` without one.
@@ -566,7 +566,7 @@ enum Wanted {
     All,
 }
 
-impl Filter {
+impl Wish {
     fn wanted(&self) -> Wanted {
         let of_filter = |filter: &Expression| if filter.may_admit("allow") { Wanted::All } else { Wanted::Deny };
         self.action.or_else(|| self.filter.as_ref().map(of_filter)).unwrap_or(Wanted::Deny)
@@ -605,7 +605,7 @@ struct Listener {
     records: Receiver<Arc<Record>>,
     broken: Receiver<Arc<BrokenReturn>>,
     service: Arc<Service>,
-    filter: Filter,
+    wish: Wish,
     _curious: Option<Curious>,
 }
 
@@ -615,7 +615,7 @@ impl Listener {
             let received = tokio::select! {
                 received = self.records.recv() => received,
                 found = self.broken.recv() => match found {
-                    Ok(found) if self.filter.admits_broken(&found) => {
+                    Ok(found) if self.wish.admits_broken(&found) => {
                         return line(&Found { broken: Cow::Borrowed(&found) });
                     }
                     // What was missed here is in the list.
@@ -625,7 +625,7 @@ impl Listener {
                 _ = self.service.stopped() => return None,
             };
             match received {
-                Ok(record) if self.filter.admits(&record) => return line(&*record),
+                Ok(record) if self.wish.admits(&record) => return line(&*record),
                 Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => return line(&Missed { missed }),
                 Err(RecvError::Closed) => return None,
@@ -640,25 +640,25 @@ fn line<T: Serialize>(body: &T) -> Option<String> {
     Some(line)
 }
 
-async fn events(State(service): State<Arc<Service>>, asked: Asked<Filter>) -> Result<Response, Failure> {
-    let Query(mut filter) = asked.map_err(|error| senseless(error.body_text()))?;
-    if let Some(asked) = &filter.interface {
+async fn events(State(service): State<Arc<Service>>, asked: Asked<Wish>) -> Result<Response, Failure> {
+    let Query(mut wish) = asked.map_err(|error| senseless(error.body_text()))?;
+    if let Some(asked) = &wish.interface {
         match service.state().name(asked) {
-            Ok(name) => filter.interface = Some(name),
+            Ok(name) => wish.interface = Some(name),
             // It may be attached later.
             Err(StateError::NotAttached { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
     let (records, broken) = (service.listen(), service.listen_broken());
-    let curious = if filter.wanted() == Wanted::Deny {
+    let curious = if wish.wanted() == Wanted::Deny {
         None
     } else {
         let service = Arc::clone(&service);
         let asked = tokio::task::spawn_blocking(move || service.report_all()).await;
         Some(asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
     };
-    let listener = Listener { records, broken, service, filter, _curious: curious };
+    let listener = Listener { records, broken, service, wish, _curious: curious };
     let lines = stream::unfold(listener, async |mut listener| {
         let line = listener.next_line().await?;
         Some((Ok::<_, Infallible>(line), listener))

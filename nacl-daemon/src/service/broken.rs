@@ -81,10 +81,10 @@ impl Scene {
         let request = engine.judge(began, &request);
         let reply = engine.judge(began.reverse(), &reply);
         let broken = request.action == Action::Allow && reply.action == Action::Deny;
-        broken.then(|| (self.ruling(&request), self.ruling(&reply)))
+        broken.then(|| (self.ruling(request), self.ruling(reply)))
     }
 
-    fn ruling(&self, verdict: &Verdict) -> Ruling {
+    fn ruling(&self, verdict: Verdict) -> Ruling {
         let slots = &self.compiled.slots;
         let slot = slots.slots.get(&verdict.slot);
         Ruling {

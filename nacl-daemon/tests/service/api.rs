@@ -65,7 +65,7 @@ fn keys(value: &Value, found: &mut BTreeSet<String>) {
 
 /// A daemon with something of everything to tell.
 async fn busy() -> Daemon {
-    let (_, shut) = crate::service::broken::SHUT.split_once('\n').unwrap();
+    let (_, shut) = service::broken::SHUT.split_once('\n').unwrap();
     let shut = shut.replace(HERE, "fake1");
     let daemon =
         Daemon::start(&(GROUPS.replace("nacl = \"web\"", "nacl = \"web\"\nmode = \"stateful\"") + &shut)).await;
@@ -74,7 +74,7 @@ async fn busy() -> Daemon {
     let (key, entry) = flow(443, Stands::Established, 300);
     daemon.fake.remember(HERE, key, Entry { nacl: 1, nacl_slot: rule, ..entry });
     daemon.client.reload(false, None).await.unwrap();
-    crate::service::broken::meet(&daemon, "fake1").await;
+    service::broken::meet(&daemon, "fake1").await;
     daemon
 }
 
