@@ -187,8 +187,10 @@ fn run(interface: &Interface, compiled: &Compiled, mut packets: Vec<Sent>) -> Ou
         let (allow, by) = naive(interface, sent.direction, &sent.packet);
         let now = sent.time;
         // As the daemon does: after what it was told of, and each second.
-        if now >= looked + SECOND {
-            (sought, looked) = (pairing.sought(now), now);
+        looked = looked.max(now.saturating_sub(100 * SECOND));
+        while now >= looked + SECOND {
+            looked += SECOND;
+            sought = pairing.sought(looked);
         }
         assert!(sought.len() <= Control::SOUGHT_AT_ONCE);
         let packet = as_packet(sent);
@@ -269,6 +271,45 @@ fn whoever_asks_again_is_found() {
         broken += truth.len();
     }
     assert!(broken > 100, "only {broken} broken flows");
+}
+
+/// Answers to what nobody has asked come for days. They are looked into ever more seldom, and the room they take is bounded.
+#[test]
+fn backscatter_is_soon_left_alone() {
+    let out = Rule {
+        number: 100,
+        action: Action::Allow,
+        protocol: Protocol::Number(6),
+        ports: Some((443, 443)),
+        icmp: None,
+        cidr: "0.0.0.0/0".parse().expect("a CIDR"),
+        reference: None,
+        description: None,
+        line: 1,
+        span: 0..0,
+    };
+    let nacl = Nacl { name: "out".into(), id: None, inbound: Vec::new(), outbound: vec![out] };
+    let compiled = compile(&Interface::new("near", Arc::new(nacl)), None).expect("a small policy");
+    let local: IpAddr = LOCAL.parse().expect("an address");
+    for sources in [1, 500] {
+        let mut pairing = Pairing::default();
+        let (mut looking, hours) = (0, 6);
+        for second in 0..hours * 3600 {
+            let time = (1000 + second) * SECOND;
+            let source = IpAddr::from([192, 0, (second % sources >> 8) as u8, (second % sources) as u8]);
+            let packet = Flow { protocol: 6, source, destination: local, sport: 443, dport: 40001 };
+            let sent = Sent { time, direction: Direction::Inbound, packet, flags: tcp::SYN | tcp::ACK, means: None };
+            let by = Decider::NaclImplied { direction: Direction::Inbound };
+            let admits = |direction, packet: &Packet| compiled.judge(direction, packet).action == Action::Allow;
+            assert_eq!(pairing.met(&event(&sent, false, &by), admits), None);
+            let sought = pairing.sought(time);
+            assert!(sought.len() <= Control::SOUGHT_AT_ONCE);
+            looking += u64::from(!sought.is_empty());
+        }
+        // From one place: rounds of 16 seconds, each followed by a longer rest.
+        assert!(sources > 1 || looking < 200, "{looking} s of {} s", hours * 3600);
+        assert!(looking > 10, "it was looked into");
+    }
 }
 
 /// A stream that goes on when the policy changes under it asks for nothing.

@@ -111,8 +111,13 @@ fn broken_returns_are_found_told_and_mended() {
     drop(server);
     let listener = netns::within(Some(&cable.here), || TcpListener::bind((HERE, 443)).unwrap()).unwrap();
     let own = netns::within(Some(&cable.here), || UdpSocket::bind((HERE, 40000)).unwrap()).unwrap();
-    resolver.send_to(b"backscatter", (HERE, 40001)).unwrap();
-    watch.says("D deny  udp");
+    // Until somebody watches.
+    let start = std::time::Instant::now();
+    while !watch.lines.try_iter().any(|line| line.contains("D deny  udp")) {
+        assert!(start.elapsed() < PATIENCE, "nobody watches");
+        resolver.send_to(b"backscatter", (HERE, 40001)).unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
     let api = Api::new(&place);
     assert_eq!(api.broken().unwrap(), []);
     // A client that hangs. Its system asks again after a second.

@@ -291,9 +291,11 @@ impl Pairing {
             let turn = now.saturating_sub(began);
             if suspect.looked + turn >= ROUND {
                 let doublings = suspect.vain.min(DOUBLINGS);
+                // From when it was over, however late that is noticed.
+                let end = began + ROUND.saturating_sub(suspect.looked);
                 let rest = if suspect.proved { REST } else { REST_IN_VAIN << doublings };
                 suspect.vain = if suspect.proved { 0 } else { suspect.vain + 1 };
-                (suspect.turn, suspect.looked, suspect.proved, suspect.rests_until) = (None, 0, false, now + rest);
+                (suspect.turn, suspect.looked, suspect.proved, suspect.rests_until) = (None, 0, false, end + rest);
             } else if turn >= TURN {
                 (suspect.turn, suspect.looked) = (None, suspect.looked + turn);
             }

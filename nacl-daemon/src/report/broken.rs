@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Color, Style};
 use nacl_common::Direction;
 
-use super::{count_of, named, rule::protocol_name};
+use super::{console, count_of, named, rule::protocol_name};
 use crate::{
     clients::Client,
     compile::Decider,
@@ -91,8 +91,8 @@ pub fn section(all: &[BrokenReturn]) -> String {
         let BrokenReturn { interface, device, netns, says, replies, first, last, .. } = broken;
         let place = named(interface, device, netns.as_deref());
         let _ = writeln!(out, "  {BOLD}{place}{BOLD:#}  {says}");
-        let seen = count_of(usize::try_from(*replies).unwrap_or(usize::MAX), "reply").replace("replys", "replies");
-        let _ = writeln!(out, "    {DIM}{seen} seen denied, first {first}, last {last}{DIM:#}");
+        let replies = console::count(*replies);
+        let _ = writeln!(out, "    {DIM}denied replies seen: {replies}, first {first}, last {last}{DIM:#}");
         out.push_str(&fix(broken));
     }
     out.push('\n');
