@@ -51,7 +51,7 @@ fn tell(notice: Notice) {
             super::print("not confirmed in time: what was before is in force again\n")
         }
         Notice::Undone { why: Undone::Asked, .. } => super::print("rolled back: what was before is in force again\n"),
-        Notice::Set(modes) => super::print(status::set(modes)),
+        Notice::Set { modes, .. } => super::print(status::set(modes)),
         Notice::NotReloaded { error, .. } => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
         Notice::Interface { happened, .. } => super::print(status::happened(happened)),
         Notice::Record(record) => super::print(status::record(record)),

@@ -244,8 +244,9 @@ impl Service {
             self.loader.may_set(&state, &name, &next)?;
         }
         let modes = state.set(&name, Setting::of(&next))?;
+        let now = state.brief();
         drop(state);
-        (self.tell)(Notice::Set(&modes));
+        (self.tell)(Notice::Set { modes: &modes, now: &now });
         Ok(modes)
     }
 
