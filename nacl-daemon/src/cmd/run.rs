@@ -4,6 +4,7 @@ use nacl_daemon::{
     logs,
     report::status,
     service::{
+        heap,
         plane::Kernel,
         serve::{self, Config, Ended, Notice, Tell, Undone},
         state::chain,
@@ -13,6 +14,7 @@ use nacl_daemon::{
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
+    heap::keep_small();
     let config = Config {
         file: args.config.clone(),
         socket: args.socket.socket.clone(),

@@ -9,6 +9,7 @@ mod confirm;
 pub mod detach;
 pub mod follow;
 pub mod guard;
+pub mod heap;
 pub mod host;
 pub mod links;
 pub mod listen;
