@@ -26,6 +26,9 @@ fn main() -> Result<()> {
         ("RUSTC_BOOTSTRAP", "1"),
         ("RUSTUP_AUTO_INSTALL", "0"),
         ("CARGO_PROFILE_RELEASE_LTO", "off"),
+        // The same bytes wherever it is built: no path of the builder in debug information, nor in BTF, which is made of it.
+        ("CARGO_UNSTABLE_TRIM_PATHS", "true"),
+        ("CARGO_PROFILE_RELEASE_TRIM_PATHS", "all"),
         // aya-build shows each line of the build inside as a warning of this package, again with every build.
         ("CARGO_TERM_QUIET", "true"),
     ] {

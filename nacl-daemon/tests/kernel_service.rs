@@ -544,7 +544,12 @@ fn a_change_that_nobody_confirms_is_undone() {
     }
     for _ in 0..2 {
         let daemon = place.start(&[]);
-        assert!(daemon.err().contains("not confirmed in time"), "{}{}", daemon.out(), daemon.err());
+        assert!(
+            daemon.err().contains("undone, not confirmed in time or rolled back"),
+            "{}{}",
+            daemon.out(),
+            daemon.err()
+        );
         assert_eq!(cable.inbound(CLOSED, 1), 1);
         daemon.killed();
     }

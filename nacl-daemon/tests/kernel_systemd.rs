@@ -63,6 +63,14 @@ impl Place {
         command
     }
 
+    /// Asks the daemon for something.
+    fn ask(&self, arguments: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nacld"));
+        command.args(arguments).args(["--socket", "nacld.sock"]).current_dir(self.directory.path());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Starts a daemon and waits until it has said that it is ready.
     fn start(&self, mut command: Command) -> Daemon<'_> {
         let daemon = Daemon { child: command.spawn().unwrap(), place: self };
@@ -159,6 +167,12 @@ fn the_service_manager_is_told_of_start_reload_and_end_in_order() {
     assert!(daemon.hears("EXTEND_TIMEOUT_USEC").is_some());
     let second = daemon.ready();
     assert_ne!(first, second, "another policy, another hash");
+
+    // What is set live is in force too.
+    place.ask(&["mode", "near", "--monitor"]);
+    assert_eq!(daemon.hears("STATUS"), Some(format!("{second} (MONITOR ONLY)")));
+    place.ask(&["mode", "near", "--enforce"]);
+    assert_eq!(daemon.hears("STATUS").as_ref(), Some(&second));
 
     // A file that cannot be used: the reload ends too, and the status says what is wrong and what is in force.
     place.write(&lab(&near(&cable)).replace("rule = 50", "rule = 100"));

@@ -4,6 +4,7 @@ use nacl_daemon::{
     logs,
     report::{broken, status, watch},
     service::{
+        heap,
         plane::Kernel,
         serve::{self, Config, Ended, Notice, Tell, Undone},
         state::chain,
@@ -13,6 +14,7 @@ use nacl_daemon::{
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
+    heap::keep_small();
     let config = Config {
         file: args.config.clone(),
         socket: args.socket.socket.clone(),
@@ -51,7 +53,7 @@ fn tell(notice: Notice) {
             super::print("not confirmed in time: what was before is in force again\n")
         }
         Notice::Undone { why: Undone::Asked, .. } => super::print("rolled back: what was before is in force again\n"),
-        Notice::Set(modes) => super::print(status::set(modes)),
+        Notice::Set { modes, .. } => super::print(status::set(modes)),
         Notice::NotReloaded { error, .. } => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
         Notice::Interface { happened, .. } => super::print(status::happened(happened)),
         Notice::Record(record) => super::print(watch::record(record)),

@@ -76,7 +76,7 @@ pub fn notice(notice: &Notice<'_>) {
             };
             warn!(target: TARGET, reason, sha256 = now.sha256, "what was before is in force again");
         }
-        Notice::Set(InterfaceModes { interface, device, netns, modes, epoch, .. }) => {
+        Notice::Set { modes: InterfaceModes { interface, device, netns, modes, epoch, .. }, .. } => {
             let Setting { mode, layers, enforce } = modes.in_force;
             let (mode, layers, netns) = (mode.name(), layers.name(), netns.as_deref());
             info!(target: TARGET, interface, device, netns, epoch, mode, layers, enforce, "set live");

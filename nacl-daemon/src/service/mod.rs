@@ -10,6 +10,7 @@ mod confirm;
 pub mod detach;
 pub mod follow;
 pub mod guard;
+pub mod heap;
 pub mod host;
 pub mod links;
 pub mod listen;
@@ -258,9 +259,10 @@ impl Service {
             self.loader.may_set(&state, &name, &next)?;
         }
         let modes = state.set(&name, Setting::of(&next))?;
+        let now = state.brief();
         drop(state);
         self.review_broken();
-        (self.tell)(Notice::Set(&modes));
+        (self.tell)(Notice::Set { modes: &modes, now: &now });
         Ok(modes)
     }
 

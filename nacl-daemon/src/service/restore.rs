@@ -159,7 +159,7 @@ impl State {
         problems.extend(self.absences());
         if let Some(rejected) = &self.rejected {
             problems.push(format!(
-                "the policy read from {} was not confirmed in time and was undone; the one before it is in force",
+                "the policy read from {} was undone, not confirmed in time or rolled back; the one before it is in force",
                 rejected.file.display()
             ));
         }

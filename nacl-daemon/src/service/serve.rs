@@ -107,7 +107,12 @@ pub enum Notice<'a> {
         now: &'a Brief,
     },
     /// A setting was changed live.
-    Set(&'a InterfaceModes),
+    Set {
+        /// What the interface has now.
+        modes: &'a InterfaceModes,
+        /// What is in force now.
+        now: &'a Brief,
+    },
     /// A new policy is not in force.
     NotReloaded {
         /// Why not.

@@ -119,7 +119,7 @@ pub enum StateError {
     TooLate,
     /// The policy in the file was undone before.
     #[error(
-        "the policy {} was put in force before and not confirmed in time; it is not put in force again by itself", file.display()
+        "the policy {} was put in force before and undone, not confirmed in time or rolled back; it is not put in force again by itself", file.display()
     )]
     Rejected {
         /// The file.
