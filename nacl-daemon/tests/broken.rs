@@ -296,7 +296,7 @@ fn backscatter_is_soon_left_alone() {
         let (mut looking, hours) = (0, 6);
         for second in 0..hours * 3600 {
             let time = (1000 + second) * SECOND;
-            let source = IpAddr::from([192, 0, (second % sources >> 8) as u8, (second % sources) as u8]);
+            let source = IpAddr::from([192, 0, ((second % sources) >> 8) as u8, (second % sources) as u8]);
             let packet = Flow { protocol: 6, source, destination: local, sport: 443, dport: 40001 };
             let sent = Sent { time, direction: Direction::Inbound, packet, flags: tcp::SYN | tcp::ACK, means: None };
             let by = Decider::NaclImplied { direction: Direction::Inbound };

@@ -115,7 +115,7 @@ async fn without_the_request_nothing_is_said_but_it_is_looked_for() {
     daemon.fake.emit("fake0", reply(denied));
     until("it is looked for", || !sought().is_empty()).await;
     // 10.0.1.10, inbound, TCP, 443.
-    assert_eq!(sought(), [Sought(0x0a00_010a << 32 | 6 << 16 | 443)]);
+    assert_eq!(sought(), [Sought(0x0a00_010a << 32 | 0x06 << 16 | 0x01bb)]);
     // A reply of another connection proves nothing, nor does a request that comes later.
     daemon.fake.emit("fake0", Event { sport: 52347, ..request(daemon.fake.slot("fake0", Direction::Inbound, 100)) });
     daemon.fake.emit("fake0", reply(denied));
