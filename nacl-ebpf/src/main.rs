@@ -8,6 +8,7 @@
     reason = "a value of a map given by value is copied onto the stack"
 )]
 
+mod flowlog;
 mod flows;
 mod frame;
 mod maps;
@@ -107,7 +108,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
         control = control.in_force(Control(fallback), deadline, flows::tick(&mut work.tick));
     }
     let direction = control.direction(hook);
-    let parsed = frame.parse(&mut work.packet);
+    let parsed = frame.parse(&mut work.packet, &mut work.extent);
     let amount = Counter { packets: frame.packets().into(), bytes: frame.bytes(parsed.unwrap_or(u32::MAX)).into() };
     let mut met = Met { family: 0, flow: flow::Met::Nothing, verdict: NO_VERDICT, control, direction, amount };
     let telling;
@@ -161,6 +162,10 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
         }
     }
     if let Some(telling) = telling {
+        if let Some(time) = telling.logged() {
+            let bytes = frame.ip_bytes(&work.extent);
+            flowlog::log(&met, work, time, bytes);
+        }
         report::tell(ctx, &met, &work.packet, telling);
     }
     control.drops(met.verdict.action as u64)

@@ -84,26 +84,42 @@ fn add(counter: &mut Counter, amount: Counter) {
 #[derive(Clone, Copy)]
 pub struct Telling {
     time: u64,
-    /// To whoever watches; else only to a test or the log.
+    /// To whoever watches.
     sampled: bool,
+    /// To the flow log.
+    logged: bool,
+    /// To a test, or the programs' log.
+    traced: bool,
+}
+
+impl Telling {
+    /// Whether the flow log is told.
+    #[inline(always)]
+    pub const fn logged(self) -> Option<u64> {
+        if self.logged { Some(self.time) } else { None }
+    }
 }
 
 /// How a verdict with this number of an action is to be told; nothing where it is not, which is nearly always: also in a flood of
 /// denied packets, of which a sample is told. Asked before anything is put together.
 #[inline(always)]
 pub fn wanted(control: Control, action: u64, tick: &mut [u64; 2]) -> Option<Telling> {
-    let told = TEST.load() == 1 || TRACE.load() == 1;
-    if control.reports(action) == 0 && !told {
+    let traced = TEST.load() == 1 || TRACE.load() == 1;
+    if control.tells(action) == 0 && !traced {
         return None;
     }
     let time = flows::tick(tick);
     let sampled = control.reports(action) != 0 && due(time);
-    (sampled || told).then_some(Telling { time, sampled })
+    let logged = control.logs(action) != 0;
+    (sampled || logged || traced).then_some(Telling { time, sampled, logged, traced })
 }
 
-/// Tells whoever asked to be told.
+/// Tells whoever watches, a test or the programs' log.
 #[inline(always)]
 pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet, telling: Telling) {
+    if !telling.sampled && !telling.traced {
+        return;
+    }
     let Verdict { action, reason, layer, slot, also } = met.verdict;
     // Put together in a map, not on the stack, where the verifier allows no misaligned store.
     let Some(event) = SCRATCH.get_ptr_mut(0) else { return };

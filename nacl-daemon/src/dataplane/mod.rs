@@ -9,6 +9,7 @@ mod benchbed;
 mod device;
 mod error;
 mod events;
+mod flowlog;
 mod generations;
 mod hold;
 mod leftovers;
@@ -37,6 +38,7 @@ pub use self::{
     benchbed::BenchBed,
     error::DataplaneError,
     events::EventReader,
+    flowlog::Window,
     generations::generation_bytes,
     leftovers::{detach_leftovers, holders},
     maps::now,
@@ -57,7 +59,7 @@ use self::{
 use crate::{
     compile::{Compiled, SlotTable},
     netns,
-    resolve::{Interface, Side, Tracking, Xdp},
+    resolve::{Interface, Side, Tracking, Xdp, flowlog::FlowLog},
 };
 
 /// An interface.
@@ -101,6 +103,25 @@ pub struct Options {
     pub tracking: Tracking,
     /// Whether nothing is remembered: every packet is judged as the first of its flow.
     pub forgetful: bool,
+    /// What the flow log is told; `None`: there is none.
+    pub flow_log: Option<LogOptions>,
+}
+
+/// What a flow log is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Packets that are let pass.
+    pub accepted: bool,
+    /// Packets that are not.
+    pub rejected: bool,
+    /// Records there is room for in a window.
+    pub entries: u32,
+}
+
+impl From<&FlowLog> for LogOptions {
+    fn from(log: &FlowLog) -> Self {
+        Self { accepted: log.told.accepted(), rejected: log.told.rejected(), entries: log.entries }
+    }
 }
 
 impl From<&Interface> for Options {
@@ -115,6 +136,7 @@ impl From<&Interface> for Options {
             trace: false,
             tracking: interface.tracking,
             forgetful: false,
+            flow_log: interface.flow_log.as_deref().map(LogOptions::from),
         }
     }
 }
@@ -138,6 +160,14 @@ impl Options {
         }
         if self.forgetful {
             flags |= Control::FORGETFUL;
+        }
+        if let Some(LogOptions { accepted, rejected, .. }) = self.flow_log {
+            if accepted {
+                flags |= Control::LOGS_ALLOWED;
+            }
+            if rejected {
+                flags |= Control::LOGS_DENIED;
+            }
         }
         flags
     }
@@ -576,6 +606,27 @@ impl Attachment {
         self.maps.capacity()
     }
 
+    /// Ends the window of the flow log that runs, and begins another. Nothing where no flow log is wanted.
+    ///
+    /// # Errors
+    /// The kernel has no map for another; the window goes on.
+    pub fn turn(&mut self) -> Result<(), DataplaneError> {
+        self.maps.turn()
+    }
+
+    /// The window of the flow log that runs, as far as it has come, and those that are over and not written yet, oldest first.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn windows(&self) -> Result<(Option<Window>, Vec<Window>), DataplaneError> {
+        self.maps.read_windows()
+    }
+
+    /// Forgets windows of the flow log that are over.
+    pub fn written(&mut self, windows: &[u32]) {
+        self.maps.windows().written(windows);
+    }
+
     /// The counters, summed over all CPUs.
     ///
     /// # Errors
@@ -608,6 +659,18 @@ impl Attachment {
     /// The namespace cannot be entered, or the kernel refuses to remove a filter or qdisc.
     pub fn detach(mut self) -> Result<(), DataplaneError> {
         self.take_off()
+    }
+
+    /// As [`Self::detach`], and returns what the flow log holds that nobody has written. Read when no program is left to write to
+    /// it.
+    ///
+    /// # Errors
+    /// As there, or a map cannot be read.
+    pub fn finish(mut self) -> Result<Vec<Window>, DataplaneError> {
+        self.take_off()?;
+        let (running, mut over) = self.windows()?;
+        over.extend(running);
+        Ok(over)
     }
 
     /// Leaves everything as it is, enforced by the kernel alone. False where that cannot be: nothing is pinned, and it ends here.

@@ -13,7 +13,7 @@ use nacl_common::{
 };
 
 use super::{
-    Counters, DataplaneError, EventReader, Options,
+    Counters, DataplaneError, EventReader, Options, Window,
     mapped::Mapped,
     maps::{Maps, unwritten},
     object::{self, Build, Object, Program, Source, kernel_is},
@@ -171,6 +171,27 @@ impl TestBed {
     /// A map cannot be read.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         self.maps.counters()
+    }
+
+    /// Ends the window of the flow log that runs, and begins another.
+    ///
+    /// # Errors
+    /// The kernel has no map for another.
+    pub fn turn(&mut self) -> Result<(), DataplaneError> {
+        self.maps.turn()
+    }
+
+    /// As [`super::Attachment::windows`].
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn windows(&self) -> Result<(Option<Window>, Vec<Window>), DataplaneError> {
+        self.maps.read_windows()
+    }
+
+    /// Forgets windows of the flow log that are over.
+    pub fn written(&mut self, windows: &[u32]) {
+        self.maps.windows().written(windows);
     }
 
     /// The events.

@@ -29,6 +29,17 @@ impl Clock {
         self.boot + Duration::from_nanos(nanoseconds)
     }
 
+    /// A time of the kernel's clock in whole Unix seconds.
+    pub fn seconds(self, nanoseconds: u64) -> u64 {
+        let since = self.time(nanoseconds).duration_since(SystemTime::UNIX_EPOCH);
+        since.unwrap_or_default().as_secs()
+    }
+
+    /// The same, rounded: of something that was to happen on the second, and is told by a clock that lags a few milliseconds.
+    pub fn rounded(self, nanoseconds: u64) -> u64 {
+        self.seconds(nanoseconds.saturating_add(500_000_000))
+    }
+
     /// A time of the kernel's clock as people write it, to the second.
     pub fn rfc3339(self, nanoseconds: u64) -> String {
         humantime::format_rfc3339_seconds(self.time(nanoseconds)).to_string()

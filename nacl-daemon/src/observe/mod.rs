@@ -2,6 +2,7 @@
 //! JSON of the API: fields are added, never renamed. No kernel, no text for people.
 
 mod event;
+mod flowlog;
 pub mod flows;
 mod history;
 mod hits;
@@ -9,6 +10,7 @@ pub(crate) mod names;
 mod status;
 
 pub use event::{Clock, Record};
+pub use flowlog::{Eni, FlowRecord, LogStatus};
 pub use flows::{Admitted, Filter, Naming, Remembered, StateCount, Tracking, TrackingStats};
 pub use history::History;
 pub use hits::{

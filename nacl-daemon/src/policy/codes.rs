@@ -64,6 +64,9 @@ codes! {
     NO_SUCH_LAYER = "E044" Error "`layers` names one the interface does not have";
     DEVICE_TWICE = "E045" Error "one device of one network namespace in two interfaces";
     GROUP_TWICE = "E046" Error "a security group twice on one interface";
+    FLOW_LOG = "E047" Error "a format, a window, a destination or a number that a flow log cannot have (F1, F2, F13)";
+    UNKNOWN_FLOW_LOG = "E048" Error "a flow log the policy does not define";
+    SHARED_FILE = "E049" Error "two flow logs that write one file";
     HOST_BITS = "W001" Warning "a CIDR with host bits set; AWS zeroes them (N35)";
     PORTS_IGNORED = "W002" Warning "ports on a protocol without ports; AWS ignores them (N27, N34)";
     ICMP_IGNORED = "W003" Warning "an ICMP type or code that AWS ignores (N27, N28, N31)";
@@ -99,6 +102,7 @@ codes! {
     UNUSED_GROUP = "I012" Note "a security group nobody has and no rule names";
     UNUSED_PREFIX_LIST = "I013" Note "a prefix list no rule names";
     SIZE_UNWRITTEN = "I014" Note "a prefix list without `max_entries`; AWS wants it written (S26)";
+    UNUSED_FLOW_LOG = "I015" Note "a flow log no interface names";
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! [`crate::resolve`]'s business, how a diagnostic looks [`crate::report::diagnostics`]'s.
 
 pub mod codes;
+mod flowlog;
 mod group;
 mod names;
 mod read;

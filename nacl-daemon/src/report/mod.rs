@@ -5,6 +5,7 @@ pub mod console;
 pub mod diagnostics;
 pub mod doctor;
 pub mod explain;
+pub mod flowlog;
 pub mod json;
 pub mod lockout;
 pub mod rule;
