@@ -6,12 +6,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
 use nacl_common::Direction;
 use nacl_daemon::{
     clients::Client,
-    logs::Format,
+    logs,
     observe::{
         Filter,
         flows::{IpProtocol, StateName, Within},
     },
-    resolve::OnExit,
+    resolve::{OnExit, flowlog::Format},
     service::{DEFAULT_SOCKET, DEFAULT_STATE},
 };
 
@@ -78,6 +78,7 @@ pub enum Verb {
     Rules(Rules),
     Mode(Mode),
     Conntrack(Conntrack),
+    Flows(Flows),
     Reload(Reload),
     Confirm(Confirm),
     Rollback(Rollback),
@@ -326,8 +327,8 @@ pub struct Run {
 
 impl Run {
     /// The form of log that was asked for.
-    pub fn log_format(&self) -> Option<Format> {
-        self.log_format.map(Format::from)
+    pub fn log_format(&self) -> Option<logs::Format> {
+        self.log_format.map(logs::Format::from)
     }
 }
 
@@ -341,7 +342,7 @@ pub enum LogFormat {
     Journal,
 }
 
-impl From<LogFormat> for Format {
+impl From<LogFormat> for logs::Format {
     fn from(format: LogFormat) -> Self {
         match format {
             LogFormat::Text => Self::Text,
@@ -540,6 +541,34 @@ impl From<&Connections> for Filter {
     fn from(Connections { address, port, protocol, state }: &Connections) -> Self {
         Self { address: *address, port: *port, protocol: *protocol, state: *state }
     }
+}
+
+/// Show what the flow log has recorded in the window that runs: packets and bytes by flow, accepted or rejected.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own. Windows that are over stand where the
+/// policy's `[flow_log.NAME]` has them written; a flow log is switched on by `flow_log = "NAME"` below the interface.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld flows                                   lines as AWS writes them, under the names of their fields
+  nacld flows eth0 --follow                     and each record again whenever it has grown
+  nacld flows --format '${srcaddr} ${dstaddr} ${dstport} ${tcp-flags} ${action}'
+  nacld flows --json                            with the layer, the rule and its line")]
+pub struct Flows {
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Fields of a line, as in AWS's flow logs of versions 2 to 5 (default: AWS's own).
+    #[arg(long, value_name = "FORMAT", conflicts_with = "json")]
+    pub format: Option<Format>,
+    /// Go on, and show every record that is new or has grown.
+    #[arg(short, long, conflicts_with = "json")]
+    pub follow: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub socket: Socket,
 }
 
 /// Have the daemon read its policy file again.

@@ -162,6 +162,10 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
         }
     }
     if let Some(telling) = telling {
+        // From here on the verifier does not know which way the verdict came about, nor to whom it is told.
+        met.verdict = *forget(&mut work.verdict, met.verdict);
+        met.flow = *forget(&mut work.met, met.flow);
+        let telling = *forget(&mut work.telling, telling);
         if let Some(time) = telling.logged() {
             let bytes = frame.ip_bytes(&work.extent);
             flowlog::log(&met, work, time, bytes);

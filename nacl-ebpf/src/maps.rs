@@ -13,6 +13,8 @@ use nacl_common::{
     reason::REASONS,
 };
 
+use crate::report::Telling;
+
 /// User space maps the array's memory. A store there is one store, which an update of the map does not promise; and what is
 /// written there is not copied twice, as an update would.
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -121,6 +123,8 @@ pub struct Work {
     pub write: Write,
     /// What the connection table said.
     pub met: Met,
+    /// To whom the verdict is told.
+    pub telling: Telling,
     /// Where its record stands in the flow log.
     pub log: LogKey,
     /// The record it begins.

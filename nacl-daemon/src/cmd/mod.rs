@@ -7,6 +7,7 @@ mod conntrack;
 mod detach;
 mod doctor;
 mod explain;
+mod flows;
 mod lab;
 mod man;
 mod mode;
@@ -42,6 +43,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Rules(args) => rules::run(args),
         Verb::Mode(args) => mode::run(args),
         Verb::Conntrack(args) => conntrack::run(args),
+        Verb::Flows(args) => flows::run(args),
         Verb::Reload(args) => reload::run(args),
         Verb::Confirm(args) => confirm::run(args),
         Verb::Rollback(args) => rollback::run(args),

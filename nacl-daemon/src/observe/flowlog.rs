@@ -118,6 +118,30 @@ pub struct FlowRecord {
     pub nacld_lost: Option<u64>,
 }
 
+/// What the flow log of an interface holds and nobody has written yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceFlows {
+    /// Name of the interface in the policy.
+    pub interface: String,
+    /// Its device.
+    pub device: String,
+    /// Its network namespace; null for the daemon's own.
+    pub netns: Option<String>,
+    /// Name of its flow log; null where it has none, and nothing is recorded.
+    pub flow_log: Option<String>,
+    /// When the window that runs began, Unix seconds; null without a flow log.
+    pub began: Option<u64>,
+    /// What was recorded so far.
+    pub records: Vec<FlowRecord>,
+}
+
+impl InterfaceFlows {
+    /// Of an interface without a flow log.
+    pub fn of(Place { interface, device, netns }: Place) -> Self {
+        Self { interface, device, netns, flow_log: None, began: None, records: Vec::new() }
+    }
+}
+
 /// An interface, as the records of its flow log name it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Eni {

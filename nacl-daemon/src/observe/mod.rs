@@ -10,7 +10,7 @@ pub(crate) mod names;
 mod status;
 
 pub use event::{Clock, Record};
-pub use flowlog::{Eni, FlowRecord, LogStatus};
+pub use flowlog::{Eni, FlowRecord, InterfaceFlows, LogStatus};
 pub use flows::{Admitted, Filter, Naming, Remembered, StateCount, Tracking, TrackingStats};
 pub use history::History;
 pub use hits::{

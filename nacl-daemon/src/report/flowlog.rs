@@ -124,10 +124,25 @@ pub fn journal(record: &FlowRecord, format: &Format, style: Style) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Records as a person reads them, one line each, under the names of the fields.
-pub fn table(records: &[FlowRecord], format: &Format) -> String {
-    let names: Vec<_> = format.fields().iter().map(|field| field.name()).collect();
-    let mut text = names.join(" ") + "\n";
+/// What is said where no interface has a flow log.
+pub const OFF: &str = "\
+error: no flow log is on, so nothing is recorded
+hint: define one in the policy and name it on the interface, then `nacld reload`:
+  [flow_log.flows]
+  destination = \"/var/log/nacld/flows.log\"
+
+  [interface.eth0]
+  flow_log = \"flows\"
+";
+
+/// Records as a person reads them, one line each; `names`: under the names of the fields.
+pub fn table(records: &[FlowRecord], format: &Format, names: bool) -> String {
+    let mut text = String::new();
+    if names {
+        let names: Vec<_> = format.fields().iter().map(|field| field.name()).collect();
+        text.push_str(&names.join(" "));
+        text.push('\n');
+    }
     for record in records {
         text.push_str(&line(record, format));
         text.push('\n');

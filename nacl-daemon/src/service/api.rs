@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     observe::{
-        Change, Filter as Flows, InterfaceModes, InterfaceRules, InterfaceStatus, PendingStatus, Place as Named,
+        Change, Filter as Connected, InterfaceFlows, InterfaceModes, InterfaceRules, InterfaceStatus, PendingStatus, Place as Named,
         PolicyStatus, Record, Remembered, SettingChange, Status, TrackingStats, names,
     },
     report,
@@ -139,6 +139,13 @@ pub struct Connections {
 pub struct ConnectionStats {
     /// Tables in numbers, by interface.
     pub interfaces: Vec<TrackingStats>,
+}
+
+/// Answer of `/v1/flows`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Flows {
+    /// What the windows that run hold so far, by interface.
+    pub interfaces: Vec<InterfaceFlows>,
 }
 
 /// Connections of one interface that were forgotten.
@@ -266,6 +273,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     }),
     ask("/v1/conntrack/stats", "how full the connection tables are; ?interface=", || get(connection_stats)),
     change("/v1/conntrack/flush", "forget connections; as for the list, &all= and &force=", || post(flush)),
+    ask("/v1/flows", "the flow log's windows that run, record by record; ?interface=", || get(flows)),
     ask("/v1/events", "verdicts as they happen, one object a line; ?interface=&action=&reason=", || get(events)),
     change("/v1/reload", "read the policy file again; ?force=&confirm=", || post(reload)),
     change("/v1/confirm", "make a change stay that awaits confirmation", || post(confirm)),
@@ -383,7 +391,7 @@ async fn set_mode(
 struct WhichFlows {
     interface: Option<String>,
     #[serde(flatten)]
-    filter: Flows,
+    filter: Connected,
 }
 
 type Asked<T> = Result<Query<T>, QueryRejection>;
@@ -403,11 +411,15 @@ async fn connection_stats(State(service): State<Arc<Service>>, Query(which): Que
     .await
 }
 
+async fn flows(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<Flows> {
+    blocking(service, move |service| Ok(Flows { interfaces: service.state().flows(which.interface.as_deref())? })).await
+}
+
 #[derive(Deserialize)]
 struct Forget {
     interface: Option<String>,
     #[serde(flatten)]
-    filter: Flows,
+    filter: Connected,
     #[serde(default, deserialize_with = "yes")]
     all: bool,
     #[serde(default, deserialize_with = "yes")]

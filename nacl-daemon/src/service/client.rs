@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::api::{
-    AllModes, Answer, Confirmed, ConnectionStats, Connections, Detached, Flushed, Problem, Reloaded, RolledBack, Rules,
+    AllModes, Answer, Confirmed, ConnectionStats, Connections, Detached, Flows, Flushed, Problem, Reloaded, RolledBack, Rules,
     SCHEMA, SetMode,
 };
 use crate::observe::{Filter, InterfaceModes, Status};
@@ -134,6 +134,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn connection_stats(&self, interface: Option<&str>) -> Result<ConnectionStats, ClientError> {
         self.ask(Method::GET, &query("/v1/conntrack/stats", [("interface", interface)])).await
+    }
+
+    /// What the windows of flow logs that run hold so far, of one interface or of all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn flows(&self, interface: Option<&str>) -> Result<Flows, ClientError> {
+        self.ask(Method::GET, &query("/v1/flows", [("interface", interface)])).await
     }
 
     /// Has connections forgotten. `all`: also where neither an interface nor a filter says which.

@@ -7,6 +7,7 @@ pub mod api;
 pub mod client;
 mod confirm;
 pub mod detach;
+pub mod flowlog;
 pub mod follow;
 pub mod guard;
 pub mod host;
@@ -67,7 +68,10 @@ pub struct Service {
     attachments_changed: Notify,
     pending_changed: Notify,
     policy_changed: Notify,
+    flow_logs_changed: Notify,
     stopping: watch::Sender<Option<Ended>>,
+    /// What writes flow logs. Locked before the state, where both are.
+    writers: Mutex<flowlog::Writers>,
     tell: Arc<dyn Fn(Notice) + Send + Sync>,
 }
 
@@ -103,7 +107,9 @@ impl Service {
             attachments_changed: Notify::new(),
             pending_changed: Notify::new(),
             policy_changed: Notify::new(),
+            flow_logs_changed: Notify::new(),
             stopping: watch::Sender::new(None),
+            writers: Mutex::default(),
             tell,
         })
     }
@@ -143,6 +149,7 @@ impl Service {
         self.attachments_changed.notify_one();
         self.pending_changed.notify_one();
         self.policy_changed.notify_one();
+        self.flow_logs_changed.notify_one();
     }
 
     /// Compares what the policy names with what is here. Returns when to look again, where something could not be attached.
@@ -154,6 +161,7 @@ impl Service {
         };
         if !happened.is_empty() {
             self.attachments_changed.notify_one();
+            self.flow_logs_changed.notify_one();
         }
         for one in &happened {
             (self.tell)(Notice::Interface { happened: one, now: &now });

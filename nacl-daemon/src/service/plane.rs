@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use crate::{
     compile::{Compiled, SlotTable},
-    dataplane::{self, Attachment, Counters, Egress, Ingress, Note, Options, Start, Store, Target, Terms},
+    dataplane::{self, Attachment, Counters, Egress, Ingress, Note, Options, Start, Store, Target, Terms, Window},
     observe::{Hooks, Memory},
 };
 
@@ -117,6 +117,20 @@ pub trait Attached: Send {
     fn flush_trace(&mut self);
     /// Takes the programs off the interface.
     fn detach(self: Box<Self>) -> Result<(), PlaneError>;
+    /// As [`Self::detach`], and returns what the flow log holds that nobody has written.
+    fn finish(self: Box<Self>) -> Result<Vec<Window>, PlaneError> {
+        self.detach().map(|()| Vec::new())
+    }
+    /// Ends the window of the flow log that runs, and begins another.
+    fn turn(&mut self) -> Result<(), PlaneError> {
+        Ok(())
+    }
+    /// The window of the flow log that runs, and those that are over and not written yet.
+    fn windows(&self) -> Result<(Option<Window>, Vec<Window>), PlaneError> {
+        Ok((None, Vec::new()))
+    }
+    /// Forgets windows of the flow log that are over.
+    fn written(&mut self, _windows: &[u32]) {}
 }
 
 /// Another nacld, or a lab, enforces a policy there already.
@@ -326,5 +340,21 @@ impl Attached for Attachment {
 
     fn detach(self: Box<Self>) -> Result<(), PlaneError> {
         Ok((*self).detach()?)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<Window>, PlaneError> {
+        Ok((*self).finish()?)
+    }
+
+    fn turn(&mut self) -> Result<(), PlaneError> {
+        Ok(self.turn()?)
+    }
+
+    fn windows(&self) -> Result<(Option<Window>, Vec<Window>), PlaneError> {
+        Ok(self.windows()?)
+    }
+
+    fn written(&mut self, windows: &[u32]) {
+        self.written(windows);
     }
 }

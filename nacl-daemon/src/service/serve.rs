@@ -249,7 +249,11 @@ pub async fn run(config: Config, plane: Box<dyn Plane>, tell: Tell) -> Result<En
         let mut state = ending.state();
         if told { state.end() } else { state.detach_all().map(|_| Vec::new()) }
     };
-    let stay = match tokio::task::spawn_blocking(end).await? {
+    let stay = tokio::task::spawn_blocking(end).await?;
+    // What the last windows hold. Writing may wait for a disk.
+    let writing = Arc::clone(&service);
+    tokio::task::spawn_blocking(move || writing.write_flow_logs()).await?;
+    let stay = match stay {
         Ok(stay) => stay,
         Err(errors) => return Err(RunError::Detach(errors.iter().map(|error| state::chain(error)).collect())),
     };
@@ -330,6 +334,7 @@ async fn serve(
     let pump = tokio::spawn(Arc::clone(service).pump());
     let expire = tokio::spawn(Arc::clone(service).expire());
     let links = tokio::spawn(links::watch(Arc::clone(service)));
+    let flow_logs = tokio::spawn(Arc::clone(service).keep_flow_logs());
     let follow = config.follow.then(|| tokio::spawn(follow::follow(Arc::clone(service), config.file.clone())));
     let client = Client::new(socket.path());
     let watchdog =
@@ -375,6 +380,7 @@ async fn serve(
     pump.abort();
     expire.abort();
     links.abort();
+    flow_logs.abort();
     for task in [follow, watch, watchdog].into_iter().flatten() {
         task.abort();
     }

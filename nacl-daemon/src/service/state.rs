@@ -20,6 +20,7 @@ use thiserror::Error;
 use super::{
     absent::Waiting,
     confirm::Pending,
+    flowlog::{FlowLogs, Of},
     memo::{Memo, Source},
     plane::{Attached, Plane, PlaneError},
     prepare::{Prepared, PreparedInterface},
@@ -203,6 +204,8 @@ pub struct State {
     pub(super) rejected: Option<Source>,
     /// Whether what is in force stays there when the daemon is told to end.
     pub(super) on_exit: OnExit,
+    /// Flow logs.
+    pub(super) flow_logs: FlowLogs,
 }
 
 /// One interface with its policy in force.
@@ -245,6 +248,7 @@ impl State {
             pending: None,
             rejected: None,
             on_exit: OnExit::default(),
+            flow_logs: FlowLogs::default(),
         }
     }
 
@@ -367,6 +371,10 @@ impl State {
                 change.modes.push(ModeChange { interface: key.clone(), before: was, now, live });
             }
             change.switched.push(key.clone());
+            // What was met before the switch belongs to the flow log that was.
+            if current.meant.interface.flow_log != meant.interface.flow_log {
+                self.flow_logs.claim(current);
+            }
             before.insert(key, mem::replace(&mut current.meant, meant));
         }
         for (key, (meant, attachment)) in fresh {
@@ -412,7 +420,8 @@ impl State {
     /// Detaches these, and returns what went wrong.
     pub(super) fn detach_each(&mut self, names: &[String]) -> Vec<String> {
         let gone = names.iter().filter_map(|name| self.interfaces.remove(name));
-        gone.filter_map(|held| held.detach().err()).map(|error| chain(&error)).collect()
+        let logs = &mut self.flow_logs;
+        gone.filter_map(|held| held.detach(logs).err()).map(|error| chain(&error)).collect()
     }
 
     /// Puts the old policy back on interfaces that had already been switched.
@@ -477,7 +486,7 @@ impl State {
     }
 
     /// The interface that is meant, or all.
-    fn selected(&self, asked: Option<&str>) -> Result<Vec<&Enforced>, StateError> {
+    pub(super) fn selected(&self, asked: Option<&str>) -> Result<Vec<&Enforced>, StateError> {
         match asked {
             Some(asked) => Ok(vec![self.held(asked)?]),
             None => Ok(self.interfaces.values().collect()),
@@ -628,7 +637,7 @@ impl State {
         match self.interfaces.remove(&name) {
             Some(held) => {
                 let place = held.place();
-                held.detach().map(|()| place)
+                held.detach(&mut self.flow_logs).map(|()| place)
             }
             None => Err(self.not_attached(name)),
         }
@@ -648,8 +657,10 @@ impl State {
         }
         let mut stay = Vec::new();
         self.absent.clear();
-        for (_, held) in mem::take(&mut self.interfaces) {
+        for (_, mut held) in mem::take(&mut self.interfaces) {
             let name = text_of(&held.name, &held.meant.interface);
+            // Whoever comes next begins where this daemon ends.
+            self.flow_logs.take(&mut held);
             if held.attachment.leave() {
                 stay.push(name);
             }
@@ -665,7 +676,7 @@ impl State {
         self.absent.clear();
         for (_, held) in mem::take(&mut self.interfaces) {
             let name = text_of(&held.name, &held.meant.interface);
-            match held.detach() {
+            match held.detach(&mut self.flow_logs) {
                 Ok(()) => done.push(name),
                 Err(error) => failed.push(error),
             }
@@ -794,12 +805,17 @@ impl Enforced {
         Some(groups.iter().map(|group| group.name.clone()).collect())
     }
 
-    pub(super) fn detach(self) -> Result<(), StateError> {
-        let Self { name, meant: Meant { interface, .. }, attachment, .. } = self;
-        attachment.detach().map_err(|source| StateError::Kernel { interface: text_of(&name, &interface), source })
+    /// Takes the programs off; what the flow log still holds goes to `logs`.
+    pub(super) fn detach(self, logs: &mut FlowLogs) -> Result<(), StateError> {
+        let of = Of::new(&self);
+        let Self { name, meant: Meant { interface, .. }, attachment, history, .. } = self;
+        let failed = |source| StateError::Kernel { interface: text_of(&name, &interface), source };
+        let windows = attachment.finish().map_err(failed)?;
+        logs.keep(of, &windows, &history);
+        Ok(())
     }
 
-    fn kernel(&self, source: PlaneError) -> StateError {
+    pub(super) fn kernel(&self, source: PlaneError) -> StateError {
         StateError::Kernel { interface: text_of(&self.name, &self.meant.interface), source }
     }
 
