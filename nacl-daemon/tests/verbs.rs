@@ -113,7 +113,7 @@ fn help_version_manual_and_completions() {
 #[test]
 fn verbs_about_modes_and_connections_say_what_they_need() {
     for verb in
-        [&["mode"][..], &["conntrack"], &["conntrack", "list"], &["conntrack", "flush"], &["conntrack", "stats"]]
+        [&["mode"][..], &["conntrack"], &["conntrack", "list"], &["conntrack", "flush"], &["conntrack", "stats"], &["flows"]]
     {
         let help = text(&nacld(&[verb, &["--help"]].concat()).stdout);
         assert!(
@@ -130,6 +130,8 @@ fn verbs_about_modes_and_connections_say_what_they_need() {
         &["conntrack", "flush", "--all"],
         &["conntrack", "flush", "eth0", "--protocol", "tcp", "--state", "closed"],
         &["conntrack", "stats", "--json"],
+        &["flows", "eth0", "--format", "${srcaddr} ${tcp-flags}"],
+        &["flows", "--json"],
     ] {
         let output = nacld(verb);
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{verb:?}");
@@ -146,6 +148,8 @@ fn nothing_is_forgotten_by_accident() {
         (&["conntrack", "flush", "--state", "asleep"], "there are opening, answered, established, closing, closed"),
         (&["conntrack", "list", "--address", "nobody"], "neither an address nor a CIDR"),
         (&["conntrack", "list", "--protocol", "nonsense"], "neither the name nor the number of a protocol"),
+        (&["flows", "--format", "${srcadr}"], "flow logs have no field `srcadr`"),
+        (&["flows", "--format", "${resource-id}"], "came with version 9"),
         (&["mode", "eth0", "sideways"], "possible values: stateless, stateful"),
         (&["mode", "--layers", "sg"], "required"),
     ] {

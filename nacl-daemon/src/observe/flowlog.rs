@@ -44,6 +44,9 @@ impl LogStatus {
     }
 }
 
+/// Of a window shorter than a second nobody says that there was nothing: a switch ends one and begins another.
+const SHORTEST: u64 = 1_000_000_000;
+
 /// One record. What does not apply, or is not known, is null.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRecord {
@@ -231,7 +234,7 @@ impl Eni {
         if window.lost.packets > 0 {
             let lost = Some(window.lost.packets);
             records.push(FlowRecord { nacld_lost: lost, ..self.without_packets(LogStatus::SkipData, bounds) });
-        } else if records.is_empty() && !runs && bounds.0 < bounds.1 {
+        } else if records.is_empty() && !runs && window.ended.saturating_sub(window.began) >= SHORTEST {
             records.push(self.without_packets(LogStatus::NoData, bounds));
         }
         records

@@ -20,7 +20,10 @@ use crate::{
     dataplane::Window,
     observe::{Clock, Eni, FlowRecord, History, InterfaceFlows, LogStatus},
     report,
-    resolve::flowlog::{Destination, FlowLog},
+    resolve::{
+        Interface,
+        flowlog::{Destination, FlowLog},
+    },
 };
 
 /// Windows end at multiples of this many seconds of Unix time, all of them: 600 is one.
@@ -34,6 +37,7 @@ static MACHINE: LazyLock<String> =
     LazyLock::new(|| std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned());
 
 /// An interface with its flow log.
+#[derive(PartialEq, Eq)]
 pub(super) struct Of {
     id: u64,
     log: Arc<FlowLog>,
@@ -43,7 +47,11 @@ pub(super) struct Of {
 impl Of {
     /// Nothing where it has none.
     pub(super) fn new(held: &Enforced) -> Option<Self> {
-        let interface = &held.meant.interface;
+        Self::under(held, &held.meant.interface)
+    }
+
+    /// As another policy has it.
+    pub(super) fn under(held: &Enforced, interface: &Interface) -> Option<Self> {
         let log = Arc::clone(interface.flow_log.as_ref()?);
         let eni = Eni::new(held.place(), interface, &log, &MACHINE);
         Some(Self { id: held.id, log, eni })
@@ -84,6 +92,14 @@ impl FlowLogs {
         self.collect(held);
     }
 
+    /// As [`Self::claim`], where another policy gives the interface another flow log, or other names in it: what was met before
+    /// belongs to the one that was.
+    pub(super) fn claim_before(&mut self, held: &mut Enforced, next: &Interface) {
+        if Of::new(held) != Of::under(held, next) {
+            self.claim(held);
+        }
+    }
+
     /// The same, and has the kernel forget it at once.
     pub(super) fn take(&mut self, held: &mut Enforced) {
         self.claim(held);
@@ -96,18 +112,18 @@ impl FlowLogs {
     fn collect(&mut self, held: &Enforced) {
         let Some(of) = Of::new(held) else { return };
         match held.attachment.windows() {
-            Ok((_, over)) => {
-                let new: Vec<Window> =
-                    over.into_iter().filter(|window| !self.known.contains(&(held.id, window.id))).collect();
-                self.keep(Some(of), &new, &held.history);
-            }
+            Ok((_, over)) => self.keep(Some(of), over, &held.history),
             Err(error) => tracing::warn!(interface = held.name, reason = %error, "its flow log cannot be read"),
         }
     }
 
-    /// Keeps windows that are over.
-    pub(super) fn keep(&mut self, of: Option<Of>, windows: &[Window], history: &History) {
-        let Some(of) = of.filter(|_| !windows.is_empty()) else { return };
+    /// Keeps windows that are over, those that are not known yet.
+    pub(super) fn keep(&mut self, of: Option<Of>, mut windows: Vec<Window>, history: &History) {
+        let Some(of) = of else { return };
+        windows.retain(|window| !self.known.contains(&(of.id, window.id)));
+        if windows.is_empty() {
+            return;
+        }
         // Asked anew each time: the clock of the day may have been set.
         let clock = Clock::now();
         let records = windows.iter().flat_map(|window| of.eni.records(window, history, clock, false)).collect();
@@ -123,6 +139,8 @@ impl State {
     /// Ends the windows whose time is over, and hands out what is to be written.
     pub(super) fn flow_batches(&mut self, unix: u64) -> Vec<Batch> {
         let clock = Clock::now();
+        let here: BTreeSet<u64> = self.interfaces.values().map(|held| held.id).collect();
+        self.flow_logs.at.retain(|id, _| here.contains(id));
         for held in self.interfaces.values_mut() {
             let Some(log) = &held.meant.interface.flow_log else { continue };
             let interval = u64::from(log.interval.max(1));

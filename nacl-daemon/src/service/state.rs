@@ -371,10 +371,7 @@ impl State {
                 change.modes.push(ModeChange { interface: key.clone(), before: was, now, live });
             }
             change.switched.push(key.clone());
-            // What was met before the switch belongs to the flow log that was.
-            if current.meant.interface.flow_log != meant.interface.flow_log {
-                self.flow_logs.claim(current);
-            }
+            self.flow_logs.claim_before(current, &meant.interface);
             before.insert(key, mem::replace(&mut current.meant, meant));
         }
         for (key, (meant, attachment)) in fresh {
@@ -811,7 +808,7 @@ impl Enforced {
         let Self { name, meant: Meant { interface, .. }, attachment, history, .. } = self;
         let failed = |source| StateError::Kernel { interface: text_of(&name, &interface), source };
         let windows = attachment.finish().map_err(failed)?;
-        logs.keep(of, &windows, &history);
+        logs.keep(of, windows, &history);
         Ok(())
     }
 

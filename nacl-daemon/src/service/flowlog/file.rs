@@ -1,9 +1,9 @@
 //! A file of lines that grows, gives way to a new one, and is never left with half a line. Knows nothing of what stands in it.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -38,6 +38,10 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
         return Ok((file, 0));
     }
     let length = metadata.len();
+    if length == 0 && metadata.permissions().mode() & 0o777 != MODE {
+        // A service's umask leaves its group nothing.
+        file.set_permissions(Permissions::from_mode(MODE))?;
+    }
     let whole = whole_lines(&mut file, length)?;
     if whole < length {
         file.set_len(whole)?;
@@ -112,8 +116,6 @@ fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     const NEVER: Rotation = Rotation { mib: 1, hours: 0, keep: 2 };
