@@ -185,12 +185,7 @@ pub fn parse_into<F: Frame + ?Sized>(
 }
 
 #[inline(always)]
-fn parse4<F: Frame + ?Sized>(
-    frame: &F,
-    at: usize,
-    packet: &mut Packet,
-    extent: &mut Extent,
-) -> Result<u32, Reason> {
+fn parse4<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet, extent: &mut Extent) -> Result<u32, Reason> {
     let header: [u8; 20] = frame.get(at).ok_or(Reason::IpShort)?;
     let length = usize::from(header[0] & 0xf) * 4;
     let total = u32::from(number!(u16, header, 2));
@@ -218,12 +213,7 @@ fn parse4<F: Frame + ?Sized>(
 }
 
 #[inline(always)]
-fn parse6<F: Frame + ?Sized>(
-    frame: &F,
-    at: usize,
-    packet: &mut Packet,
-    extent: &mut Extent,
-) -> Result<u32, Reason> {
+fn parse6<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet, extent: &mut Extent) -> Result<u32, Reason> {
     let header: [u8; 40] = frame.get(at).ok_or(Reason::IpShort)?;
     if header[0] >> 4 != 6 {
         return Err(Reason::IpMalformed);

@@ -327,7 +327,8 @@ fn twenty(cable: &Cable, src: &str, dst: &str, (sport, dport): (u16, u16)) {
     let to = mac(&cable.here, NEAR);
     for number in 0..20 {
         let length = if number == 0 { 221 } else { 212 };
-        let bytes = v4(to, 6, (address(src), address(dst)), &tcp(sport, dport, if number == 0 { 2 } else { 16 }), length);
+        let bytes =
+            v4(to, 6, (address(src), address(dst)), &tcp(sport, dport, if number == 0 { 2 } else { 16 }), length);
         frame(&cable.there, FAR, &bytes);
     }
 }
@@ -340,7 +341,10 @@ fn documented_lines_come_out_of_documented_traffic() {
     let place = Place::new("");
     let addressed = |address: &str, groups: &str| {
         let interface = format!("addresses = [\"{address}\"]\nflow_log = \"flows\"\n{groups}");
-        let log = flow_log(place.directory.path(), "[security_group.ping]\ninbound = [{ protocol = \"icmp\", source = \"0.0.0.0/0\" }]\noutbound = []\n[security_group.closed]\ninbound = []\noutbound = []\n");
+        let log = flow_log(
+            place.directory.path(),
+            "[security_group.ping]\ninbound = [{ protocol = \"icmp\", source = \"0.0.0.0/0\" }]\noutbound = []\n[security_group.closed]\ninbound = []\noutbound = []\n",
+        );
         policy(&cable, &interface, &log)
     };
     let reload = |address: &str, groups: &str| {
@@ -503,7 +507,8 @@ fn flags_of_a_short_connection_are_or_ed() {
     let format = "format = \"${version} ${srcport} ${dstport} ${tcp-flags} ${flow-direction} ${type} ${pkt-srcaddr} ${action}\"\n";
     place.write(&policy(&cable, "flow_log = \"flows\"", &flow_log(place.directory.path(), format)));
     let daemon = place.start(&[]);
-    let listener = netns::within(Some(&cable.here), || TcpListener::bind((HERE, 4003)).expect("a port")).expect("entered");
+    let listener =
+        netns::within(Some(&cable.here), || TcpListener::bind((HERE, 4003)).expect("a port")).expect("entered");
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         let mut text = String::new();
@@ -525,7 +530,11 @@ fn flags_of_a_short_connection_are_or_ed() {
     let start = Instant::now();
     let (asks, answers) =
         (format!("5 {port} 4003 3 ingress IPv4 {THERE} ACCEPT"), format!("5 4003 {port} 19 egress IPv4 {HERE} ACCEPT"));
-    let shown = ["flows", "--format", "${version} ${srcport} ${dstport} ${tcp-flags} ${flow-direction} ${type} ${pkt-srcaddr} ${action}"];
+    let shown = [
+        "flows",
+        "--format",
+        "${version} ${srcport} ${dstport} ${tcp-flags} ${flow-direction} ${type} ${pkt-srcaddr} ${action}",
+    ];
     loop {
         let text = place.ask(&shown);
         if text.contains(&asks) && text.contains(&answers) {

@@ -112,9 +112,14 @@ fn help_version_manual_and_completions() {
 
 #[test]
 fn verbs_about_modes_and_connections_say_what_they_need() {
-    for verb in
-        [&["mode"][..], &["conntrack"], &["conntrack", "list"], &["conntrack", "flush"], &["conntrack", "stats"], &["flows"]]
-    {
+    for verb in [
+        &["mode"][..],
+        &["conntrack"],
+        &["conntrack", "list"],
+        &["conntrack", "flush"],
+        &["conntrack", "stats"],
+        &["flows"],
+    ] {
         let help = text(&nacld(&[verb, &["--help"]].concat()).stdout);
         assert!(
             help.contains("Needs a running daemon and the right to open its socket; no kernel of its own"),

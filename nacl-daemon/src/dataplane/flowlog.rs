@@ -145,7 +145,11 @@ impl Windows {
 
     /// Sees to it that there is a map with so much room, before programs are told to write to it.
     pub fn begin(&mut self, entries: u32, now: u64) -> Result<(), DataplaneError> {
-        if self.running.as_ref().is_some_and(|held| held.room() == entries) { Ok(()) } else { self.turn_to(entries, now) }
+        if self.running.as_ref().is_some_and(|held| held.room() == entries) {
+            Ok(())
+        } else {
+            self.turn_to(entries, now)
+        }
     }
 
     /// Ends the window that runs and begins another.

@@ -544,7 +544,8 @@ impl Maps {
 
     /// Everything that is remembered of connections.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
-        let all: Vec<(FlowKey, Kept)> = read_all(self.flows.map()).map_err(|source| table(MapError::IoError(source)))?;
+        let all: Vec<(FlowKey, Kept)> =
+            read_all(self.flows.map()).map_err(|source| table(MapError::IoError(source)))?;
         Ok(all.into_iter().map(|(key, kept)| (key, kept.entry)).collect())
     }
 

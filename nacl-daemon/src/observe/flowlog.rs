@@ -225,8 +225,11 @@ impl Eni {
     /// nothing.
     pub fn records(&self, window: &Window, history: &History, clock: Clock, runs: bool) -> Vec<FlowRecord> {
         let bounds = (clock.rounded(window.began), clock.rounded(window.ended));
-        let mut records: Vec<_> =
-            window.records.iter().filter_map(|(key, logged)| self.record(key, logged, bounds, history, clock)).collect();
+        let mut records: Vec<_> = window
+            .records
+            .iter()
+            .filter_map(|(key, logged)| self.record(key, logged, bounds, history, clock))
+            .collect();
         let order = |one: &FlowRecord| {
             (one.start, one.end, one.srcaddr, one.dstaddr, one.srcport, one.dstport, one.protocol, one.action.clone())
         };
@@ -342,10 +345,15 @@ mod tests {
     fn the_own_end_is_the_primary_address() {
         let addresses = ["10.0.0.5", "10.0.0.6", "fe80::1", "2001:db8::5"];
         let told = |side, direction| {
-            let records =
-                eni(&addresses, side).records(&window(vec![to(0x0a00_0006, direction)], 0), &History::default(), Clock::now(), false);
+            let records = eni(&addresses, side).records(
+                &window(vec![to(0x0a00_0006, direction)], 0),
+                &History::default(),
+                Clock::now(),
+                false,
+            );
             let [record] = &records[..] else { panic!("{records:?}") };
-            [record.srcaddr, record.dstaddr, record.pkt_srcaddr, record.pkt_dstaddr].map(|address| address.unwrap().to_string())
+            [record.srcaddr, record.dstaddr, record.pkt_srcaddr, record.pkt_dstaddr]
+                .map(|address| address.unwrap().to_string())
         };
         let real = ["198.51.100.7", "10.0.0.6"];
         assert_eq!(told(Side::Host, Direction::Inbound), ["198.51.100.7", "10.0.0.5", real[0], real[1]]);
@@ -372,7 +380,11 @@ mod tests {
 
     #[test]
     fn an_id_that_is_made_up_stays_and_is_one_interfaces() {
-        let place = |netns: Option<&str>| Place { interface: "web".into(), device: "eth0".into(), netns: netns.map(str::to_owned) };
+        let place = |netns: Option<&str>| Place {
+            interface: "web".into(),
+            device: "eth0".into(),
+            netns: netns.map(str::to_owned),
+        };
         let id = made_up("machine", &place(None));
         assert_eq!(id, made_up("machine", &place(None)));
         assert_eq!(id.len(), "eni-1235b8ca123456789".len());

@@ -218,7 +218,9 @@ fn format(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Format> {
                     .at("expected `${name}`")
                     .help(format!("write `${{{}}}`", field.name()))
                     .fix(span, format!("${{{}}}", field.name())),
-                None => diagnostic.at("expected `${name}`").help("fields are written `${srcaddr}`, with blanks between"),
+                None => {
+                    diagnostic.at("expected `${name}`").help("fields are written `${srcaddr}`, with blanks between")
+                }
             },
             FormatFault::Twice(_) => diagnostic.at("again").help("remove one of the two"),
             FormatFault::Empty => diagnostic

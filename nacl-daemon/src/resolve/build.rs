@@ -822,12 +822,14 @@ impl<'p> Resolver<'p> {
             let diagnostic = Diagnostic::new(&codes::UNKNOWN_FLOW_LOG, name.span.clone(), message)
                 .at("not defined")
                 .did_you_mean(&name.value, name.span.clone(), known, quoted);
-            let define = || format!("define it: `[flow_log.{}]` with `destination = …`", key_or_placeholder(&name.value));
+            let define =
+                || format!("define it: `[flow_log.{}]` with `destination = …`", key_or_placeholder(&name.value));
             let diagnostic = if diagnostic.help.is_none() { diagnostic.help(define()) } else { diagnostic };
             self.push(diagnostic);
         }
         for (name, written) in &policy.flow_logs {
-            let named = |interface: &written::Interface| interface.flow_log.as_ref().is_some_and(|log| log.value == *name);
+            let named =
+                |interface: &written::Interface| interface.flow_log.as_ref().is_some_and(|log| log.value == *name);
             if !policy.interfaces.values().any(named) {
                 let message = format!("flow log {name:?} is named by no interface");
                 let help = format!("`flow_log = \"{}\"` below an interface switches it on", name.escape_debug());

@@ -382,12 +382,9 @@ mod tests {
 
     #[test]
     fn the_version_is_the_highest_of_the_fields() {
-        for (text, version) in [
-            ("${srcaddr}", 2),
-            ("${tcp-flags} ${version}", 3),
-            ("${region} ${tcp-flags}", 4),
-            ("${flow-direction}", 5),
-        ] {
+        for (text, version) in
+            [("${srcaddr}", 2), ("${tcp-flags} ${version}", 3), ("${region} ${tcp-flags}", 4), ("${flow-direction}", 5)]
+        {
             assert_eq!(Format::read(text).unwrap().version(), version, "{text}");
         }
     }

@@ -28,8 +28,8 @@ use super::{
 };
 use crate::{
     observe::{
-        Change, Filter as Connected, InterfaceFlows, InterfaceModes, InterfaceRules, InterfaceStatus, PendingStatus, Place as Named,
-        PolicyStatus, Record, Remembered, SettingChange, Status, TrackingStats, names,
+        Change, Filter as Connected, InterfaceFlows, InterfaceModes, InterfaceRules, InterfaceStatus, PendingStatus,
+        Place as Named, PolicyStatus, Record, Remembered, SettingChange, Status, TrackingStats, names,
     },
     report,
     resolve::{Layers, Mode},

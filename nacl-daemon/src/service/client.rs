@@ -19,8 +19,8 @@ use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::api::{
-    AllModes, Answer, Confirmed, ConnectionStats, Connections, Detached, Flows, Flushed, Problem, Reloaded, RolledBack, Rules,
-    SCHEMA, SetMode,
+    AllModes, Answer, Confirmed, ConnectionStats, Connections, Detached, Flows, Flushed, Problem, Reloaded, RolledBack,
+    Rules, SCHEMA, SetMode,
 };
 use crate::observe::{Filter, InterfaceModes, Status};
 

@@ -130,7 +130,8 @@ impl FlowLogs {
         let began = windows.iter().map(|window| window.began).min().unwrap_or_default();
         let ended = windows.iter().map(|window| window.ended).max().unwrap_or_default();
         self.known.extend(windows.iter().map(|window| (of.id, window.id)));
-        let (windows, span) = (windows.iter().map(|window| window.id).collect(), (clock.rounded(began), clock.rounded(ended)));
+        let (windows, span) =
+            (windows.iter().map(|window| window.id).collect(), (clock.rounded(began), clock.rounded(ended)));
         self.claimed.push(Batch { of, windows, records, span });
     }
 }
@@ -187,7 +188,8 @@ impl State {
             if let Some(of) = Of::new(held) {
                 let (running, over) = held.attachment.windows().map_err(|source| held.kernel(source))?;
                 // What is over and not written yet is nowhere else to be seen.
-                let windows = over.iter().map(|window| (window, false)).chain(running.iter().map(|window| (window, true)));
+                let windows =
+                    over.iter().map(|window| (window, false)).chain(running.iter().map(|window| (window, true)));
                 let records = windows.flat_map(|(window, runs)| of.eni.records(window, &held.history, clock, runs));
                 flows.records = records.collect();
                 flows.began = running.as_ref().map(|window| clock.rounded(window.began));
@@ -246,7 +248,10 @@ pub struct Writers {
 impl Writers {
     fn problems(&self) -> Vec<String> {
         let problem = |(name, (why, lost)): (&String, &(String, u64))| {
-            format!("flow log {name:?} cannot be written ({why}), and {} lost; packets are judged as before", records(*lost))
+            format!(
+                "flow log {name:?} cannot be written ({why}), and {} lost; packets are judged as before",
+                records(*lost)
+            )
         };
         self.failing.iter().map(problem).collect()
     }
@@ -288,7 +293,8 @@ fn records(count: u64) -> String {
 
 /// Writes records where they are to go: all of them or none, as far as that can be said.
 fn put(log: &FlowLog, records: &[&FlowRecord]) -> io::Result<()> {
-    let text = || records.iter().map(|record| report::flowlog::styled(record, &log.format, log.style)).collect::<String>();
+    let text =
+        || records.iter().map(|record| report::flowlog::styled(record, &log.format, log.style)).collect::<String>();
     match &log.destination {
         Destination::File(path) => file::append(path, log.rotation, text().as_bytes(), SystemTime::now()),
         Destination::Stdout => {
