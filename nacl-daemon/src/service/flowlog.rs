@@ -233,7 +233,7 @@ impl Service {
 fn until_next(now: SystemTime) -> Duration {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let over = Duration::new(since.as_secs() % TICK, since.subsec_nanos());
-    Duration::from_secs(TICK) - over
+    Duration::from_secs(TICK).saturating_sub(over)
 }
 
 /// What writes, and how that went last.

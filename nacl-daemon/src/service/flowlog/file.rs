@@ -84,7 +84,7 @@ fn rotate(path: &Path, rotation: Rotation, now: SystemTime) -> io::Result<()> {
         name.push(if number == 0 { format!("-{stamp}") } else { format!("-{stamp}.{number}") });
         PathBuf::from(name)
     };
-    let free = (0..).map(named).find(|name| !name.exists()).unwrap_or_else(|| named(0));
+    let free = (0..u32::MAX).map(named).find(|name| !name.exists()).unwrap_or_else(|| named(0));
     fs::rename(path, free)?;
     let mut old = rotated(path)?;
     old.sort();
