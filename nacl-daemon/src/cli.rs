@@ -73,6 +73,7 @@ pub enum Color {
 pub enum Verb {
     Check(Check),
     Explain(Explain),
+    Replay(Replay),
     Run(Run),
     Status(Status),
     Rules(Rules),
@@ -192,6 +193,66 @@ pub struct Explain {
     /// Exit with 5 when the request is denied and with 6 when the reply is.
     #[arg(long)]
     pub exit_code: bool,
+}
+
+/// Say what a policy would have done to captured traffic: packet by packet, and in sum.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel; `--level kernel` needs root and an eBPF kernel. Reads pcap and
+/// pcapng, of any size, as a stream. The time is the capture's, so what is remembered of connections, and for how long, is what it
+/// would have been on an interface that was attached to when the capture began.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld replay --config policy.toml traffic.pcapng
+  nacld replay --config policy.toml --summary traffic.pcap
+  nacld replay --config policy.toml --mode stateful --local 10.0.1.0/24 traffic.pcap
+  nacld replay --config policy.toml --flows traffic.pcap          AWS's flow log, default format
+  tcpdump -w - -i eth0 | nacld replay --config policy.toml -
+
+Which way a packet goes is told by the interface's addresses (--local, else the policy's, else the capture's own), then by its subnet, then by \
+what the capture says (pcapng's flags, Linux's cooked captures). A packet of which nothing tells it is not judged, but counted; so is \
+one whose headers the capture did not keep.
+
+Exits with 0 when the whole file was read, whatever became of its packets, and with 1 when it could not be read to its end: \
+what was read before is printed, and the error names packet and byte.")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct Replay {
+    /// Capture, pcap or pcapng; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Policy file.
+    #[arg(short, long, alias = "policy", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Interface of the policy; may be left out when there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Addresses on this side, instead of those of the interface; several with commas.
+    #[arg(long, value_name = "ADDRESS|CIDR", value_delimiter = ',')]
+    pub local: Vec<Within>,
+    /// What if the network ACL remembered connections, or did not (default: as the policy says).
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mode: Option<ModeName>,
+    /// What if only these layers judged (default: as the policy says).
+    #[arg(long, value_enum, value_name = "LAYERS")]
+    pub layers: Option<LayersName>,
+    /// Who judges: the engine in this process, or the program loaded into the kernel (BPF_PROG_TEST_RUN).
+    #[arg(long, value_enum, default_value_t = Level::Host)]
+    pub level: Level,
+    /// Stop after this many packets.
+    #[arg(long, value_name = "PACKETS")]
+    pub limit: Option<u64>,
+    /// Print no packets, only what became of them in sum.
+    #[arg(long)]
+    pub summary: bool,
+    /// Print flow records instead, as AWS's flow logs have them by default.
+    #[arg(long, conflicts_with_all = ["json", "summary"])]
+    pub flows: bool,
+    /// Seconds that a flow record covers at most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "flows", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub window: u64,
+    /// Print one JSON object a line, the last of them the summary.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 //! → `observe` → `report`. ARCHITECTURE.md has the picture and the invariants.
 
 pub mod analyze;
+pub mod capture;
 pub mod clients;
 pub mod compile;
 pub mod dataplane;

@@ -6,6 +6,8 @@ mod fix;
 mod flow;
 mod jsonl;
 mod query;
+pub mod records;
+pub mod replay;
 
 pub use self::{
     explain::{ExplainError, Explanation, Leg, Outcome, Remembered, Said, explain},
@@ -13,6 +15,7 @@ pub use self::{
     flow::{Flow, FlowError, number},
     jsonl::{Lines, StreamError, answer},
     query::Query,
+    replay::Replay,
 };
 
 pub(crate) use self::flow::address;

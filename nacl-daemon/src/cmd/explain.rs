@@ -13,15 +13,18 @@ use nacl_daemon::{
     dataplane::{Options, TestBed},
     engine::Engine,
     report::{self, explain::Asked},
-    resolve::{Interface, NoHost, Resolved},
+    resolve::{Interface, NoHost},
 };
 
-use super::{policy::usable, print};
+use super::{
+    policy::{usable, what_if},
+    print,
+};
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Explain) -> anyhow::Result<Exit> {
     let policy = usable(&args.config, &NoHost)?;
-    let (name, interface) = what_if(args, &policy)?;
+    let (name, interface) = what_if(&policy, args.interface.as_deref(), args.mode, args.layers)?;
     let asked = Asked { policy: &policy, name: &name, interface: &interface };
     let compiled = compile(&interface, None)?;
     match (&args.protocol, &args.source, &args.destination) {
@@ -31,20 +34,6 @@ pub fn run(args: &cli::Explain) -> anyhow::Result<Exit> {
         }
         _ => stream(args, &interface, &compiled),
     }
-}
-
-/// The interface that was asked about, with the mode and layers that were asked about, and its name in the policy.
-fn what_if(args: &cli::Explain, policy: &Resolved) -> anyhow::Result<(String, Interface)> {
-    let written = policy.interface(args.interface.as_deref())?;
-    let name = policy.interfaces.iter().find(|(_, other)| std::ptr::eq(*other, written));
-    let name = name.map_or_else(|| written.name.clone(), |(name, _)| name.clone());
-    let mut interface = written.clone();
-    interface.mode = args.mode.map_or(written.mode, Into::into);
-    interface.layers = args.layers.map_or(written.layers, Into::into);
-    if args.layers == Some(cli::LayersName::Sg) && interface.groups.is_none() {
-        bail!("interface {name} has no security groups that could judge: give it some, `security_groups = [\"NAME\"]`");
-    }
-    Ok((name, interface))
 }
 
 fn explain(args: &cli::Explain, asked: &Asked<'_>, compiled: &Compiled, flow: Flow) -> anyhow::Result<Exit> {

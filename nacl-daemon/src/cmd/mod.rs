@@ -12,6 +12,7 @@ mod man;
 mod mode;
 pub mod policy;
 mod reload;
+mod replay;
 mod rollback;
 mod rules;
 mod run;
@@ -22,6 +23,7 @@ use std::{
     io::{self, Write},
 };
 
+use nacl_daemon::capture::CaptureError;
 use nacl_daemon::service::{
     client::ClientError, load::LoadError, plane::Held, prepare::PrepareError, serve::RunError, socket::SocketError,
 };
@@ -37,6 +39,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.verb {
         Verb::Check(args) => check::run(args),
         Verb::Explain(args) => explain::run(args),
+        Verb::Replay(args) => replay::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),
@@ -77,6 +80,7 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         error.downcast_ref().and_then(hint)
     }
     of(error, RunError::hint)
+        .or_else(|| of(error, CaptureError::hint))
         .or_else(|| of(error, ClientError::hint))
         .or_else(|| of(error, Held::hint))
         .or_else(|| of(error, LoadError::hint))

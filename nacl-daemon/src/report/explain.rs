@@ -15,10 +15,10 @@ use crate::{
     resolve::{Interface, Layers, Mode, Resolved},
 };
 
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-const GREEN: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
-const RED: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+pub(super) const BOLD: Style = Style::new().bold();
+pub(super) const DIM: Style = Style::new().dimmed();
+pub(super) const GREEN: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
+pub(super) const RED: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
 
 /// What was asked about.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ impl Asked<'_> {
     }
 
     /// Interface, layers and mode, in one line.
-    fn heading(&self) -> String {
+    pub(super) fn heading(&self) -> String {
         let Interface { layers, mode, nacl, subnet, .. } = self.interface;
         let off = |layer| if *layers == layer { " (off)" } else { "" };
         let mut parts = vec![
@@ -191,7 +191,7 @@ fn remembered(explanation: &Explanation) -> String {
 }
 
 /// The packet as `tcp 198.51.100.7:52345 → 10.0.1.10:443`.
-fn flow_line(packet: &Packet) -> String {
+pub(super) fn flow_line(packet: &Packet) -> String {
     let protocol = protocol_name(packet.protocol);
     let (from, to) = (endpoint(packet, packet.src, packet.sport), endpoint(packet, packet.dst, packet.dport));
     let icmp = packet.protocol == if packet.family == nacl_common::Family::V4 { 1 } else { 58 };
@@ -200,7 +200,7 @@ fn flow_line(packet: &Packet) -> String {
 }
 
 /// Where a rule stands, and its text.
-fn source_line(asked: &Asked<'_>, rule: Written<'_>) -> String {
+pub(super) fn source_line(asked: &Asked<'_>, rule: Written<'_>) -> String {
     let Resolved { file, text, .. } = asked.policy;
     match (text.lines().nth(rule.line().wrapping_sub(1)), rule) {
         (Some(line), _) => format!("{file}:{}  {}", rule.line(), line.trim()),
@@ -256,7 +256,7 @@ pub fn client_lines(port: u16) -> String {
 }
 
 /// The table of a policy that a new rule goes into, and the rule.
-fn new_rule(new: &NewRule) -> (String, String) {
+pub(super) fn new_rule(new: &NewRule) -> (String, String) {
     match new {
         NewRule::Nacl { nacl, direction, rule } => (format!("nacl.{}", key(nacl)), rule_toml(rule, *direction)),
         NewRule::Group { group, direction, rule } => {
@@ -265,7 +265,7 @@ fn new_rule(new: &NewRule) -> (String, String) {
     }
 }
 
-fn fix_text(out: &mut String, fix: &Fix, replied: bool) {
+pub(super) fn fix_text(out: &mut String, fix: &Fix, replied: bool) {
     let many = if fix.rules.len() == 1 { "this rule" } else { "these rules" };
     let _ = writeln!(out, "\n  {BOLD}Smallest fix:{BOLD:#} add {many}");
     for new in &fix.rules {
@@ -317,19 +317,25 @@ pub fn json(asked: &Asked<'_>, explanation: &Explanation) -> Value {
         "request": leg(&explanation.request),
         "remembered": { "nacl": by_nacl, "security_groups": by_groups, "untracked": untracked },
         "reply": explanation.reply.as_ref().map(leg),
-        "fix": explanation.fix.as_ref().map(|fix| fix.rules.iter().map(|new| {
-            let (nacl, group) = match new {
-                NewRule::Nacl { nacl, .. } => (Some(nacl), None),
-                NewRule::Group { group, .. } => (None, Some(group)),
-            };
-            json!({
-                "nacl": nacl,
-                "security_group": group,
-                "direction": new.direction().name(),
-                "rule": new_rule(new).1,
-            })
-        }).collect::<Vec<_>>()),
+        "fix": explanation.fix.as_ref().map(fix_json),
     })
+}
+
+/// The rules of a fix.
+pub(super) fn fix_json(fix: &Fix) -> Value {
+    let rule = |new: &NewRule| {
+        let (nacl, group) = match new {
+            NewRule::Nacl { nacl, .. } => (Some(nacl), None),
+            NewRule::Group { group, .. } => (None, Some(group)),
+        };
+        json!({
+            "nacl": nacl,
+            "security_group": group,
+            "direction": new.direction().name(),
+            "rule": new_rule(new).1,
+        })
+    };
+    fix.rules.iter().map(rule).collect()
 }
 
 /// A verdict in the words that every verb's JSON uses.
