@@ -134,8 +134,12 @@ Examples:
   nacld explain --config policy.toml --interface eth0 tcp 198.51.100.7:52345 10.0.1.10:443
   nacld explain --config policy.toml --interface eth0 icmp 198.51.100.7 10.0.1.10
   nacld explain --config policy.toml --interface eth0 --mode stateful tcp 198.51.100.7:52345 10.0.1.10:443
+  nacld explain --config policy.toml tcp 10.0.1.20:50000 10.0.2.10:80       from one interface of the policy to another
   nacld explain --config policy.toml --interface eth0 --jsonl < packets.jsonl
   nacld explain --config policy.toml --interface eth0 --jsonl --sequence < packets.jsonl
+
+Without --interface, where both ends are interfaces of the policy ([interface] or [eni]), or where it has several and one of them is \
+an end, the flow is followed along its way: past every list it crosses, out of one end and into the other and back, without and with a memory.
 
 A line of --jsonl is a packet: direction, src, dst, protocol (number) and, where the packet has them, sport and dport, or \
 icmp_type, icmp_code and icmp_id (of an echo), tcp_flags (letters of SAFRPU), hop_limit, fragment (\"first\", \"later\" or \
@@ -151,9 +155,12 @@ pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Interface of the policy; may be left out when there is only one.
+    /// Interface of the policy: explain the flow at this one alone. May be left out when there is only one, and where the ends tell.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
+    /// Show beside each other what is with and without a memory, as a way is shown.
+    #[arg(long, conflicts_with_all = ["jsonl", "mode"])]
+    pub both_modes: bool,
     /// Protocol: a name (tcp, udp, icmp, …) or a number.
     #[arg(required_unless_present = "jsonl", conflicts_with = "jsonl")]
     pub protocol: Option<String>,

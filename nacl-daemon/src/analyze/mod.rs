@@ -5,6 +5,7 @@ mod explain;
 mod fix;
 mod flow;
 mod jsonl;
+pub mod path;
 mod query;
 pub mod records;
 pub mod replay;
@@ -14,6 +15,7 @@ pub use self::{
     fix::{Fix, NewRule, smallest_fix},
     flow::{Flow, FlowError, number},
     jsonl::{Lines, StreamError, answer},
+    path::{Path, reachability_code},
     query::Query,
     replay::Replay,
 };

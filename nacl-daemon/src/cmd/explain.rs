@@ -8,12 +8,15 @@ use std::{
 use anyhow::bail;
 use nacl_common::{Direction, flow::Met};
 use nacl_daemon::{
-    analyze::{self, Flow, Lines, Outcome, StreamError},
+    analyze::{
+        self, Flow, Lines, Outcome, StreamError,
+        path::{self, Ends},
+    },
     compile::{Compiled, compile},
     dataplane::{Options, TestBed},
     engine::Engine,
     report::{self, explain::Asked},
-    resolve::{Interface, NoHost},
+    resolve::{Interface, NoHost, Resolved},
 };
 
 use super::{
@@ -24,15 +27,69 @@ use crate::{Exit, cli};
 
 pub fn run(args: &cli::Explain) -> anyhow::Result<Exit> {
     let policy = usable(&args.config, &NoHost)?;
+    let flow = match (&args.protocol, &args.source, &args.destination) {
+        (Some(protocol), Some(source), Some(destination)) => {
+            Some(Flow::parse(protocol, source, destination, args.icmp.as_deref())?)
+        }
+        _ => None,
+    };
+    if let Some(flow) = flow
+        && let Some(ends) = ends(args, &policy, flow)?
+    {
+        return path(args, &policy, ends, flow);
+    }
     let (name, interface) = what_if(&policy, args.interface.as_deref(), args.mode, args.layers)?;
     let asked = Asked { policy: &policy, name: &name, interface: &interface };
     let compiled = compile(&interface, None)?;
-    match (&args.protocol, &args.source, &args.destination) {
-        (Some(protocol), Some(source), Some(destination)) => {
-            let flow = Flow::parse(protocol, source, destination, args.icmp.as_deref())?;
-            explain(args, &asked, &compiled, flow)
-        }
-        _ => stream(args, &interface, &compiled),
+    match flow {
+        Some(flow) => explain(args, &asked, &compiled, flow),
+        None => stream(args, &interface, &compiled),
+    }
+}
+
+/// The ends of a flow that is to be followed along its way; `None` where it is to be explained at one interface.
+fn ends(args: &cli::Explain, policy: &Resolved, flow: Flow) -> anyhow::Result<Option<Ends>> {
+    let mut ends = if args.interface.is_none() && args.direction.is_none() {
+        let ends = Ends::of(policy, &flow)?;
+        // Where there is one interface, it is meant, whoever the ends are.
+        let followed = if policy.interfaces.len() > 1 { 1 } else { 2 };
+        Some(ends).filter(|ends| ends.interfaces() >= followed)
+    } else {
+        None
+    };
+    if ends.is_none() && args.both_modes {
+        let (name, interface) = what_if(policy, args.interface.as_deref(), None, args.layers)?;
+        let direction = args.direction.map_or_else(|| flow.direction(&interface).0, Direction::from);
+        ends = Some(Ends::at(&name, &interface, &flow, direction));
+    }
+    if let (Some(ends), Some(layers)) = (&mut ends, args.layers) {
+        ends.set_layers(layers.into());
+    }
+    Ok(ends)
+}
+
+fn path(args: &cli::Explain, policy: &Resolved, ends: Ends, flow: Flow) -> anyhow::Result<Exit> {
+    let (mode, client) = (args.mode.map(Into::into), args.client);
+    let path = match args.level {
+        cli::Level::Host => path::walk(ends, flow, mode, client, path::engine)?,
+        cli::Level::Kernel => path::walk(ends, flow, mode, client, |interface, compiled| {
+            let mut bed = TestBed::load(&interface.into(), compiled)?;
+            Ok(Box::new(move |direction, packet: &_| bed.judge(direction, packet)))
+        })?,
+    };
+    print(if args.json {
+        format!("{:#}\n", report::path::json(policy, &path))
+    } else {
+        report::path::text(policy, &path)
+    })?;
+    Ok(exit(args, path.walk().outcome))
+}
+
+fn exit(args: &cli::Explain, outcome: Outcome) -> Exit {
+    match outcome {
+        Outcome::RequestDenied if args.exit_code => Exit::RequestDenied,
+        Outcome::ReplyDenied if args.exit_code => Exit::ReplyDenied,
+        _ => Exit::Done,
     }
 }
 
@@ -55,11 +112,7 @@ fn explain(args: &cli::Explain, asked: &Asked<'_>, compiled: &Compiled, flow: Fl
     } else {
         report::explain::text(asked, &explanation)
     })?;
-    Ok(match explanation.outcome {
-        Outcome::RequestDenied if args.exit_code => Exit::RequestDenied,
-        Outcome::ReplyDenied if args.exit_code => Exit::ReplyDenied,
-        _ => Exit::Done,
-    })
+    Ok(exit(args, explanation.outcome))
 }
 
 fn stream(args: &cli::Explain, interface: &Interface, compiled: &Compiled) -> anyhow::Result<Exit> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::rule::{endpoint, group_rule_toml, key, protocol_name, rule_toml};
 use crate::{
-    analyze::{Explanation, Fix, Leg, NewRule, Outcome, Remembered, Said},
+    analyze::{Explanation, Fix, Leg, NewRule, Outcome, Remembered, Said, reachability_code},
     clients::Client,
     compile::{Decider, SlotTable, Written},
     resolve::{Interface, Layers, Mode, Resolved},
@@ -128,7 +128,7 @@ fn leg(out: &mut String, asked: &Asked<'_>, name: &str, leg: &Leg) {
         };
         let _ = writeln!(out, "{indent}{label}{would}{style}{word}{style:#} {}", by(asked, one));
         if let Some(rule) = one.by.written(asked.interface) {
-            let _ = writeln!(out, "{indent}{:width$}{DIM}{}{DIM:#}", "", source_line(asked, rule), width = label.len());
+            let _ = writeln!(out, "{indent}{:width$}{DIM}{}{DIM:#}", "", source_line(asked.policy, rule), width = label.len());
         }
         denied |= !one.allow;
     }
@@ -200,8 +200,8 @@ pub(super) fn flow_line(packet: &Packet) -> String {
 }
 
 /// Where a rule stands, and its text.
-pub(super) fn source_line(asked: &Asked<'_>, rule: Written<'_>) -> String {
-    let Resolved { file, text, .. } = asked.policy;
+pub(super) fn source_line(policy: &Resolved, rule: Written<'_>) -> String {
+    let Resolved { file, text, .. } = policy;
     match (text.lines().nth(rule.line().wrapping_sub(1)), rule) {
         (Some(line), _) => format!("{file}:{}  {}", rule.line(), line.trim()),
         (None, Written::Nacl(_)) => "AWS's default network ACL has this rule".into(),
@@ -282,24 +282,7 @@ pub(super) fn fix_text(out: &mut String, fix: &Fix, replied: bool) {
 
 /// The explanation as JSON; `schema` counts up when a field changes its meaning.
 pub fn json(asked: &Asked<'_>, explanation: &Explanation) -> Value {
-    let nacl = asked.interface.nacl.name.as_str();
-    let line = |by: &Decider| by.written(asked.interface).map(|rule| rule.line()).filter(|line| *line > 0);
-    let said = |said: &Said| {
-        let action = if said.allow { Action::Allow } else { Action::Deny };
-        let mut value = json!(verdict(nacl, &said.by, action, said.layer, said.reason));
-        value["line"] = line(&said.by).into();
-        value
-    };
-    let leg = |leg: &Leg| {
-        let mut value = json!(verdict(nacl, &leg.by, leg.verdict.action, leg.verdict.layer, leg.verdict.reason));
-        value["direction"] = leg.direction.name().into();
-        value["packet"] = flow_line(&leg.packet).into();
-        let exemption = leg.slot.as_ref().map(|slot| slot.line).filter(|line| *line > 0);
-        value["line"] = line(&leg.by).or(exemption).into();
-        value["layers"] = leg.said.iter().map(said).collect();
-        value["blockers"] = leg.blockers().map(said).collect();
-        value
-    };
+    let leg = |leg: &Leg| leg_json(asked.interface, leg);
     let Remembered { nacl: by_nacl, groups: by_groups, untracked, no_connection: _ } = explanation.remembered;
     json!({
         "schema": 1,
@@ -319,6 +302,35 @@ pub fn json(asked: &Asked<'_>, explanation: &Explanation) -> Value {
         "reply": explanation.reply.as_ref().map(leg),
         "fix": explanation.fix.as_ref().map(fix_json),
     })
+}
+
+/// The line of the rule that decided, where one is written.
+fn line(interface: &Interface, by: &Decider) -> Option<usize> {
+    by.written(interface).map(|rule| rule.line()).filter(|line| *line > 0)
+}
+
+/// What a layer says of a packet.
+pub(super) fn said_json(interface: &Interface, direction: Direction, said: &Said) -> Value {
+    let action = if said.allow { Action::Allow } else { Action::Deny };
+    let mut value = json!(verdict(&interface.nacl.name, &said.by, action, said.layer, said.reason));
+    value["line"] = line(interface, &said.by).into();
+    // As AWS's Reachability Analyzer would say it.
+    value["code"] = reachability_code(said, interface, direction).into();
+    value
+}
+
+/// A packet and what decided it, then what each layer says.
+pub(super) fn leg_json(interface: &Interface, leg: &Leg) -> Value {
+    let nacl = &interface.nacl.name;
+    let mut value = json!(verdict(nacl, &leg.by, leg.verdict.action, leg.verdict.layer, leg.verdict.reason));
+    let said = |said: &Said| said_json(interface, leg.direction, said);
+    value["direction"] = leg.direction.name().into();
+    value["packet"] = flow_line(&leg.packet).into();
+    let exemption = leg.slot.as_ref().map(|slot| slot.line).filter(|line| *line > 0);
+    value["line"] = line(interface, &leg.by).or(exemption).into();
+    value["layers"] = leg.said.iter().map(said).collect();
+    value["blockers"] = leg.blockers().map(said).collect();
+    value
 }
 
 /// The rules of a fix.

@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod explain;
 pub mod json;
 pub mod lockout;
+pub mod path;
 pub mod replay;
 pub mod rule;
 pub mod rules;

@@ -193,7 +193,7 @@ pub fn summary(asked: &Asked<'_>, summary: &Summary) -> String {
                 }
                 _ => by.to_string(),
             };
-            let line = by.written(asked.interface).map(|rule| source_line(asked, rule)).unwrap_or_default();
+            let line = by.written(asked.interface).map(|rule| source_line(asked.policy, rule)).unwrap_or_default();
             let text = format!(
                 "  {:>10} {:>10}  {style}{word:<7}{style:#}  {name:<24}  {DIM}{line}{DIM:#}",
                 count(*packets),
@@ -248,7 +248,7 @@ fn broken_text(out: &mut String, asked: &Asked<'_>, (request, reply): &Pair, bro
         let (style, word) = if label == "request" { (GREEN, "ALLOWED") } else { (RED, "DENIED") };
         let _ = writeln!(out, "  {label:<8}  {style}{word}{style:#} by {}", deciders(by));
         for rule in by.iter().filter_map(|by| by.written(asked.interface)) {
-            let _ = writeln!(out, "            {DIM}{}{DIM:#}", source_line(asked, rule));
+            let _ = writeln!(out, "            {DIM}{}{DIM:#}", source_line(asked.policy, rule));
         }
     }
     match fix {
