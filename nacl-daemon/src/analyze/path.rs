@@ -147,7 +147,8 @@ impl Ends {
 
     /// The mode that both ends have; `None` where they differ.
     fn mode(&self) -> Option<Mode> {
-        let mut modes = self.both().into_iter().filter_map(|end| end.interface.as_ref()).map(|interface| interface.mode);
+        let mut modes =
+            self.both().into_iter().filter_map(|end| end.interface.as_ref()).map(|interface| interface.mode);
         let first = modes.next().unwrap_or_default();
         modes.all(|mode| mode == first).then_some(first)
     }

@@ -103,7 +103,11 @@ impl Told<'_> {
             if self.args.flows { tell(text)? } else { out.write_all(text.as_bytes())? }
         }
         out.flush()?;
-        read.map(|()| Exit::Done).with_context(|| format!("{} was not read to its end", self.args.file.display()))
+        let name = match self.args.file.to_str() {
+            Some("-") => "standard input".into(),
+            _ => self.args.file.to_string_lossy(),
+        };
+        read.map(|()| Exit::Done).with_context(|| format!("{name} was not read to its end"))
     }
 
     fn packets<E: std::error::Error + Send + Sync + 'static>(

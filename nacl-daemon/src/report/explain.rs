@@ -128,7 +128,13 @@ fn leg(out: &mut String, asked: &Asked<'_>, name: &str, leg: &Leg) {
         };
         let _ = writeln!(out, "{indent}{label}{would}{style}{word}{style:#} {}", by(asked, one));
         if let Some(rule) = one.by.written(asked.interface) {
-            let _ = writeln!(out, "{indent}{:width$}{DIM}{}{DIM:#}", "", source_line(asked.policy, rule), width = label.len());
+            let _ = writeln!(
+                out,
+                "{indent}{:width$}{DIM}{}{DIM:#}",
+                "",
+                source_line(asked.policy, rule),
+                width = label.len()
+            );
         }
         denied |= !one.allow;
     }

@@ -148,7 +148,11 @@ pub fn text(policy: &Resolved, path: &Path) -> String {
     }
     let rows = rows(path);
     table(&mut out, policy, path, &rows);
-    if rows.iter().flat_map(|row| &row.cells).any(|(crossing, said)| said.map_or(!crossing.reached, |said| !reached(crossing, said))) {
+    if rows
+        .iter()
+        .flat_map(|row| &row.cells)
+        .any(|(crossing, said)| said.map_or(!crossing.reached, |said| !reached(crossing, said)))
+    {
         let _ = writeln!(out, "  {DIM}In parentheses: what would be said of a packet that does not get there.{DIM:#}");
     }
     out.push('\n');
@@ -160,7 +164,7 @@ pub fn text(policy: &Resolved, path: &Path) -> String {
         };
         let _ = writeln!(out, "  {name}{}", conclusion(path, walk, &rows));
     }
-    blockers(&mut out, policy, &rows);
+    blockers(&mut out, policy, path.walk(), &rows);
     let walk = path.walk();
     if walk.outcome == Outcome::ReplyDenied && path.flow.has_ports() {
         let _ = write!(out, "\n  {}", client_lines(path.flow.sport));
@@ -191,7 +195,12 @@ fn table(out: &mut String, policy: &Resolved, path: &Path, rows: &[Row<'_>]) {
         })
         .collect();
     let head: Vec<_> = path.walks.iter().zip(&widths).map(|(walk, width)| pad(column(walk), *width)).collect();
-    let _ = writeln!(out, "\n      {}  {DIM}{}{DIM:#}", " ".repeat(place_width + 2 + list_width), head.join("  ").trim_end());
+    let _ = writeln!(
+        out,
+        "\n      {}  {DIM}{}{DIM:#}",
+        " ".repeat(place_width + 2 + list_width),
+        head.join("  ").trim_end()
+    );
     let mut leg = None;
     for (number, row) in rows.iter().enumerate() {
         if leg != Some(row.reply) {
@@ -206,14 +215,15 @@ fn table(out: &mut String, policy: &Resolved, path: &Path, rows: &[Row<'_>]) {
             pad(&lists[number], list_width)
         );
         for ((style, text), width) in cells[number].iter().zip(&widths) {
-            let _ = write!(out, "  {style}{}{style:#}", pad(text, *width));
+            // Blanks are no style's, so that those at the end can be taken off.
+            let missing = width.saturating_sub(text.chars().count());
+            let _ = write!(out, "  {style}{text}{style:#}{}", " ".repeat(missing));
         }
         let said = row.cells[0].1;
         let rule = said.zip(row.end.interface.as_ref()).and_then(|(said, interface)| said.by.written(interface));
         if let Some(line) = rule.map(|rule| rule.line()).filter(|line| *line > 0) {
             let _ = write!(out, "  {DIM}{}:{line}{DIM:#}", policy.file);
         }
-        // Blanks at the end are no style's.
         let length = out.trim_end_matches(' ').len();
         out.truncate(length);
         out.push('\n');
@@ -254,11 +264,17 @@ fn conclusion(path: &Path, walk: &Walk, rows: &[Row<'_>]) -> String {
 }
 
 /// Every list that denies, as the policy says, and by which rule.
-fn blockers(out: &mut String, policy: &Resolved, rows: &[Row<'_>]) {
+fn blockers(out: &mut String, policy: &Resolved, walk: &Walk, rows: &[Row<'_>]) {
+    // Of a request that is dropped nothing is remembered. Were it let pass, such a list would let its reply pass too.
+    let remembers = |row: &Row<'_>, walk: &Walk| {
+        let mode = row.end.interface.as_ref().map(|interface| walk.mode.unwrap_or(interface.mode));
+        walk.outcome == Outcome::RequestDenied && (row.layer != Layer::Nacl || mode == Some(Mode::Stateful))
+    };
     let denying: Vec<_> = rows
         .iter()
         .enumerate()
         .filter_map(|(number, row)| Some((number + 1, row, row.cells[0].1.filter(|said| !said.allow)?)))
+        .filter(|(_, row, _)| !(row.reply && remembers(row, walk)))
         .collect();
     if denying.is_empty() {
         return;
@@ -280,10 +296,12 @@ fn blockers(out: &mut String, policy: &Resolved, rows: &[Row<'_>]) {
 pub fn json(policy: &Resolved, path: &Path) -> Value {
     let walk = path.walk();
     let decides = |reply| walk.decides(reply);
-    let of = |crossing: &Crossing| path.end(crossing.at).interface.as_ref().map(|interface| {
-        let interface = Interface { mode: walk.mode.unwrap_or(interface.mode), ..interface.clone() };
-        leg_json(&interface, &crossing.leg)
-    });
+    let of = |crossing: &Crossing| {
+        path.end(crossing.at).interface.as_ref().map(|interface| {
+            let interface = Interface { mode: walk.mode.unwrap_or(interface.mode), ..interface.clone() };
+            leg_json(&interface, &crossing.leg)
+        })
+    };
     let deciding = walk.blocked().or_else(|| decides(false));
     let end = deciding.map(|crossing| path.end(crossing.at));
     let Remembered { nacl, groups, untracked, no_connection: _ } = walk.remembered;
