@@ -1,26 +1,28 @@
-//! `nacld replay` at kernel level: the loaded programs, given the captured bytes, say of every packet what the engine says.
+//! `nacld replay` and `nacld explain` along a way at kernel level: the loaded programs say of every packet what the engine says, of
+//! captured ones by their own bytes.
 
 mod support;
 
-use std::{
-    fs,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Command};
 
 use support::{
     capture::{BEGIN, ETHERNET, PLAIN, POLICY, Packet, TICK, packet, pcap, pcapng, traffic},
     generate::{self, Random},
 };
 
-fn nacld(directory: &std::path::Path, level: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_nacld"))
-        .args(["replay", "--config", "policy.toml", "--level", level])
-        .args(arguments)
-        .current_dir(directory)
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(0), "{level}: {}", String::from_utf8_lossy(&output.stderr));
-    output
+/// What a verb prints at both levels, which must be the same.
+fn both(directory: &Path, verb: &[&str], arguments: &[&str]) -> String {
+    let [host, kernel] = ["host", "kernel"].map(|level| {
+        let output = Command::new(env!("CARGO_BIN_EXE_nacld"))
+            .args([verb, &["--level", level], arguments].concat())
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{level}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    });
+    assert_eq!(kernel, host, "{verb:?} {arguments:?}");
+    host
 }
 
 /// A frame longer than a page, and one as short as a frame can be.
@@ -58,8 +60,17 @@ fn the_loaded_programs_say_what_the_engine_says_byte_for_byte() {
         &["random.pcapng"],
         &["--json", "--mode", "stateful", "random.pcapng"],
     ] {
-        let [host, kernel] = ["host", "kernel"].map(|level| nacld(directory.path(), level, arguments));
-        assert_eq!(String::from_utf8_lossy(&kernel.stdout), String::from_utf8_lossy(&host.stdout), "{arguments:?}");
-        assert!(host.stdout.len() > 300, "{arguments:?}");
+        let said = both(directory.path(), &["replay", "--config", "policy.toml"], arguments);
+        assert!(said.len() > 300, "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_way_is_judged_by_the_loaded_programs_as_by_the_engine() {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    for (port, outcome) in [("80", "works"), ("22", "request-denied")] {
+        let flow = ["--json", "tcp", "10.0.1.20:50000", &format!("10.0.2.10:{port}")];
+        let said = both(&config, &["explain", "--config", "diagram-b.toml"], &flow);
+        assert!(said.contains(&format!("\"outcome\": \"{outcome}\"")), "{said}");
     }
 }

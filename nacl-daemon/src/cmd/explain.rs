@@ -64,6 +64,10 @@ fn ends(args: &cli::Explain, policy: &Resolved, flow: Flow) -> anyhow::Result<Op
     }
     if let (Some(ends), Some(layers)) = (&mut ends, args.layers) {
         ends.set_layers(layers.into());
+        let wanted = |end: &&path::End| end.interface.as_ref().is_some_and(|one| one.layers == layers.into());
+        if !ends.both().iter().any(wanted) {
+            bail!("neither end has such layers: leave out --layers, or give one of them what is to judge");
+        }
     }
     Ok(ends)
 }
