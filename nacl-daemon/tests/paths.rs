@@ -19,7 +19,7 @@ use nacl_daemon::{
         paper,
     },
     policy, report,
-    resolve::{Interface, Layers, Mode, NoHost, Resolved},
+    resolve::{Interface, Layers, Mode, NoHost, Resolved, build::default_nacl},
 };
 use serde_json::Value;
 use support::{
@@ -77,7 +77,9 @@ fn derived(lab: &Lab, stage: &Stage<'_>, probe: &Probe, port: u16) -> (lab::Outc
     // As the step has it in force.
     let mut policy = stage.policy.resolved.clone();
     for (hook, enforced) in &stage.policy.hooks {
-        policy.interfaces.insert(hook.clone(), enforced.interface.clone());
+        // Labs with one hook leave addresses to their hosts.
+        let addresses = lab.host(hook).addresses.iter().map(|network| network.addr()).collect();
+        policy.interfaces.insert(hook.clone(), Interface { addresses, ..enforced.interface.clone() });
     }
     let mut all = Vec::new();
     let mut last = Vec::new();
@@ -366,13 +368,23 @@ fn case(packet: &Packet, direction: Direction) -> Case {
     }
 }
 
+/// The same interface with a network ACL alone, which lets everything pass this way.
+fn open(interface: &Interface, direction: Direction) -> Interface {
+    let (mut nacl, all) = (interface.nacl.as_ref().clone(), default_nacl());
+    match direction {
+        Direction::Inbound => nacl.inbound = all.inbound,
+        Direction::Outbound => nacl.outbound = all.outbound,
+    }
+    Interface { nacl: Arc::new(nacl), groups: None, layers: Layers::Both, ..interface.clone() }
+}
+
 /// Two interfaces of random policies, and the oracle at each.
 #[test]
 fn every_crossing_is_what_the_oracle_says_and_every_fix_mends() {
     let mut random = Random(20_261_121);
     let empty = load("version = 1\n[nacl.n]\ninbound = []\noutbound = []\n[interface.x]\nnacl = \"n\"\n");
     let (mut outcomes, mut fixed, mut crossings) = ([0_u32; 3], 0, 0);
-    for _ in 0..300 {
+    for _ in 0..150 {
         let mut two: Vec<Interface> = (0..2)
             .map(|_| {
                 let (inbound, outbound) = (random.below(8) as usize, random.below(8) as usize);
@@ -389,9 +401,16 @@ fn every_crossing_is_what_the_oracle_says_and_every_fix_mends() {
             }
             (two[0].addresses, two[1].addresses) = (vec![near], vec![far]);
             let mut policy = empty.clone();
-            policy.interfaces = ["a", "b"].into_iter().map(str::to_owned).zip(two.iter().cloned()).collect();
             let outbound = aimed.direction == Direction::Outbound;
-            let (source, destination) = if outbound == (turn % 2 == 0) { (near, far) } else { (far, near) };
+            let forth = outbound == (turn % 2 == 0);
+            let (source, destination) = if forth { (near, far) } else { (far, near) };
+            let mut ends = two.clone();
+            if turn >= 2 {
+                // Random lists let few requests pass, and of others the reply says little.
+                ends[usize::from(!forth)] = open(&two[usize::from(!forth)], Direction::Outbound);
+                ends[usize::from(forth)] = open(&two[usize::from(forth)], Direction::Inbound);
+            }
+            policy.interfaces = ["a", "b"].into_iter().map(str::to_owned).zip(ends).collect();
             let mut flow = Flow { protocol: aimed.protocol, source, destination, sport: 0, dport: 0 };
             if flow.is_icmp() {
                 (flow.sport, flow.dport) = (aimed.echo, u16::from(aimed.icmp.0) << 8 | u16::from(aimed.icmp.1));
@@ -434,7 +453,7 @@ fn every_crossing_is_what_the_oracle_says_and_every_fix_mends() {
         }
     }
     assert!(
-        outcomes.iter().all(|count| *count > 40) && fixed > 100 && crossings > 4000,
+        outcomes.iter().all(|count| *count > 40) && fixed > 100 && crossings > 3000,
         "{outcomes:?}, {fixed} fixed, {crossings}"
     );
 }
