@@ -69,7 +69,7 @@ fn the_loaded_programs_say_what_the_engine_says_byte_for_byte() {
 fn a_way_is_judged_by_the_loaded_programs_as_by_the_engine() {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
     for (port, outcome) in [("80", "works"), ("22", "request-denied")] {
-        let flow = ["--json", "tcp", "10.0.1.20:50000", &format!("10.0.2.10:{port}")];
+        let flow = ["--json", "--mode", "stateless", "tcp", "10.0.1.20:50000", &format!("10.0.2.10:{port}")];
         let said = both(&config, &["explain", "--config", "diagram-b.toml"], &flow);
         assert!(said.contains(&format!("\"outcome\": \"{outcome}\"")), "{said}");
     }
