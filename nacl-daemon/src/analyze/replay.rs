@@ -335,12 +335,12 @@ impl Replay {
             counter.bytes += seen.bytes;
         }
         if let (Some(direction), Some(packet)) = (seen.direction, seen.packet) {
-            self.follow(seen, direction, &packet, &verdict);
+            self.follow(seen, direction, &packet, verdict);
         }
     }
 
     /// Pairs the request that began a flow with replies that are denied.
-    fn follow(&mut self, seen: &Seen, direction: Direction, packet: &Packet, verdict: &Verdict) {
+    fn follow(&mut self, seen: &Seen, direction: Direction, packet: &Packet, verdict: Verdict) {
         // Whatever this policy remembers, a flow is the same.
         let Some(key) = flow::key(Control(Control::NACL | Control::STATEFUL), direction, packet) else { return };
         let passed = verdict.action == Action::Allow;
@@ -348,7 +348,7 @@ impl Replay {
         if let Some(begun) = self.followed.get_mut(&key).filter(|_| !asks) {
             begun.last = seen.at;
             if begun.passed && !passed && begun.direction != direction {
-                let pair = (begun.by.clone(), self.slots.deciders(verdict));
+                let pair = (begun.by.clone(), self.slots.deciders(&verdict));
                 let broken = self.summary.broken.entry(pair).or_insert_with(|| Broken {
                     flows: 0,
                     replies: 0,
@@ -378,7 +378,7 @@ impl Replay {
                 return;
             }
         }
-        let by = self.slots.deciders(verdict);
+        let by = self.slots.deciders(&verdict);
         let (packet, number, last) = (*packet, seen.number, seen.at);
         self.followed.insert(key, Begun { direction, by, passed, packet, number, last, broken: false });
     }

@@ -124,7 +124,7 @@ impl<R: BufRead> Reader<R> {
             modified: header.is_modified_format(),
             unit: if header.is_nanosecond_precision() { 1 } else { 1000 },
             // Above the link type stands how many bytes of a checksum follow each packet.
-            link: header.network.0 as u16,
+            link: header.network.0.cast_unsigned() as u16,
         });
         Ok(Self { input, at: FILE_HEAD.into(), packets: 0, format, record: Vec::new(), frame: Vec::new() })
     }
@@ -262,7 +262,7 @@ impl<R: BufRead> Reader<R> {
                     return Err(Wrong::Malformed("more than 4096 interfaces in one section"));
                 }
                 let interface = Interface {
-                    link: block.linktype.0 as u16,
+                    link: block.linktype.0.cast_unsigned() as u16,
                     resolution: resolution(option(&block.options, OptionCode::IfTsresol)),
                     offset: offset(option(&block.options, OptionCode::IfTsoffset), section.big_endian),
                     kept: block.snaplen,
