@@ -13,7 +13,7 @@ use nacl_daemon::{
         flows::{IpProtocol, StateName, Within},
     },
     resolve::OnExit,
-    service::{DEFAULT_SOCKET, DEFAULT_STATE},
+    service::{DEFAULT_SOCKET, DEFAULT_STATE, metrics::Loopback},
 };
 
 const STYLES: styling::Styles = styling::Styles::styled()
@@ -326,6 +326,9 @@ pub struct Run {
     /// Group whose members may open the socket and look; changing is for root (default: root's).
     #[arg(long, env = "NACLD_SOCKET_GROUP", value_name = "NAME", hide_env_values = true)]
     pub socket_group: Option<String>,
+    /// Serve metrics on this address of this machine too, such as 127.0.0.1:9464, at /metrics (default: only on the socket).
+    #[arg(long, env = "NACLD_METRICS", value_name = "ADDRESS", hide_env_values = true)]
+    pub metrics: Option<Loopback>,
     /// Log in this form, and log what is otherwise printed for a person (default: the journal's fields where standard
     /// error is the journal, else text).
     #[arg(long, env = "NACLD_LOG_FORMAT", value_enum, value_name = "FORMAT", hide_env_values = true)]

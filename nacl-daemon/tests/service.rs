@@ -6,6 +6,7 @@ mod service {
     pub mod broken;
     pub mod follow;
     pub mod links;
+    pub mod metrics;
 }
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     io::{self, Write as _},
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, RwLock},
     time::{Duration, Instant},
 };
 
@@ -35,7 +36,7 @@ use nacl_daemon::{
         api::SetMode,
         client::{Client, ClientError},
         notify,
-        plane::{Attached, Left, Plane, PlaneError, Which},
+        plane::{Attached, Left, Plane, PlaneError, Table, Which},
         prepare,
         serve::{self, Config, Ended, Notice, RunError},
         state::{Settings, State, StateError},
@@ -125,6 +126,10 @@ struct Inner {
     hidden: BTreeSet<String>,
     refuse_install: BTreeSet<String>,
     lacking: Vec<String>,
+    /// While somebody writes here, no connection table can be read.
+    gate: Arc<RwLock<()>>,
+    /// How many were to be read.
+    tables_read: u32,
     /// Devices whose daemon is gone and that go on enforcing.
     left: BTreeSet<String>,
 }
@@ -407,9 +412,15 @@ impl Attached for FakeAttachment {
         self.fake.lock().attached[&self.name].target.clone().unwrap()
     }
 
-    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
-        let flows = &self.fake.lock().attached[&self.name].flows;
-        Ok(flows.iter().map(|(key, entry)| (*key, *entry)).collect())
+    fn table(&self) -> Result<Table, PlaneError> {
+        let inner = self.fake.lock();
+        let (flows, gate) = (inner.attached[&self.name].flows.clone(), Arc::clone(&inner.gate));
+        let fake = self.fake.clone();
+        Ok(Box::new(move || {
+            fake.lock().tables_read += 1;
+            drop(gate.read().unwrap());
+            Ok(flows.into_iter().collect())
+        }))
     }
 
     fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError> {
@@ -480,6 +491,7 @@ impl Daemon {
             trace: false,
             watch: false,
             follow: false,
+            metrics: None,
             wait: false,
         }
     }

@@ -25,6 +25,7 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
         watch: args.watch,
         follow: args.follow,
         wait: args.wait,
+        metrics: args.metrics,
     };
     let logged = logs::notices_are_logged(args.log_format());
     let tell: Tell = if logged { Box::new(|notice| logs::notice(&notice)) } else { Box::new(tell) };

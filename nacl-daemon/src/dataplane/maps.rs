@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     ptr,
     sync::{
@@ -507,8 +507,13 @@ impl Maps {
 
     /// Everything that is remembered of connections.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
-        let all = read_flows(self.flows.map()).map_err(|source| table(MapError::IoError(source)))?;
-        Ok(all.into_iter().map(|(key, kept)| (key, kept.entry)).collect())
+        entries(self.flows.map().fd().as_fd())
+    }
+
+    /// The connection table, to be read without these maps.
+    pub fn table(&self) -> Result<FlowTable, DataplaneError> {
+        let own = self.flows.map().fd().as_fd().try_clone_to_owned();
+        own.map(FlowTable).map_err(|source| table(MapError::IoError(source)))
     }
 
     /// Forgets the connections that `which` picks, and returns how many. One that had expired when it was picked, and is met
@@ -619,9 +624,29 @@ const fn table(source: MapError) -> DataplaneError {
     DataplaneError::Map { map: "FLOWS", source }
 }
 
+/// A connection table by a descriptor of its own: it can be read while something else is done with the maps, and also when they
+/// are gone.
+#[derive(Debug)]
+pub struct FlowTable(OwnedFd);
+
+impl FlowTable {
+    /// Everything in it, expired or not, in no order. While packets come and go some may be missed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
+        entries(self.0.as_fd())
+    }
+}
+
+fn entries(map: BorrowedFd<'_>) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
+    let all = read_flows(map).map_err(|source| table(MapError::IoError(source)))?;
+    Ok(all.into_iter().map(|(key, kept)| (key, kept.entry)).collect())
+}
+
 /// Reads the whole connection table, bucket by bucket (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6), which aya does not offer. Going from
 /// key to key instead, the kernel begins again whenever the key it stands on is deleted: under a flood, for ever.
-fn read_flows(map: &MapData) -> io::Result<Vec<(FlowKey, Kept)>> {
+fn read_flows(map: BorrowedFd<'_>) -> io::Result<Vec<(FlowKey, Kept)>> {
     /// `struct { ... } batch` of `union bpf_attr`.
     #[repr(C)]
     struct Batch {
@@ -648,7 +673,7 @@ fn read_flows(map: &MapData) -> io::Result<Vec<(FlowKey, Kept)>> {
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: AT_ONCE as u32,
-            fd: map.fd().as_fd().as_raw_fd(),
+            fd: map.as_raw_fd(),
             element_flags: 0,
             flags: 0,
         };

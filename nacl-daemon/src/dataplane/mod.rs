@@ -40,7 +40,7 @@ pub use self::{
     events::EventReader,
     generations::generation_bytes,
     leftovers::{detach_leftovers, holders},
-    maps::now,
+    maps::{FlowTable, now},
     memory::Memory,
     object::{Platform, Program, may_look_around, missing, platform},
     record::Note,
@@ -568,6 +568,14 @@ impl Attachment {
     /// The table cannot be read.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
         self.maps.flows()
+    }
+
+    /// The same table, to be read without this attachment.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn table(&self) -> Result<FlowTable, DataplaneError> {
+        self.maps.table()
     }
 
     /// Forgets the connections that `which` picks, and returns how many.

@@ -8,6 +8,7 @@ pub mod flows;
 mod history;
 mod hits;
 pub(crate) mod names;
+mod reading;
 mod status;
 
 pub use broken::{BrokenCount, BrokenReturn};
@@ -18,6 +19,7 @@ pub use hits::{
     ExemptionRow, GroupRow, GroupRules, Hits, InterfaceRules, Number, ReasonHits, RuleList, RuleRow, SubnetHits,
     WayHits, interface_rules, minus,
 };
+pub use reading::Reading;
 pub use status::{
     Absent, Brief, BriefInterface, Change, Happened, Hooks, InterfaceModes, InterfaceStatus, Memory, ModeChange, Modes,
     PendingStatus, Place, PolicyStatus, ReloadStatus, Setting, SettingChange, Status, Totals,

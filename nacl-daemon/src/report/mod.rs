@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod explain;
 pub mod json;
 pub mod lockout;
+pub mod metrics;
 pub mod rule;
 pub mod rules;
 pub mod status;

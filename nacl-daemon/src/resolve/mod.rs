@@ -398,6 +398,16 @@ pub enum Side {
     Router,
 }
 
+impl Side {
+    /// As a policy has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Router => "router",
+        }
+    }
+}
+
 /// How ingress is hooked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Xdp {

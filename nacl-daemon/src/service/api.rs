@@ -230,9 +230,16 @@ impl From<ReloadError> for Failure {
     }
 }
 
+impl Failure {
+    /// Said in one sentence.
+    pub(super) fn of(status: StatusCode, error: impl Into<String>) -> Self {
+        Self(status, Problem { error: error.into(), ..Problem::default() })
+    }
+}
+
 /// What was asked makes no sense.
 fn senseless(error: impl Into<String>) -> Failure {
-    Failure(StatusCode::BAD_REQUEST, Problem { error: error.into(), ..Problem::default() })
+    Failure::of(StatusCode::BAD_REQUEST, error)
 }
 
 type Outcome<T> = Result<Json<Answer<T>>, Failure>;
@@ -284,6 +291,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "verdicts as they happen, one object a line; ?interface=&action=&reason=&filter=&broken=",
         || get(events),
     ),
+    ask("/v1/metrics", "the same in numbers, as OpenMetrics text for Prometheus", || get(metrics)),
     change("/v1/reload", "read the policy file again; ?force=&confirm=", || post(reload)),
     change("/v1/confirm", "make a change stay that awaits confirmation", || post(confirm)),
     change("/v1/rollback", "undo a change that awaits confirmation", || post(rollback)),
@@ -345,24 +353,38 @@ pub fn router(service: Arc<Service>) -> Router {
 }
 
 /// The kernel is asked on a thread that may wait.
+async fn waiting<T: Send + 'static>(
+    service: Arc<Service>,
+    work: impl FnOnce(&Service) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(move || work(&service)).await;
+    done.unwrap_or_else(|error| {
+        Err(Failure::of(StatusCode::INTERNAL_SERVER_ERROR, format!("the daemon failed to answer: {error}")))
+    })
+}
+
 async fn blocking<T: Send + 'static>(
     service: Arc<Service>,
     work: impl FnOnce(&Service) -> Result<T, Failure> + Send + 'static,
 ) -> Outcome<T> {
-    let done = tokio::task::spawn_blocking(move || work(&service)).await;
-    let body = done.unwrap_or_else(|error| {
-        let error = format!("the daemon failed to answer: {error}");
-        Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, Problem { error, ..Problem::default() }))
-    })?;
-    Ok(Json(Answer::new(body)))
+    Ok(Json(Answer::new(waiting(service, work).await?)))
 }
 
 async fn status(State(service): State<Arc<Service>>) -> Outcome<Status> {
-    blocking(service, |service| Ok(service.state().status()?)).await
+    blocking(service, |service| Ok(service.reading()?.status)).await
 }
 
 async fn interfaces(State(service): State<Arc<Service>>) -> Outcome<Interfaces> {
-    blocking(service, |service| Ok(Interfaces { interfaces: service.state().status()?.interfaces })).await
+    blocking(service, |service| Ok(Interfaces { interfaces: service.reading()?.status.interfaces })).await
+}
+
+/// Not JSON, and with no schema number of ours: the format has its own.
+pub(super) async fn metrics(State(service): State<Arc<Service>>) -> Result<Response, Failure> {
+    let text = waiting(service, |service| {
+        let failed = |error| Failure::of(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics: {error}"));
+        report::metrics::text(service.reading()?).map_err(failed)
+    });
+    Ok(([(header::CONTENT_TYPE, report::metrics::CONTENT_TYPE)], text.await?).into_response())
 }
 
 #[derive(Deserialize)]

@@ -16,6 +16,7 @@ pub mod listen;
 pub mod load;
 pub mod lockout;
 mod memo;
+pub mod metrics;
 pub mod notify;
 pub mod plane;
 pub mod prepare;
@@ -46,7 +47,8 @@ use self::{
 use crate::{
     dataplane::Events,
     observe::{
-        Brief, BrokenReturn, Change, Filter, InterfaceModes, Place, Record, Setting, SettingChange, broken::Pair,
+        Brief, BrokenReturn, Change, Filter, InterfaceModes, Place, Reading, Record, Setting, SettingChange, Status,
+        broken::Pair,
     },
 };
 
@@ -173,6 +175,26 @@ impl Service {
             (self.tell)(Notice::Interface { happened: one, now: &now });
         }
         again
+    }
+
+    /// All that the daemon tells at one moment. Nobody who wants to change something waits for longer than the counters of one interface
+    /// take to be read: the state is let go between two interfaces, and while a connection table is read.
+    ///
+    /// # Errors
+    /// The kernel would not tell.
+    pub fn reading(&self) -> Result<Reading, StateError> {
+        let names = self.state().names(None)?;
+        let (mut interfaces, mut rules) = (Vec::new(), Vec::new());
+        for name in names {
+            let glance = self.state().glance(&name);
+            // One that has gone meanwhile is not there.
+            let Some(glance) = glance else { continue };
+            let (status, tables) = glance?.complete()?;
+            interfaces.push(status);
+            rules.push(tables);
+        }
+        let about = self.state().about();
+        Ok(Reading { status: Status { interfaces, ..about }, rules })
     }
 
     /// Makes a change stay that awaits confirmation.

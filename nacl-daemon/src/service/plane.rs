@@ -69,6 +69,10 @@ pub enum Left {
 /// Picks connections out of a table.
 pub type Which<'w> = &'w mut dyn FnMut(&FlowKey, &Entry) -> bool;
 
+/// Reads a connection table, what has expired too, without the attachment it is of: a large one takes a while, and nobody is to
+/// wait for that.
+pub type Table = Box<dyn FnOnce() -> Result<Vec<(FlowKey, Entry)>, PlaneError> + Send>;
+
 /// A policy in force on one interface. Dropping it detaches.
 pub trait Attached: Send {
     /// How it is attached.
@@ -101,8 +105,12 @@ pub trait Attached: Send {
     fn target(&self) -> Target;
     /// Whether the interface is still here with our programs on it, by whatever name.
     fn look(&mut self) -> bool;
+    /// The connection table, to be read.
+    fn table(&self) -> Result<Table, PlaneError>;
     /// Everything in the connection table, what has expired too.
-    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError>;
+    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
+        self.table()?()
+    }
     /// Takes connections out of the table, and returns how many.
     fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError>;
     /// How many connections there is room for.
@@ -293,8 +301,9 @@ impl Attached for Attachment {
         self.look()
     }
 
-    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
-        Ok(self.flows()?)
+    fn table(&self) -> Result<Table, PlaneError> {
+        let table = self.table()?;
+        Ok(Box::new(move || Ok(table.flows()?)))
     }
 
     fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError> {

@@ -9,6 +9,7 @@ use std::{
 
 use thiserror::Error;
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::broadcast::error::RecvError,
     task::{JoinError, JoinHandle},
@@ -19,6 +20,7 @@ use super::{
     client::Client,
     follow, links, listen,
     load::{self, Diagnostics, LoadError, Loader},
+    metrics::{self, Loopback},
     notify,
     plane::Plane,
     socket::{Socket, SocketError},
@@ -58,6 +60,8 @@ pub struct Config {
     pub follow: bool,
     /// Be content where none of the policy's interfaces is here.
     pub wait: bool,
+    /// Where metrics are served too.
+    pub metrics: Option<Loopback>,
 }
 
 /// Something a person in front of the daemon wants to know.
@@ -190,6 +194,14 @@ pub enum RunError {
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The port for metrics cannot be had.
+    #[error("cannot serve metrics on {address}")]
+    Metrics {
+        /// Where.
+        address: Loopback,
+        /// Why not.
+        source: io::Error,
+    },
     /// Something could not be attached or detached.
     #[error(transparent)]
     State(#[from] StateError),
@@ -211,6 +223,9 @@ impl RunError {
             Self::Load(error) => error.hint(),
             Self::Socket(error) => error.hint(),
             Self::State(error) => error.hint(),
+            Self::Metrics { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some("somebody else listens there (`ss -ltnp` says who): name another port".to_owned())
+            }
             Self::Detach(_) => Some("`nacld detach --all` tries again without the daemon".to_owned()),
             _ => None,
         }
@@ -237,11 +252,16 @@ pub async fn run(config: Config, plane: Box<dyn Plane>, tell: Tell) -> Result<En
         terminate: signal(SignalKind::terminate())?,
         hangup: signal(SignalKind::hangup())?,
     };
+    // Likewise: what cannot be had is said before anything is changed.
+    let metrics = match config.metrics {
+        Some(address) => Some(address.bind().await.map_err(|source| RunError::Metrics { address, source })?),
+        None => None,
+    };
     let tell = notify::with(tell.into());
     let teller = Arc::clone(&tell);
     let asked = config.clone();
     let (service, mut socket) = tokio::task::spawn_blocking(move || start(plane, &asked, &teller)).await??;
-    let ended = serve(&service, &mut socket, signals, &config, &tell).await;
+    let ended = serve(&service, &mut socket, metrics, signals, &config, &tell).await;
     tell(Notice::Ending);
     let interfaces = service.state().status().map(|status| status.interfaces).unwrap_or_default();
     let ending = Arc::clone(&service);
@@ -318,6 +338,7 @@ fn start(
 async fn serve(
     service: &Arc<Service>,
     socket: &mut Socket,
+    metrics: Option<TcpListener>,
     mut signals: Signals,
     config: &Config,
     tell: &Arc<dyn Fn(Notice) + Send + Sync>,
@@ -329,6 +350,7 @@ async fn serve(
     };
     let mut server: JoinHandle<io::Result<()>> =
         tokio::spawn(listen::serve(listener, router, listen::Bounds::default(), until));
+    let metrics = metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(service))));
     let pump = tokio::spawn(Arc::clone(service).pump());
     let seek = tokio::spawn(Arc::clone(service).seek());
     let expire = tokio::spawn(Arc::clone(service).expire());
@@ -379,10 +401,19 @@ async fn serve(
     seek.abort();
     expire.abort();
     links.abort();
-    for task in [follow, watch, watchdog].into_iter().flatten() {
+    for task in [follow, watch, watchdog, metrics].into_iter().flatten() {
         task.abort();
     }
     ended
+}
+
+/// Serves metrics until it is aborted.
+async fn serve_metrics(listener: TcpListener, service: Arc<Service>) {
+    let router = metrics::router(service);
+    if let Err(error) = listen::serve(listener, router, listen::Bounds::default(), std::future::pending()).await {
+        // What is enforced does not depend on who counts it.
+        tracing::error!(reason = %error, "metrics are served no more");
+    }
 }
 
 /// Tells of dropped packets until it is aborted.

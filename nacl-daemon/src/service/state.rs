@@ -22,7 +22,7 @@ use super::{
     broken::{Book, Scene},
     confirm::Pending,
     memo::{Memo, Source},
-    plane::{Attached, Plane, PlaneError},
+    plane::{Attached, Plane, PlaneError, Table},
     prepare::{Prepared, PreparedInterface},
 };
 use crate::{
@@ -688,19 +688,24 @@ impl State {
 
     /// The rule tables with hits, of all interfaces or of one.
     pub fn rules(&self, asked: Option<&str>) -> Result<Vec<InterfaceRules>, StateError> {
-        let rules = |held: &Enforced| {
-            let counted = held.counters()?;
-            let counted = Some((&*held.meant.compiled.slots, &counted));
-            let epoch = Some(held.attachment.epoch());
-            Ok(interface_rules(&held.name, &held.meant.interface, held.meant.policy, counted, epoch))
-        };
-        self.selected(asked)?.into_iter().map(rules).collect()
+        self.selected(asked)?.into_iter().map(|held| Ok(held.rules(&held.counters()?))).collect()
     }
 
     /// Everything the daemon tells of itself.
     pub fn status(&self) -> Result<Status, StateError> {
         let now = self.plane.now();
-        Ok(Status {
+        let interfaces = self.interfaces.values().map(|held| Ok(held.glance(now)?.complete()?.0));
+        Ok(Status { interfaces: interfaces.collect::<Result<_, StateError>>()?, ..self.about() })
+    }
+
+    /// An interface with its rules, but for its connection table, which may take a while to read. Nothing where it is not here.
+    pub(super) fn glance(&self, name: &str) -> Option<Result<Glance, StateError>> {
+        Some(self.interfaces.get(name)?.glance(self.plane.now()))
+    }
+
+    /// What the daemon tells of itself, without the interfaces it is attached to.
+    pub(super) fn about(&self) -> Status {
+        Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: rfc3339(self.started),
@@ -713,8 +718,8 @@ impl State {
             broken: self.broken.list(None),
             broken_counts: self.broken.counts(),
             on_exit: self.ends(),
-            interfaces: self.interfaces.values().map(|held| held.status(now)).collect::<Result<_, _>>()?,
-        })
+            interfaces: Vec::new(),
+        }
     }
 
     /// The policy in force.
@@ -816,6 +821,29 @@ impl InForce<'_> {
         let mut flows = self.held.flows()?;
         flows.retain(|(_, entry)| self.now < entry.expires);
         Ok(flows)
+    }
+}
+
+/// What was seen of an interface while nobody could change it, and its connection table, which is still to be read.
+pub(super) struct Glance {
+    status: InterfaceStatus,
+    rules: InterfaceRules,
+    counters: Counters,
+    table: Table,
+    capacity: u32,
+    flags: u64,
+    place: String,
+    now: u64,
+}
+
+impl Glance {
+    /// Reads the table. Needs nothing of the daemon, so nobody waits for it.
+    pub(super) fn complete(self) -> Result<(InterfaceStatus, InterfaceRules), StateError> {
+        let Self { mut status, rules, counters, table, capacity, flags, place, now } = self;
+        let flows = table().map_err(|source| StateError::Kernel { interface: place, source })?;
+        status.conntrack = Tracking::new(&flows, capacity, &counters, flags, now);
+        status.notes.extend(status.conntrack.warning());
+        Ok((status, rules))
     }
 }
 
@@ -940,9 +968,28 @@ impl Enforced {
         Tracking::new(flows, self.attachment.tracking_capacity(), counters, self.meant.compiled.flags, now)
     }
 
-    fn status(&self, now: u64) -> Result<InterfaceStatus, StateError> {
+    fn rules(&self, counters: &Counters) -> InterfaceRules {
+        let counted = Some((&*self.meant.compiled.slots, counters));
+        let epoch = Some(self.attachment.epoch());
+        interface_rules(&self.name, &self.meant.interface, self.meant.policy, counted, epoch)
+    }
+
+    fn glance(&self, now: u64) -> Result<Glance, StateError> {
         let counters = self.counters()?;
-        let conntrack = self.tracking(&self.flows()?, &counters, now);
+        Ok(Glance {
+            status: self.status(&counters)?,
+            rules: self.rules(&counters),
+            table: self.attachment.table().map_err(|source| self.kernel(source))?,
+            capacity: self.attachment.tracking_capacity(),
+            flags: self.meant.compiled.flags,
+            place: text_of(&self.name, &self.meant.interface),
+            counters,
+            now,
+        })
+    }
+
+    /// But for what is remembered of connections.
+    fn status(&self, counters: &Counters) -> Result<InterfaceStatus, StateError> {
         let InterfaceModes { interface: name, device, netns, modes, groups, epoch } = self.modes();
         let interface = &self.meant.interface;
         Ok(InterfaceStatus {
@@ -958,10 +1005,10 @@ impl Enforced {
             side: interface.side,
             hooks: self.attachment.hooks(),
             epoch,
-            packets: self.totals(&counters),
+            packets: self.totals(counters),
             memory: self.attachment.memory().map_err(|source| self.kernel(source))?,
-            notes: self.meant.notes.iter().cloned().chain(conntrack.warning()).collect(),
-            conntrack,
+            notes: self.meant.notes.clone(),
+            conntrack: Tracking::default(),
         })
     }
 

@@ -110,6 +110,11 @@ async fn every_line_of_the_page_works_and_every_field_is_named() {
                 let status = response.status();
                 let body = response.into_body().collect().await.unwrap().to_bytes();
                 assert!(status.is_success(), "{line}: {status} {}", String::from_utf8_lossy(&body));
+                if title.ends_with("/metrics") {
+                    // Not JSON: `metrics.rs` looks at it.
+                    assert!(body.ends_with(b"# EOF\n"), "{line}");
+                    continue;
+                }
                 serde_json::from_slice(&body).unwrap()
             };
             assert_eq!(answer.as_object_mut().unwrap().remove("schema"), Some(1.into()), "{line}");
