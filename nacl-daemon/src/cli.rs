@@ -77,6 +77,7 @@ pub enum Verb {
     Run(Run),
     Status(Status),
     Rules(Rules),
+    Top(Top),
     Watch(Watch),
     Mode(Mode),
     Conntrack(Conntrack),
@@ -419,6 +420,22 @@ pub struct Rules {
     /// Show a policy file instead of what a daemon enforces.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Show on a screen of its own what moves: rules with live hits, verdicts, connections; and change the mode by a key.
+///
+/// Needs a running daemon and the right to open its socket, and a terminal; changing the mode needs root. Where standard output is
+/// no terminal it prints one frame. Keys as in htop and k9s: q quits, ? tells the others.
+#[derive(Args, Debug)]
+pub struct Top {
+    /// Print one frame as plain text and end.
+    #[arg(long)]
+    pub once: bool,
+    /// How often to ask the daemon, such as 500ms or 5s; rates are counted over it.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1s")]
+    pub interval: Duration,
     #[command(flatten)]
     pub socket: Socket,
 }

@@ -17,3 +17,4 @@ pub mod policy;
 pub mod report;
 pub mod resolve;
 pub mod service;
+pub mod top;

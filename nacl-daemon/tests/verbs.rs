@@ -136,6 +136,8 @@ fn verbs_about_modes_and_connections_say_what_they_need() {
         &["conntrack", "flush", "--all"],
         &["conntrack", "flush", "eth0", "--protocol", "tcp", "--state", "closed"],
         &["conntrack", "stats", "--json"],
+        &["top", "--once"],
+        &["top"],
     ] {
         let output = nacld(verb);
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{verb:?}");

@@ -16,6 +16,7 @@ mod rollback;
 mod rules;
 mod run;
 mod status;
+mod top;
 mod watch;
 
 use std::{
@@ -41,6 +42,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),
+        Verb::Top(args) => top::run(args),
         Verb::Watch(args) => watch::run(args),
         Verb::Mode(args) => mode::run(args),
         Verb::Conntrack(args) => conntrack::run(args),
