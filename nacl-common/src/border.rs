@@ -236,19 +236,31 @@ impl Control {
     pub const AWS: u64 = 1 << 25;
     /// Flag: nothing is remembered and nothing looked up; every packet is judged as the first of its flow.
     pub const FORGETFUL: u64 = 1 << 26;
+    /// Flag: denied packets are written into the flow log.
+    pub const LOGS_DENIED: u64 = 1 << 28;
+    /// Flag: passed packets are, too. The next bit, so that an action is a shift.
+    pub const LOGS_ALLOWED: u64 = Self::LOGS_DENIED << Action::Allow as u64;
     /// Flag: this change awaits confirmation. Another word and a deadline stand beside this one ([`Self::in_force`]).
     pub const PENDING: u64 = 1 << 27;
+    /// Flag: of passed packets only those are reported that are looked for ([`Self::SOUGHT`]). It goes with [`Self::EVENTS_ALLOWED`], so
+    /// a packet that passes unreported is not asked about it.
+    pub const SEEKS: u64 = 1 << 30;
 
     /// The words of the map it stands in: itself, until when connections met in their middle are taken up, the word that
-    /// holds from the deadline on, and the deadline (nanoseconds of the kernel's coarse clock). The last two mean nothing without
-    /// [`Self::PENDING`]. What is written before it: all others.
-    pub const WORDS: usize = 4;
+    /// holds from the deadline on, the deadline (nanoseconds of the kernel's coarse clock), and the requests that are looked for. The
+    /// third and fourth mean nothing without [`Self::PENDING`], the last nothing without [`Self::SEEKS`]. What is written before it:
+    /// all others.
+    pub const WORDS: usize = Self::SOUGHT + Self::SOUGHT_AT_ONCE;
     /// Place of the time until which connections are taken up.
     pub const PICKUP: usize = 1;
     /// Place of the word that holds from the deadline on.
     pub const FALLBACK: usize = 2;
     /// Place of the deadline.
     pub const DEADLINE: usize = 3;
+    /// Place of the first [`crate::flow::Sought`].
+    pub const SOUGHT: usize = 4;
+    /// How many there are; those that are not needed are 0, which is no packet's.
+    pub const SOUGHT_AT_ONCE: usize = 4;
 
     /// A control word for one generation; `flags` are the constants above, or-ed, mode and layers with them.
     pub const fn new(slot: u8, tier: Tier, flags: u64, epoch: u32) -> Self {
@@ -294,6 +306,19 @@ impl Control {
     #[inline(always)]
     pub const fn reports(self, action: u64) -> u64 {
         self.0 >> Self::EVENTS_DENIED.trailing_zeros() >> (action & 1) & 1
+    }
+
+    /// 1 where verdicts with this number of an [`Action`] are written into the flow log, else 0.
+    #[inline(always)]
+    pub const fn logs(self, action: u64) -> u64 {
+        self.0 >> Self::LOGS_DENIED.trailing_zeros() >> (action & 1) & 1
+    }
+
+    /// Not 0 where verdicts with this number of an [`Action`] are reported or logged: one question, so that who wants
+    /// neither pays for one.
+    #[inline(always)]
+    pub const fn tells(self, action: u64) -> u64 {
+        self.0 >> (action & 1) & (Self::EVENTS_DENIED | Self::LOGS_DENIED)
     }
 
     /// 1 where a packet is dropped for which this is the number of the [`Action`], else 0.
@@ -438,6 +463,77 @@ pub struct Shared {
     pub pad: [u8; 6],
 }
 
+/// What a flow log tells together: the packets of one 5-tuple, direction and action within a window (F3).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogKey {
+    /// Source address, high and low half; an IPv4 address stands in the low half.
+    pub src: [u64; 2],
+    /// Destination address, likewise.
+    pub dst: [u64; 2],
+    /// Source port of TCP and UDP, else 0 (F7).
+    pub sport: u16,
+    /// Destination port, likewise.
+    pub dport: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 4 or 6; 0 of [`Self::WINDOW`].
+    pub family: u8,
+    /// Number of the [`Direction`].
+    pub direction: u8,
+    /// Number of the [`Action`].
+    pub action: u8,
+}
+
+impl LogKey {
+    /// No packet's key: under it stands what is to be said of the window itself. `packets` and `bytes` are those that found no
+    /// room, `first` is when it began. It is there from the beginning, so a full table has it too.
+    pub const WINDOW: Self =
+        Self { src: [0; 2], dst: [0; 2], sport: 0, dport: 0, protocol: 0, family: 0, direction: 0, action: 0 };
+}
+
+/// What a flow log tells of a [`LogKey`]. Written by all CPUs at once: `packets`, `bytes` and `tcp_flags` by atomic instructions,
+/// the others each in one piece, whichever CPU comes last.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Logged {
+    /// Packets; a GSO packet counts its segments.
+    pub packets: u64,
+    /// Bytes of IP packets, without what carries them (F8: four pings are 336).
+    pub bytes: u64,
+    /// When the first came, nanoseconds of the kernel's coarse clock.
+    pub first: u64,
+    /// When the last came.
+    pub last: u64,
+    /// What decided about the last: slot in bits 0 to 15, number of the reason in 16 to 23, of the layer in 24 to 31, epoch in
+    /// 32 to 63.
+    pub decided: u64,
+    /// As of [`crate::flowlog::flags`], or-ed.
+    pub tcp_flags: u64,
+}
+
+impl Logged {
+    /// Slot of what decided about the last packet.
+    pub const fn slot(&self) -> u16 {
+        self.decided as u16
+    }
+
+    /// Number of the reason.
+    pub const fn reason(&self) -> u8 {
+        (self.decided >> 16) as u8
+    }
+
+    /// Number of the [`Layer`].
+    pub const fn layer(&self) -> u8 {
+        (self.decided >> 24) as u8
+    }
+
+    /// Epoch of the policy that judged.
+    pub const fn epoch(&self) -> u32 {
+        (self.decided >> 32) as u32
+    }
+}
+
 /// One verdict, as the kernel reports it. Samples: the counters are the truth.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -509,6 +605,30 @@ impl Event {
 const HEADER: usize = 12 * 32 + 16 + 64 + 64;
 
 const _: () = {
+    // No two flags are one bit, and none is of the epoch.
+    let flags = [
+        Control::STATEFUL,
+        Control::NACL,
+        Control::GROUPS,
+        Control::ENFORCE,
+        Control::ROUTER,
+        Control::NON_IP_DROP,
+        Control::EVENTS_DENIED,
+        Control::EVENTS_ALLOWED,
+        Control::AWS,
+        Control::FORGETFUL,
+        Control::PENDING,
+        Control::LOGS_DENIED,
+        Control::LOGS_ALLOWED,
+        Control::SEEKS,
+    ];
+    let mut all = 0;
+    let mut at = 0;
+    while at < flags.len() {
+        assert!(all & flags[at] == 0 && flags[at] >> 32 == 0);
+        all |= flags[at];
+        at += 1;
+    }
     assert!(size_of::<List>() == 32);
     assert!(size_of::<Header>() == HEADER);
     assert!(size_of::<Counter>() == 16);
@@ -520,6 +640,8 @@ const _: () = {
     assert!(size_of::<Kept>() == 40);
     assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<Shared>() == 24);
+    assert!(size_of::<LogKey>() == 40);
+    assert!(size_of::<Logged>() == 48);
     assert!(size_of::<Small>() == HEADER + (8 << 13) + (2 << 16));
     assert!(size_of::<Small>() <= 256 << 10);
     assert!(size_of::<Medium>() == HEADER + (8 << 16) + (2 << 20));

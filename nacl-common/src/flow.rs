@@ -269,6 +269,30 @@ const fn asks(packet: &Packet) -> bool {
     packet.protocol == 6 && packet.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
+/// Requests to one service: what the programs look for among the packets that pass, while there is a doubt about the replies
+/// ([`Control::SEEKS`]).
+///
+/// Bits: 0 to 15 destination port (of an echo its type and code), 16 to 23 protocol, 24 direction, 32 to 63 the last four bytes of the
+/// destination. It says which packets are worth a report and nothing more: another host's address may end like this one.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sought(pub u64);
+
+impl Sought {
+    /// The service that a request asks.
+    #[inline(always)]
+    pub const fn by(direction: Direction, request: &Packet) -> Self {
+        let (protocol, direction) = ((request.protocol as u64) << 16, (direction as u64) << 24);
+        Self(request.dst[1] << 32 | direction | protocol | request.dport as u64)
+    }
+
+    /// Whether a packet asks that service: of TCP only what begins a connection.
+    #[inline(always)]
+    pub const fn is_asked_by(self, direction: Direction, packet: &Packet) -> bool {
+        Self::by(direction, packet).0 == self.0 && (packet.protocol != 6 || asks(packet))
+    }
+}
+
 /// Whether a packet may be an answer, as far as it tells itself, and would be remembered as the first of a connection or later:
 /// of UDP nobody knows, of TCP only what is met in the middle (`begins`: is remembered at all).
 #[inline(always)]

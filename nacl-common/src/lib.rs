@@ -12,6 +12,7 @@
 pub mod border;
 pub mod evaluate;
 pub mod flow;
+pub mod flowlog;
 pub mod packet;
 pub mod reason;
 pub mod tables;

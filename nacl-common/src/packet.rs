@@ -100,6 +100,32 @@ pub mod tcp {
     pub const ACK: u8 = 0x10;
 }
 
+/// Where a packet lies in its frame, for whoever tells how long it is. Offsets in bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Where its IP header begins.
+    pub start: u32,
+    /// Where what TCP or UDP carries begins; of other protocols, where they begin.
+    pub payload: u32,
+    /// Where it ends, as its header says. Of one whose length field cannot say it: where the IP header's own count ends.
+    pub end: u32,
+}
+
+impl Extent {
+    /// Bytes of the IP packet, as its header says.
+    #[inline(always)]
+    pub const fn length(&self) -> u32 {
+        self.end - self.start
+    }
+
+    /// Bytes of the headers that every segment of a segmentation-offload packet has: IP and TCP or UDP.
+    #[inline(always)]
+    pub const fn headers(&self) -> u32 {
+        self.payload - self.start
+    }
+}
+
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_VLAN: u16 = 0x8100;
@@ -126,14 +152,19 @@ macro_rules! number {
 #[inline(always)]
 pub fn parse<F: Frame + ?Sized>(frame: &F, tags: u32) -> Result<Packet, Reason> {
     let mut packet = Packet::NOT_PARSED;
-    parse_into(frame, tags, &mut packet).map(|_| packet)
+    parse_into(frame, tags, &mut packet, &mut Extent::default()).map(|_| packet)
 }
 
 /// As [`parse`], into a place of the caller's: the kernel has too few registers for a whole packet, and would put it onto
-/// the stack and from there into the place. Where it fails, what the place holds means nothing. Returns where in the frame the
-/// packet ends, as its header says.
+/// the stack and from there into the place. Where it fails, what the places hold means nothing. Returns where in the frame the
+/// packet ends, as its header says, which stands in `extent` too.
 #[inline(always)]
-pub fn parse_into<F: Frame + ?Sized>(frame: &F, tags: u32, packet: &mut Packet) -> Result<u32, Reason> {
+pub fn parse_into<F: Frame + ?Sized>(
+    frame: &F,
+    tags: u32,
+    packet: &mut Packet,
+    extent: &mut Extent,
+) -> Result<u32, Reason> {
     let mut kind = u16::from_be_bytes(frame.get(12).ok_or(Reason::EthernetShort)?);
     let mut at = 14;
     let mut tags = tags;
@@ -146,15 +177,15 @@ pub fn parse_into<F: Frame + ?Sized>(frame: &F, tags: u32, packet: &mut Packet) 
         at += 4;
     }
     match kind {
-        ETHERTYPE_IPV4 => parse4(frame, at, packet),
-        ETHERTYPE_IPV6 => parse6(frame, at, packet),
+        ETHERTYPE_IPV4 => parse4(frame, at, packet, extent),
+        ETHERTYPE_IPV6 => parse6(frame, at, packet, extent),
         ETHERTYPE_ARP => Err(Reason::Arp),
         _ => Err(Reason::NonIp),
     }
 }
 
 #[inline(always)]
-fn parse4<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Result<u32, Reason> {
+fn parse4<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet, extent: &mut Extent) -> Result<u32, Reason> {
     let header: [u8; 20] = frame.get(at).ok_or(Reason::IpShort)?;
     let length = usize::from(header[0] & 0xf) * 4;
     let total = u32::from(number!(u16, header, 2));
@@ -174,12 +205,15 @@ fn parse4<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Resul
     packet.fragment = fragment;
     packet.ident = if matches!(fragment, Fragment::None) { 0 } else { u32::from(number!(u16, header, 4)) };
     let left = if frame.oversized() { u32::MAX } else { total - length as u32 };
-    transport(frame, packet, (Family::V4, header[9], fragment), at + length, left)?;
-    Ok(at as u32 + total)
+    let end = at as u32 + total;
+    extent.start = at as u32;
+    extent.end = end;
+    transport(frame, packet, extent, (Family::V4, header[9], fragment), at + length, left)?;
+    Ok(end)
 }
 
 #[inline(always)]
-fn parse6<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Result<u32, Reason> {
+fn parse6<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet, extent: &mut Extent) -> Result<u32, Reason> {
     let header: [u8; 40] = frame.get(at).ok_or(Reason::IpShort)?;
     if header[0] >> 4 != 6 {
         return Err(Reason::IpMalformed);
@@ -187,6 +221,7 @@ fn parse6<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Resul
     let payload = u32::from(number!(u16, header, 4));
     let left = if frame.oversized() { u32::MAX } else { payload };
     let end = at as u32 + 40 + payload;
+    extent.start = at as u32;
     packet.family = Family::V6;
     packet.hop_limit = header[7];
     packet.src = [number!(u64, header, 8), number!(u64, header, 16)];
@@ -208,7 +243,8 @@ fn parse6<F: Frame + ?Sized>(frame: &F, at: usize, packet: &mut Packet) -> Resul
     packet.protocol = protocol;
     packet.fragment = fragment;
     packet.ident = ident;
-    transport(frame, packet, (Family::V6, protocol, fragment), at, left)?;
+    extent.end = end;
+    transport(frame, packet, extent, (Family::V6, protocol, fragment), at, left)?;
     Ok(end)
 }
 
@@ -282,36 +318,38 @@ fn fragment_kind(offset: u16, more: bool) -> Result<Fragment, Reason> {
 fn transport<F: Frame + ?Sized>(
     frame: &F,
     packet: &mut Packet,
+    extent: &mut Extent,
     (family, protocol, fragment): (Family, u8, Fragment),
     at: usize,
     left: u32,
 ) -> Result<(), Reason> {
     let short = if fragment == Fragment::First { Reason::FirstFragmentShort } else { Reason::TransportShort };
-    let (source, destination, tcp_flags) = match (protocol, family) {
-        _ if fragment == Fragment::Later => (0, 0, 0),
+    let (source, destination, tcp_flags, header) = match (protocol, family) {
+        _ if fragment == Fragment::Later => (0, 0, 0, 0),
         (6, _) => {
             let head: [u8; 20] = frame.get(at).ok_or(short)?;
             if left < 20 {
                 return Err(short);
             }
-            (number!(u16, head, 0), number!(u16, head, 2), head[13])
+            (number!(u16, head, 0), number!(u16, head, 2), head[13], u32::from(head[12] >> 4) * 4)
         }
         (17, _) => {
             let head: [u8; 8] = frame.get(at).ok_or(short)?;
             if left < 8 {
                 return Err(short);
             }
-            (number!(u16, head, 0), number!(u16, head, 2), 0)
+            (number!(u16, head, 0), number!(u16, head, 2), 0, 8)
         }
         (1, Family::V4) | (58, Family::V6) => {
             let head: [u8; 8] = frame.get(at).ok_or(short)?;
             if left < 8 {
                 return Err(short);
             }
-            (number!(u16, head, 4), number!(u16, head, 0), 0)
+            (number!(u16, head, 4), number!(u16, head, 0), 0, 0)
         }
-        _ => (0, 0, 0),
+        _ => (0, 0, 0, 0),
     };
+    extent.payload = at as u32 + header;
     packet.sport = source;
     packet.dport = destination;
     packet.tcp_flags = tcp_flags;

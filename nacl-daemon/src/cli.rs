@@ -5,14 +5,17 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
 use nacl_common::Direction;
 use nacl_daemon::{
+    analyze::Ports,
     clients::Client,
-    logs::Format,
+    logs,
     observe::{
         Filter,
+        filter::Expression,
         flows::{IpProtocol, StateName, Within},
     },
-    resolve::OnExit,
-    service::{DEFAULT_SOCKET, DEFAULT_STATE},
+    policy::codes::Code,
+    resolve::{OnExit, flowlog::Format},
+    service::{DEFAULT_SOCKET, DEFAULT_STATE, metrics::Loopback},
 };
 
 const STYLES: styling::Styles = styling::Styles::styled()
@@ -29,6 +32,8 @@ Exit codes:
     3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
     7  lab: an expectation did not hold
+    8  diff --exit-code: the policies differ
+    9  search: no such packet
   130  interrupted by Ctrl-C
 
 Environment: NACLD_SOCKET (see --socket), NACLD_STATE (see --state), NO_COLOR, NACLD_LOG (a filter such as nacl_daemon=debug), \
@@ -72,12 +77,19 @@ pub enum Color {
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     Check(Check),
+    ExplainCode(ExplainCode),
     Explain(Explain),
+    Replay(Replay),
+    Diff(Diff),
+    Search(Search),
     Run(Run),
     Status(Status),
     Rules(Rules),
+    Top(Top),
+    Watch(Watch),
     Mode(Mode),
     Conntrack(Conntrack),
+    Flows(Flows),
     Reload(Reload),
     Confirm(Confirm),
     Rollback(Rollback),
@@ -96,12 +108,21 @@ pub struct Socket {
     pub socket: PathBuf,
 }
 
-/// Check policy files and show everything that is wrong with them.
+/// Check policy files: everything that is wrong with them, and what their rules come to.
 ///
-/// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine. With `--here` it also asks
-/// this machine who is connected to it by SSH, and says whom the policy would cut off, by which rule; as root it sees all of
-/// them. Such a connection is a warning.
+/// Needs neither root, nor a daemon, nor an eBPF kernel: a policy can be checked on any machine. Findings about rules (N001, …) are
+/// exact, over all packets there can be, and come with a packet that proves them: rules that can never match or change
+/// nothing, replies that reach nobody or only some kinds of clients, and so on. `nacld explain-code N001` tells the story of one. With
+/// `--here` it also asks this machine who is connected to it by SSH, and says whom the policy would cut off, by which rule; as root it
+/// sees all of them. Such a connection is a warning.
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld check policy.toml
+  nacld check --deny warnings --format github policy.toml
+  nacld check --format sarif policy.toml > nacld.sarif
+  nacld check --fix --dry-run policy.toml")]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Check {
     /// Policy files; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
@@ -112,9 +133,54 @@ pub struct Check {
     /// Also say which SSH connections to this machine the policy would cut if it were enforced now.
     #[arg(long)]
     pub here: bool,
-    /// Print diagnostics as JSON, on standard output.
+    /// How to print diagnostics: for people on standard error, all other forms on standard output.
+    #[arg(long, value_enum, default_value_t = CheckFormat::Text, value_name = "FORMAT")]
+    pub format: CheckFormat,
+    /// The same as --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// Write the edits that change no verdict into the files: rules that can never match or change nothing are removed, CIDRs are
+    /// written as AWS stores them, and so on. Comments and layout stay. The engine proves each edit before it is written: over all packets
+    /// no verdict is another. Nothing is written where the policy has errors.
+    #[arg(long, conflicts_with_all = ["format", "json"])]
+    pub fix: bool,
+    /// Print what --fix would write as a unified diff, and write nothing.
+    #[arg(long, requires = "fix")]
+    pub dry_run: bool,
+}
+
+/// How `check` prints diagnostics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// SARIF 2.1.0, for code scanners.
+    Sarif,
+    /// Workflow commands of GitHub Actions, which stand beside the lines of a pull request.
+    Github,
+}
+
+/// Tell the story of a diagnostic's code: what it means, why AWS behaves so, an example, and what to do.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel.
+#[derive(Args, Debug)]
+pub struct ExplainCode {
+    /// Codes, such as N005 or E011; none: a line for each there is.
+    #[arg(value_name = "CODE", value_parser = code)]
+    pub codes: Vec<&'static Code>,
+    /// All stories.
+    #[arg(long, conflicts_with = "codes")]
+    pub all: bool,
+    /// Print as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A diagnostic's code by its name.
+fn code(text: &str) -> Result<&'static Code, String> {
+    Code::of(text).ok_or_else(|| "there is no such code: `nacld explain-code` lists them".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -133,8 +199,12 @@ Examples:
   nacld explain --config policy.toml --interface eth0 tcp 198.51.100.7:52345 10.0.1.10:443
   nacld explain --config policy.toml --interface eth0 icmp 198.51.100.7 10.0.1.10
   nacld explain --config policy.toml --interface eth0 --mode stateful tcp 198.51.100.7:52345 10.0.1.10:443
+  nacld explain --config policy.toml tcp 10.0.1.20:50000 10.0.2.10:80       from one interface of the policy to another
   nacld explain --config policy.toml --interface eth0 --jsonl < packets.jsonl
   nacld explain --config policy.toml --interface eth0 --jsonl --sequence < packets.jsonl
+
+Without --interface, where both ends are interfaces of the policy ([interface] or [eni]), or where it has several and one of them is \
+an end, the flow is followed along its way: past every list it crosses, out of one end and into the other and back, without and with a memory.
 
 A line of --jsonl is a packet: direction, src, dst, protocol (number) and, where the packet has them, sport and dport, or \
 icmp_type, icmp_code and icmp_id (of an echo), tcp_flags (letters of SAFRPU), hop_limit, fragment (\"first\", \"later\" or \
@@ -150,9 +220,12 @@ pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Interface of the policy; may be left out when there is only one.
+    /// Interface of the policy: explain the flow at this one alone. May be left out when there is only one, and where the ends tell.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
+    /// Show beside each other what is with and without a memory, as a way is shown.
+    #[arg(long, conflicts_with_all = ["jsonl", "mode"])]
+    pub both_modes: bool,
     /// Protocol: a name (tcp, udp, icmp, …) or a number.
     #[arg(required_unless_present = "jsonl", conflicts_with = "jsonl")]
     pub protocol: Option<String>,
@@ -192,6 +265,68 @@ pub struct Explain {
     /// Exit with 5 when the request is denied and with 6 when the reply is.
     #[arg(long)]
     pub exit_code: bool,
+}
+
+/// Say what a policy would have done to captured traffic: packet by packet, and in sum.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel; `--level kernel` needs root and an eBPF kernel. Reads pcap and
+/// pcapng, of any size, as a stream. The time is the capture's, so what is remembered of connections, and for how long, is what it
+/// would have been on an interface that was attached to when the capture began.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld replay --config policy.toml traffic.pcapng
+  nacld replay --config policy.toml --summary traffic.pcap
+  nacld replay --config policy.toml --mode stateful --local 10.0.1.0/24 traffic.pcap
+  nacld replay --config policy.toml --flows traffic.pcap          AWS's flow log, default format
+  tcpdump -w - -i eth0 | nacld replay --config policy.toml -
+
+Which way a packet goes is told by the interface's addresses (--local, else the policy's, else the capture's own), then by its subnet, then by \
+what the capture says (pcapng's flags, Linux's cooked captures). A packet of which nothing tells it is not judged, but counted; so is \
+one whose headers the capture did not keep.
+
+Exits with 0 when the whole file was read, whatever became of its packets, and with 1 when it could not be read to its end: \
+what was read before is printed, and the error names packet and byte.")]
+pub struct Replay {
+    /// Capture, pcap or pcapng; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Policy file.
+    #[arg(short, long, alias = "policy", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Interface of the policy; may be left out when there is only one.
+    #[arg(short, long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Addresses on this side, instead of those of the interface; several with commas.
+    #[arg(long, value_name = "ADDRESS|CIDR", value_delimiter = ',')]
+    pub local: Vec<Within>,
+    /// What if the network ACL remembered connections, or did not (default: as the policy says).
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub mode: Option<ModeName>,
+    /// What if only these layers judged (default: as the policy says).
+    #[arg(long, value_enum, value_name = "LAYERS")]
+    pub layers: Option<LayersName>,
+    /// Who judges: the engine in this process, or the program loaded into the kernel (BPF_PROG_TEST_RUN).
+    #[arg(long, value_enum, default_value_t = Level::Host)]
+    pub level: Level,
+    /// Stop after this many packets.
+    #[arg(long, value_name = "PACKETS")]
+    pub limit: Option<u64>,
+    /// Print no packets, only what became of them in sum.
+    #[arg(long)]
+    pub summary: bool,
+    /// Print flow records instead, as AWS's flow logs have them.
+    #[arg(long, conflicts_with_all = ["json", "summary"])]
+    pub flows: bool,
+    /// Seconds that a flow record covers at most.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "flows", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub window: u64,
+    /// Fields of a flow record, as in AWS's flow logs of versions 2 to 5 (default: AWS's own).
+    #[arg(long, value_name = "FORMAT", requires = "flows")]
+    pub format: Option<Format>,
+    /// Print one JSON object a line, the last of them the summary.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -256,8 +391,108 @@ impl From<Way> for Direction {
     }
 }
 
+/// A filter, as it was written: the daemon reads it again.
+fn filter(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Ok(String::new());
+    }
+    text.parse::<Expression>().map(|read| read.to_string()).map_err(|error| error.to_string())
+}
+
 fn client(name: &str) -> Result<Client, String> {
     Client::from_name(name).ok_or_else(|| format!("known kinds: {}", Client::ALL.map(Client::name).join(", ")))
+}
+
+/// Say exactly which packets another version of a policy would admit or deny, by which rules.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel. Nothing is missed and nothing is reported that does not change: the
+/// packets are shown as regions, each with an example for `nacld explain`. What is compared is the first packet of a flow. Other
+/// settings that differ, and interfaces that only one of the files has, are named.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld diff old.toml new.toml
+  git show HEAD:policy.toml | nacld diff - policy.toml --exit-code
+  nacld diff old.toml new.toml --json | jq '.interfaces[].changes[] | select(.change == \"admitted\")'
+
+As JSON: equal, only_in_old, only_in_new, settings, and interfaces with their settings and changes. A change has direction, \
+family, change (admitted, denied or rule), before and after (action, layer, by, line), and regions: remote (text, cidrs), \
+traffic (text, keys), example (packet, a line of explain --jsonl; explain, a command).")]
+pub struct Diff {
+    /// Policy file as it was; `-` is standard input.
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+    /// Policy file as it is to be; `-` is standard input.
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(short, long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Also where another rule decides the same.
+    #[arg(long)]
+    pub rules: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Exit with 8 when the policies differ.
+    #[arg(long)]
+    pub exit_code: bool,
+}
+
+/// Say whether there is any packet from or to somewhere that a policy lets pass, and by which rules.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel. Exits with 0 when there is one and with 9 when there is none. What is
+/// asked about is the first packet of a flow.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld search policy.toml inbound --port ssh --protocol tcp     who may reach SSH, by which rules
+  nacld search policy.toml inbound --remote 192.0.2.0/24         all that this network may begin
+  nacld search policy.toml outbound --remote 10.0.0.0/8 --denied what cannot be reached inside
+  nacld search policy.toml --icmp 3/4                            do \"packet too big\" messages pass?
+
+As JSON: found, and interfaces with what was found: direction, family, by and also (action, layer, by, line), and regions as \
+nacld diff has them.")]
+pub struct Search {
+    /// Policy file; `-` is standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only packets that go this way (default: both).
+    #[arg(value_enum, value_name = "WAY")]
+    pub direction: Option<Way>,
+    /// Addresses of the other end, as an address or a CIDR; may be repeated (default: all of both families).
+    #[arg(short, long, value_name = "CIDR")]
+    pub remote: Vec<Within>,
+    /// A protocol by its name (tcp, udp, icmp, …) or number; may be repeated (default: all).
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Vec<IpProtocol>,
+    /// Destination port, such as 443, https or 1024-65535; may be repeated. Without a protocol: of tcp and udp.
+    #[arg(short, long, value_name = "PORT")]
+    pub port: Vec<Ports>,
+    /// ICMP type, or TYPE/CODE; may be repeated.
+    #[arg(long, value_name = "TYPE[/CODE]", value_parser = icmp, conflicts_with = "port")]
+    pub icmp: Vec<(u8, Option<u8>)>,
+    /// Packets that are denied instead.
+    #[arg(long)]
+    pub denied: bool,
+    /// Also what passes without a rule: services that AWS never filters, DHCP, neighbour discovery.
+    #[arg(long, conflicts_with = "denied")]
+    pub exempt: bool,
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(short, long, value_name = "NAME")]
+    pub interface: Option<String>,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// An ICMP type, and a code where one is named.
+fn icmp(text: &str) -> Result<(u8, Option<u8>), String> {
+    let number = |text: &str| text.parse::<u8>().map_err(|_| format!("{text:?} is no number from 0 to 255"));
+    match text.split_once('/') {
+        Some((kind, code)) => Ok((number(kind)?, Some(number(code)?))),
+        None => Ok((number(text)?, None)),
+    }
 }
 
 /// Attach a policy to its interfaces and enforce it until told to stop.
@@ -316,6 +551,9 @@ pub struct Run {
     /// Group whose members may open the socket and look; changing is for root (default: root's).
     #[arg(long, env = "NACLD_SOCKET_GROUP", value_name = "NAME", hide_env_values = true)]
     pub socket_group: Option<String>,
+    /// Serve metrics on this address of this machine too, such as 127.0.0.1:9464, at /metrics (default: only on the socket).
+    #[arg(long, env = "NACLD_METRICS", value_name = "ADDRESS", hide_env_values = true)]
+    pub metrics: Option<Loopback>,
     /// Log in this form, and log what is otherwise printed for a person (default: the journal's fields where standard
     /// error is the journal, else text).
     #[arg(long, env = "NACLD_LOG_FORMAT", value_enum, value_name = "FORMAT", hide_env_values = true)]
@@ -326,8 +564,8 @@ pub struct Run {
 
 impl Run {
     /// The form of log that was asked for.
-    pub fn log_format(&self) -> Option<Format> {
-        self.log_format.map(Format::from)
+    pub fn log_format(&self) -> Option<logs::Format> {
+        self.log_format.map(logs::Format::from)
     }
 }
 
@@ -341,7 +579,7 @@ pub enum LogFormat {
     Journal,
 }
 
-impl From<LogFormat> for Format {
+impl From<LogFormat> for logs::Format {
     fn from(format: LogFormat) -> Self {
         match format {
             LogFormat::Text => Self::Text,
@@ -406,6 +644,59 @@ pub struct Rules {
     /// Show a policy file instead of what a daemon enforces.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Show on a screen of its own what moves: rules with live hits, verdicts, connections; and change the mode by a key.
+///
+/// Needs a running daemon and the right to open its socket, and a terminal; changing the mode needs root. Where standard output is
+/// no terminal it prints one frame. Keys as in htop and k9s: q quits, ? tells the others.
+#[derive(Args, Debug)]
+pub struct Top {
+    /// Print one frame as plain text and end.
+    #[arg(long)]
+    pub once: bool,
+    /// How often to ask the daemon, such as 500ms or 5s; rates are counted over it.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1s")]
+    pub interval: Duration,
+    #[command(flatten)]
+    pub socket: Socket,
+}
+
+/// Follow verdicts as they happen: who, to whom, by which rule and line; and broken returns as they are found.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own. What is shown are samples: where there are too many at
+/// once some are left out and counted, and `nacld rules` has every packet. Ends on Ctrl-C, with the daemon, and when nobody reads on.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld watch                                             everything
+  nacld watch --filter denied                             what is denied
+  nacld watch --filter 'denied and tcp and dport 443 and remote 198.51.100.0/24'
+  nacld watch --filter 'not (udp and port 53) and rule *' --limit 20
+  nacld watch --json --for 10s > verdicts.jsonl
+
+A filter is made of `and`, `or`, `not`, parentheses and:
+  denied allowed inbound outbound tcp udp icmp icmpv6 ip ip6 tracked fragment
+  proto PROTOCOL · [src|dst|remote|local] ADDRESS or CIDR · [src|dst|remote|local] port PORT or FIRST-LAST · sport PORT · dport PORT
+  interface NAME · nacl NAME · group NAME · rule NUMBER or * · line NUMBER · layer nacl|sg|none · reason NAME · flag NAME")]
+pub struct Watch {
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(short, long, value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Only what this expression is true of.
+    #[arg(short, long, value_name = "EXPRESSION", default_value = "", hide_default_value = true, value_parser = filter)]
+    pub filter: String,
+    /// Print each as a line of JSON, as the API has it.
+    #[arg(long)]
+    pub json: bool,
+    /// End after so many.
+    #[arg(short = 'n', long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// End after this long, such as 10s or 5m.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub lifetime: Option<Duration>,
     #[command(flatten)]
     pub socket: Socket,
 }
@@ -540,6 +831,34 @@ impl From<&Connections> for Filter {
     fn from(Connections { address, port, protocol, state }: &Connections) -> Self {
         Self { address: *address, port: *port, protocol: *protocol, state: *state }
     }
+}
+
+/// Show what the flow log has recorded in the window that runs: packets and bytes by flow, accepted or rejected.
+///
+/// Needs a running daemon and the right to open its socket; no kernel of its own. Windows that are over stand where the
+/// policy's `[flow_log.NAME]` has them written; a flow log is switched on by `flow_log = "NAME"` below the interface.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld flows                                   lines as AWS writes them, under the names of their fields
+  nacld flows eth0 --follow                     and each record again whenever it has grown
+  nacld flows --format '${srcaddr} ${dstaddr} ${dstport} ${tcp-flags} ${action}'
+  nacld flows --json                            with the layer, the rule and its line")]
+pub struct Flows {
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(value_name = "INTERFACE")]
+    pub interface: Option<String>,
+    /// Fields of a line, as in AWS's flow logs of versions 2 to 5 (default: AWS's own).
+    #[arg(long, value_name = "FORMAT", conflicts_with = "json")]
+    pub format: Option<Format>,
+    /// Go on, and show every record that is new or has grown.
+    #[arg(short, long, conflicts_with = "json")]
+    pub follow: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub socket: Socket,
 }
 
 /// Have the daemon read its policy file again.

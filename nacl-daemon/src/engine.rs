@@ -18,6 +18,9 @@ use crate::{
 
 pub use nacl_common::flow::SECOND;
 
+/// First fragments that are remembered, as many as the kernel does.
+const FRAGMENTS: usize = 4096;
+
 /// A policy in force in this process.
 #[derive(Clone)]
 pub struct Engine {
@@ -123,6 +126,7 @@ impl Engine {
         if let Some(key) = fragment
             && packet.fragment == Fragment::First
         {
+            self.make_way();
             self.fragments.insert(key, flow::share(at.control, at.now, &judged.verdict));
         }
         judged
@@ -136,6 +140,20 @@ impl Engine {
     /// What each layer says of a packet that is not a later fragment, as [`Compiled::says`]; nothing is remembered of it.
     pub fn says(&self, direction: Direction, packet: &Packet) -> Vec<(Layer, Says)> {
         self.compiled.says(&self.at, direction, packet, self.entry(direction, packet))
+    }
+
+    /// Forgets a first fragment where there are too many: later ones of its packet fail closed then.
+    fn make_way(&mut self) {
+        if self.fragments.len() < FRAGMENTS {
+            return;
+        }
+        let now = self.at.now;
+        self.fragments.retain(|_, shared| now < shared.expires);
+        if self.fragments.len() >= FRAGMENTS
+            && let Some(oldest) = self.fragments.iter().min_by_key(|(_, shared)| shared.expires).map(|(key, _)| *key)
+        {
+            self.fragments.remove(&oldest);
+        }
     }
 
     /// Whether one more connection has room, once the expired ones have made way.

@@ -3,6 +3,7 @@
 //! → `observe` → `report`. ARCHITECTURE.md has the picture and the invariants.
 
 pub mod analyze;
+pub mod capture;
 pub mod clients;
 pub mod compile;
 pub mod dataplane;
@@ -17,3 +18,4 @@ pub mod policy;
 pub mod report;
 pub mod resolve;
 pub mod service;
+pub mod top;

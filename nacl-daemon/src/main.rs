@@ -33,6 +33,10 @@ pub enum Exit {
     ReplyDenied = 6,
     /// `lab`: an expectation did not hold.
     Unexpected = 7,
+    /// `diff --exit-code`: the policies differ.
+    Different = 8,
+    /// `search`: no packet is found.
+    NothingFound = 9,
     /// Ctrl-C, where it is not the ordinary way to end.
     Interrupted = 130,
 }

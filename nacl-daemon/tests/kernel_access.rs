@@ -125,7 +125,9 @@ fn verb_of(method: &Method, path: &str) -> Option<&'static [&'static str]> {
         ("POST", "/v1/rollback") => &["rollback"],
         ("POST", "/v1/detach") => &["detach", NEAR],
         ("POST", "/v1/stop") => &["detach", "--all"],
-        ("GET", "/v1" | "/v1/interfaces" | "/v1/events") => return None,
+        ("GET", "/v1/flows") => &["flows", "--json"],
+        // `status` shows the second too.
+        ("GET", "/v1" | "/v1/broken" | "/v1/events" | "/v1/interfaces" | "/v1/metrics") => return None,
         other => panic!("no verb is known for {other:?}: say here which asks it, or that none does"),
     })
 }

@@ -914,8 +914,8 @@ fn monitor_mode_counts_what_it_would_drop_until_it_is_enforced() {
     // What the policy denies passes, counted as what it is.
     assert_eq!((cable.inbound(CLOSED, 3), cable.inbound(OPEN, 2)), (3, 2));
     assert_eq!((place.hits(0, &50.into()), place.hits(0, &100.into())), (5, 2));
-    daemon.says("inbound deny udp");
-    daemon.says("inbound would be dropped udp");
+    daemon.says("inbound  D deny  udp");
+    daemon.says("inbound  M would be dropped udp");
     let status = place.ask(&["status"]);
     let first = status.lines().skip_while(|line| !line.starts_with(NEAR)).nth(1).unwrap();
     assert!(first.starts_with("  MONITOR ONLY: "), "{status}");
@@ -966,7 +966,7 @@ fn one_device_name_in_two_namespaces() {
         rules["interfaces"][0]["lists"][0]["rules"][0]["hits"]["packets"].as_u64().unwrap()
     };
     assert_eq!((denied("red"), denied("blue")), (2, 3));
-    daemon.says(" blue inbound deny udp ");
+    daemon.says(" blue     inbound  D deny  udp ");
     let output = place.nacld(&["rules", NEAR]);
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));

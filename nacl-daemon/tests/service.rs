@@ -3,8 +3,10 @@
 
 mod service {
     pub mod api;
+    pub mod broken;
     pub mod follow;
     pub mod links;
+    pub mod metrics;
 }
 
 use std::{
@@ -13,7 +15,7 @@ use std::{
     io::{self, Write as _},
     os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, RwLock},
     time::{Duration, Instant},
 };
 
@@ -22,7 +24,7 @@ use hyper::{Method, body::Incoming};
 use nacl_common::{
     Action, Control, Counter, Direction, Event, Reason,
     border::{Entry, FlowKey, NO_SLOT, group_implicit_slot, implicit_slot, tracked_slot},
-    flow::{Met, State as Stands},
+    flow::{Met, Sought, State as Stands},
 };
 use nacl_daemon::{
     compile::{Compiled, SlotTable},
@@ -34,7 +36,7 @@ use nacl_daemon::{
         api::SetMode,
         client::{Client, ClientError},
         notify,
-        plane::{Attached, Left, Plane, PlaneError, Which},
+        plane::{Attached, Left, Plane, PlaneError, Table, Which},
         prepare,
         serve::{self, Config, Ended, Notice, RunError},
         state::{Settings, State, StateError},
@@ -69,6 +71,8 @@ struct Device {
     installed: u32,
     flows: BTreeMap<FlowKey, Entry>,
     events: Option<Events>,
+    /// Requests that are reported though they pass.
+    sought: Vec<Sought>,
     counters: Counters,
     queue: VecDeque<Event>,
     bell: Option<io::PipeWriter>,
@@ -122,6 +126,10 @@ struct Inner {
     hidden: BTreeSet<String>,
     refuse_install: BTreeSet<String>,
     lacking: Vec<String>,
+    /// While somebody writes here, no connection table can be read.
+    gate: Arc<RwLock<()>>,
+    /// How many were to be read.
+    tables_read: u32,
     /// Devices whose daemon is gone and that go on enforcing.
     left: BTreeSet<String>,
 }
@@ -335,6 +343,10 @@ impl Attached for FakeAttachment {
         Ok(device.epoch)
     }
 
+    fn seek(&mut self, sought: &[Sought]) {
+        self.fake.lock().attached.get_mut(&self.name).unwrap().sought = sought.to_vec();
+    }
+
     fn pending(&self) -> Option<Duration> {
         let (until, _) = self.fake.lock().attached[&self.name].pending?;
         Some(until.saturating_duration_since(Instant::now()))
@@ -400,9 +412,15 @@ impl Attached for FakeAttachment {
         self.fake.lock().attached[&self.name].target.clone().unwrap()
     }
 
-    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
-        let flows = &self.fake.lock().attached[&self.name].flows;
-        Ok(flows.iter().map(|(key, entry)| (*key, *entry)).collect())
+    fn table(&self) -> Result<Table, PlaneError> {
+        let inner = self.fake.lock();
+        let (flows, gate) = (inner.attached[&self.name].flows.clone(), Arc::clone(&inner.gate));
+        let fake = self.fake.clone();
+        Ok(Box::new(move || {
+            fake.lock().tables_read += 1;
+            drop(gate.read().unwrap());
+            Ok(flows.into_iter().collect())
+        }))
     }
 
     fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError> {
@@ -473,6 +491,7 @@ impl Daemon {
             trace: false,
             watch: false,
             follow: false,
+            metrics: None,
             wait: false,
         }
     }
@@ -1017,8 +1036,8 @@ async fn monitor_mode_is_set_live_and_told_loudly() {
     let denied = daemon.fake.slot("fake0", Direction::Inbound, 110);
     daemon.fake.emit("fake0", Event { enforced: 0, ..syn(denied, 0) });
     let record: Record = serde_json::from_value(stream.next().await).unwrap();
-    let line = plain(&report::status::record(&record));
-    assert!(line.contains(" inbound would be dropped tcp "), "{line}");
+    let line = plain(&report::watch::record(&record));
+    assert!(line.contains(" inbound  M would be dropped tcp "), "{line}");
     // A reload puts the file's word in force and says so, also where that is monitor mode.
     let change = daemon.client.reload(false, None).await.unwrap().change;
     assert!(daemon.fake.enforces("fake0"));
@@ -1203,8 +1222,10 @@ async fn groups_and_exemptions_are_counted_and_told() {
         },
     );
     let record: Record = serde_json::from_value(stream.next().await).unwrap();
-    let line = anstream::adapter::strip_str(&report::status::record(&record)).to_string();
-    assert!(line.contains(" inbound deny tcp 198.51.100.7:52345 → 10.0.1.10:22 SYN  dropped by security group sg-3: no inbound rule matches"), "{line}");
+    let line = anstream::adapter::strip_str(&report::watch::record(&record)).to_string();
+    // Without what aligns it.
+    let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(line.contains(" inbound D deny tcp 198.51.100.7:52345 → 10.0.1.10:22 SYN dropped by security group sg-3: no inbound rule matches"), "{line}");
     assert_eq!((record.also.unwrap().to_string().as_str(), record.flow.as_deref()), ("inbound 100", Some("unknown")));
     daemon.fake.emit("fake0", Event { also: group(2), flow: Met::New as u8, ..syn(number, 1) });
     let record: Record = serde_json::from_value(stream.next().await).unwrap();
@@ -1215,7 +1236,7 @@ async fn groups_and_exemptions_are_counted_and_told() {
     let event = Event { slot: group(1), layer: 2, reason: Reason::GroupRule as u8, ..syn(0, 1) };
     daemon.fake.emit("fake0", event);
     let record: Record = serde_json::from_value(stream.next().await).unwrap();
-    let line = anstream::adapter::strip_str(&report::status::record(&record)).to_string();
+    let line = anstream::adapter::strip_str(&report::watch::record(&record)).to_string();
     assert!(line.contains("security group sg-3 inbound rule 1, line 10"), "{line}");
 }
 

@@ -112,9 +112,15 @@ fn help_version_manual_and_completions() {
 
 #[test]
 fn verbs_about_modes_and_connections_say_what_they_need() {
-    for verb in
-        [&["mode"][..], &["conntrack"], &["conntrack", "list"], &["conntrack", "flush"], &["conntrack", "stats"]]
-    {
+    for verb in [
+        &["mode"][..],
+        &["watch"],
+        &["conntrack"],
+        &["conntrack", "list"],
+        &["conntrack", "flush"],
+        &["conntrack", "stats"],
+        &["flows"],
+    ] {
         let help = text(&nacld(&[verb, &["--help"]].concat()).stdout);
         assert!(
             help.contains("Needs a running daemon and the right to open its socket; no kernel of its own"),
@@ -125,11 +131,16 @@ fn verbs_about_modes_and_connections_say_what_they_need() {
     for verb in [
         &["mode"][..],
         &["mode", "eth0", "stateful"],
+        &["watch", "--filter", "denied and tcp and dport 443", "--limit", "1"],
         &["conntrack", "list", "eth0", "--port", "443"],
         &["conntrack", "list", "--protocol", "tcp", "--state", "closed", "--address", "192.0.2.0/24", "--port", "1"],
         &["conntrack", "flush", "--all"],
         &["conntrack", "flush", "eth0", "--protocol", "tcp", "--state", "closed"],
         &["conntrack", "stats", "--json"],
+        &["flows", "eth0", "--format", "${srcaddr} ${tcp-flags}"],
+        &["flows", "--json"],
+        &["top", "--once"],
+        &["top"],
     ] {
         let output = nacld(verb);
         assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(1), ""), "{verb:?}");
@@ -146,8 +157,12 @@ fn nothing_is_forgotten_by_accident() {
         (&["conntrack", "flush", "--state", "asleep"], "there are opening, answered, established, closing, closed"),
         (&["conntrack", "list", "--address", "nobody"], "neither an address nor a CIDR"),
         (&["conntrack", "list", "--protocol", "nonsense"], "neither the name nor the number of a protocol"),
+        (&["flows", "--format", "${srcadr}"], "flow logs have no field `srcadr`"),
+        (&["flows", "--format", "${resource-id}"], "came with version 9"),
         (&["mode", "eth0", "sideways"], "possible values: stateless, stateful"),
         (&["mode", "--layers", "sg"], "required"),
+        (&["watch", "--filter", "denied and tpc"], "did you mean `tcp`?"),
+        (&["watch", "--limit", "0"], "0 is not in 1.."),
     ] {
         let output = nacld(verb);
         let error = text(&output.stderr);

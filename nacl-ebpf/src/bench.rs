@@ -19,7 +19,7 @@ use aya_ebpf::{
     maps::ProgramArray,
     programs::{TcContext, XdpContext},
 };
-use nacl_common::{Family, Packet};
+use nacl_common::{Family, Packet, packet::Extent};
 
 use crate::frame::{Parse, SkbFrame, XdpFrame};
 
@@ -146,7 +146,7 @@ fn generate(_: XdpContext) -> u32 {
 #[xdp(frags)]
 fn linear(ctx: XdpContext) -> u32 {
     let mut packet = Packet::NOT_PARSED;
-    if XdpFrame::<true>::new(&ctx).parse(&mut packet).is_err() {
+    if XdpFrame::<true>::new(&ctx).parse(&mut packet, &mut Extent::default()).is_err() {
         return xdp_action::XDP_PASS;
     }
     match scan(&packet, 0) {
@@ -163,7 +163,7 @@ fn linear(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 fn linear_rest(ctx: XdpContext) -> u32 {
     let mut packet = Packet::NOT_PARSED;
-    if XdpFrame::<true>::new(&ctx).parse(&mut packet).is_err() {
+    if XdpFrame::<true>::new(&ctx).parse(&mut packet, &mut Extent::default()).is_err() {
         return xdp_action::XDP_PASS;
     }
     scan(&packet, PART).map_or(xdp_action::XDP_ABORTED, count)
@@ -244,7 +244,7 @@ fn bare_tc(_: TcContext) -> i32 {
 fn parse_only(ctx: XdpContext) -> u32 {
     let Some(packet) = PACKET.get_ptr_mut(0) else { return xdp_action::XDP_ABORTED };
     // SAFETY: this CPU's own value of a map.
-    match XdpFrame::<true>::new(&ctx).parse(unsafe { &mut *packet }) {
+    match XdpFrame::<true>::new(&ctx).parse(unsafe { &mut *packet }, &mut Extent::default()) {
         Ok(_) => xdp_action::XDP_PASS,
         Err(_) => xdp_action::XDP_DROP,
     }
@@ -255,7 +255,7 @@ fn parse_only(ctx: XdpContext) -> u32 {
 fn parse_only_tc(ctx: TcContext) -> i32 {
     let Some(packet) = PACKET.get_ptr_mut(0) else { return TC_ACT_SHOT };
     // SAFETY: as above.
-    match SkbFrame::new(&ctx).parse(unsafe { &mut *packet }) {
+    match SkbFrame::new(&ctx).parse(unsafe { &mut *packet }, &mut Extent::default()) {
         Ok(_) => TC_ACT_UNSPEC,
         Err(_) => TC_ACT_SHOT,
     }

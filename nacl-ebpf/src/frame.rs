@@ -8,18 +8,24 @@ use aya_ebpf::{
     helpers::generated::{bpf_skb_load_bytes, bpf_xdp_get_buff_len},
     programs::{TcContext, XdpContext},
 };
-use nacl_common::{Frame, Packet, Reason, packet::parse_into};
+use nacl_common::{
+    Frame, Packet, Reason,
+    packet::{Extent, parse_into},
+};
 
 /// A frame as a hook hands it over.
 pub trait Parse {
-    /// Parses it into a place, and returns where the packet ends, as its header says.
-    fn parse(&self, packet: &mut Packet) -> Result<u32, Reason>;
+    /// Parses it into places, and returns where the packet ends, as its header says.
+    fn parse(&self, packet: &mut Packet, extent: &mut Extent) -> Result<u32, Reason>;
 
     /// Bytes on the wire; `end`: where the packet in it ends, as its header says.
     fn bytes(&self, end: u32) -> u32;
 
     /// Packets on the wire.
     fn packets(&self) -> u32;
+
+    /// Bytes of the IP packets on the wire, of a frame that was parsed.
+    fn ip_bytes(&self, extent: &Extent) -> u32;
 }
 
 /// The first part of an XDP frame. `PARTS`: there may be more.
@@ -45,8 +51,8 @@ impl<const PARTS: bool> XdpFrame<PARTS> {
 
 impl<const PARTS: bool> Parse for XdpFrame<PARTS> {
     #[inline(always)]
-    fn parse(&self, packet: &mut Packet) -> Result<u32, Reason> {
-        parse_into(self, 0, packet)
+    fn parse(&self, packet: &mut Packet, extent: &mut Extent) -> Result<u32, Reason> {
+        parse_into(self, 0, packet, extent)
     }
 
     /// A packet that ends in the first part has no other. Asking costs as much as an eighth of a verdict, so only the
@@ -63,6 +69,11 @@ impl<const PARTS: bool> Parse for XdpFrame<PARTS> {
     #[inline(always)]
     fn packets(&self) -> u32 {
         1
+    }
+
+    #[inline(always)]
+    fn ip_bytes(&self, extent: &Extent) -> u32 {
+        extent.length()
     }
 }
 
@@ -108,14 +119,14 @@ impl Frame for SkbFrame {
 
 impl Parse for SkbFrame {
     #[inline(always)]
-    fn parse(&self, packet: &mut Packet) -> Result<u32, Reason> {
+    fn parse(&self, packet: &mut Packet, extent: &mut Extent) -> Result<u32, Reason> {
         let tags = self.tags();
-        let parsed = parse_into(self, tags, packet);
+        let parsed = parse_into(self, tags, packet, extent);
         // Not both ways at every read: the verifier would walk each pair of them. Whatever is wrong with bytes that were
         // seen stays wrong, so only a frame that seemed too short is looked at again.
         match parsed {
             Err(Reason::EthernetShort | Reason::IpShort | Reason::TransportShort | Reason::FirstFragmentShort) => {
-                parse_into(&PagedFrame(self.skb), tags, packet)
+                parse_into(&PagedFrame(self.skb), tags, packet, extent)
             }
             _ => parsed,
         }
@@ -136,6 +147,17 @@ impl Parse for SkbFrame {
         // SAFETY: as above.
         let segments = unsafe { (*self.skb).gso_segs };
         if segments == 0 { 1 } else { segments }
+    }
+
+    /// What is cut into segments has its headers once, and each segment has them again. Its own length field may not be able to
+    /// say how long it is.
+    #[inline(always)]
+    fn ip_bytes(&self, extent: &Extent) -> u32 {
+        let more = self.packets() - 1;
+        if more == 0 && !oversized(self.skb) {
+            return extent.length();
+        }
+        length(self.skb) - extent.start + more * extent.headers()
     }
 }
 

@@ -8,6 +8,7 @@
     reason = "a value of a map given by value is copied onto the stack"
 )]
 
+mod flowlog;
 mod flows;
 mod frame;
 mod maps;
@@ -107,7 +108,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
         control = control.in_force(Control(fallback), deadline, flows::tick(&mut work.tick));
     }
     let direction = control.direction(hook);
-    let parsed = frame.parse(&mut work.packet);
+    let parsed = frame.parse(&mut work.packet, &mut work.extent);
     let amount = Counter { packets: frame.packets().into(), bytes: frame.bytes(parsed.unwrap_or(u32::MAX)).into() };
     let mut met = Met { family: 0, flow: flow::Met::Nothing, verdict: NO_VERDICT, control, direction, amount };
     let telling;
@@ -124,7 +125,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                     let (_, slot) = split(decision);
                     report::count_alone(slot, amount);
                     let action = u64::from(decision >> ALLOW.trailing_zeros());
-                    telling = report::wanted(control, action, &mut work.tick);
+                    telling = report::wanted(control, direction, action, &work.packet, &mut work.tick);
                     if telling.is_none() {
                         return control.drops(action);
                     }
@@ -132,7 +133,8 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 } else {
                     met.verdict = decide_alone(&question, &answers);
                     report::count(&met);
-                    telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
+                    telling =
+                        report::wanted(control, direction, met.verdict.action as u64, &work.packet, &mut work.tick);
                 }
             } else {
                 // SAFETY: as above.
@@ -140,7 +142,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 let at = At { control, now: flows::tick(&mut work.tick), pickup_until };
                 if let Some(verdict) = judge(at, direction, work) {
                     report::count_alone(verdict.slot, amount);
-                    telling = report::wanted(control, verdict.action as u64, &mut work.tick);
+                    telling = report::wanted(control, direction, verdict.action as u64, &work.packet, &mut work.tick);
                     if telling.is_none() {
                         return control.drops(verdict.action as u64);
                     }
@@ -148,7 +150,8 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
                 } else {
                     met.verdict = work.verdict;
                     report::count(&met);
-                    telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
+                    telling =
+                        report::wanted(control, direction, met.verdict.action as u64, &work.packet, &mut work.tick);
                 }
                 met.flow = work.met;
             }
@@ -157,10 +160,18 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
             work.packet = Packet::NOT_PARSED;
             met.verdict = judge_other(control, reason);
             report::count(&met);
-            telling = report::wanted(control, met.verdict.action as u64, &mut work.tick);
+            telling = report::wanted(control, direction, met.verdict.action as u64, &work.packet, &mut work.tick);
         }
     }
     if let Some(telling) = telling {
+        // From here on the verifier does not know which way the verdict came about, nor to whom it is told.
+        met.verdict = *forget(&mut work.verdict, met.verdict);
+        met.flow = *forget(&mut work.met, met.flow);
+        let telling = *forget(&mut work.telling, telling);
+        if let Some(time) = telling.logged() {
+            let bytes = frame.ip_bytes(&work.extent);
+            flowlog::log(&met, work, time, bytes);
+        }
         report::tell(ctx, &met, &work.packet, telling);
     }
     control.drops(met.verdict.action as u64)

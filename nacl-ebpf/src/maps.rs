@@ -6,11 +6,14 @@ use aya_ebpf::{
 };
 use nacl_common::{
     Control, Counter, Event, Packet,
-    border::{Counts, FlowKey, FragmentKey, GENERATIONS, Kept, Large, Medium, Shared, Small},
+    border::{Counts, FlowKey, FragmentKey, GENERATIONS, Kept, Large, LogKey, Logged, Medium, Shared, Small},
     evaluate::{Answers, At, Question, Verdict},
     flow::{Met, Write},
+    packet::Extent,
     reason::REASONS,
 };
+
+use crate::report::Telling;
 
 /// User space maps the array's memory. A store there is one store, which an update of the map does not promise; and what is
 /// written there is not copied twice, as an update would.
@@ -62,6 +65,12 @@ pub static SLOTS: PerCpuArray<Counts, 512> = PerCpuArray::new();
 #[btf_map]
 pub static REASON: PerCpuArray<Counter, { 2 * REASONS }> = PerCpuArray::new();
 
+/// The flow log of the window that runs. The map is put in when a flow log is first wanted, and another one takes its place when the
+/// window ends: so what is read then is complete, and no program writes to it any more. Never an LRU map, which would
+/// forget without saying so: what finds no room is counted ([`LogKey::WINDOW`]).
+#[btf_map]
+pub static FLOW_LOG: ArrayOfMaps<HashMap<LogKey, Logged, 1, NO_PREALLOC>, 1> = ArrayOfMaps::new();
+
 /// Samples for whoever watches.
 #[btf_map]
 pub static EVENTS: RingBuf<Event, { 256 << 10 }> = RingBuf::new();
@@ -84,6 +93,8 @@ pub static BUCKET: PerCpuArray<Bucket, 1> = PerCpuArray::new();
 pub struct Work {
     /// The packet being judged.
     pub packet: Packet,
+    /// Where it lies in its frame.
+    pub extent: Extent,
     /// Its connection.
     pub key: FlowKey,
     /// What was found under that key, and what is to be put there.
@@ -112,6 +123,12 @@ pub struct Work {
     pub write: Write,
     /// What the connection table said.
     pub met: Met,
+    /// To whom the verdict is told.
+    pub telling: Telling,
+    /// Where its record stands in the flow log.
+    pub log: LogKey,
+    /// The record it begins.
+    pub logged: Logged,
 }
 
 /// One for each CPU.

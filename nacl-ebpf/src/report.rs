@@ -2,11 +2,16 @@
 
 use aya_ebpf::{EbpfContext, Global};
 use aya_log_ebpf::info;
-use nacl_common::{Control, Counter, Direction, Event, Packet, Verdict, border::NO_SLOT, flow, reason::REASONS};
+use nacl_common::{
+    Action, Control, Counter, Direction, Event, Packet, Verdict,
+    border::NO_SLOT,
+    flow::{self, Sought},
+    reason::REASONS,
+};
 
 use crate::{
     OFF, TEST, TRACE, flows,
-    maps::{BUCKET, EVENTS, LAST, REASON, SCRATCH, SLOTS},
+    maps::{BUCKET, CONTROL, EVENTS, LAST, REASON, SCRATCH, SLOTS},
 };
 
 /// Load-time constant: nanoseconds between two samples of one CPU in the long run.
@@ -84,26 +89,73 @@ fn add(counter: &mut Counter, amount: Counter) {
 #[derive(Clone, Copy)]
 pub struct Telling {
     time: u64,
-    /// To whoever watches; else only to a test or the log.
+    /// To whoever watches.
     sampled: bool,
+    /// To the flow log.
+    logged: bool,
+    /// To a test, or the programs' log.
+    traced: bool,
+}
+
+impl Telling {
+    /// Whether the flow log is told.
+    #[inline(always)]
+    pub const fn logged(self) -> Option<u64> {
+        if self.logged { Some(self.time) } else { None }
+    }
 }
 
 /// How a verdict with this number of an action is to be told; nothing where it is not, which is nearly always: also in a flood of
 /// denied packets, of which a sample is told. Asked before anything is put together.
 #[inline(always)]
-pub fn wanted(control: Control, action: u64, tick: &mut [u64; 2]) -> Option<Telling> {
-    let told = TEST.load() == 1 || TRACE.load() == 1;
-    if control.reports(action) == 0 && !told {
+pub fn wanted(
+    control: Control,
+    direction: Direction,
+    action: u64,
+    packet: &Packet,
+    tick: &mut [u64; 2],
+) -> Option<Telling> {
+    let traced = TEST.load() == 1 || TRACE.load() == 1;
+    if control.tells(action) == 0 && !traced {
         return None;
     }
+    // What is looked for is there to explain what is denied, and must not take its room: half of the bucket is enough.
+    let mut reports = control.reports(action) != 0;
+    let logged = control.logs(action) != 0;
+    let mut room = EVENT_BURST.load();
+    if reports && action != Action::Deny as u64 && control.has(Control::SEEKS) {
+        reports = is_sought(direction, packet);
+        if !reports && !logged && !traced {
+            return None;
+        }
+        room >>= 1;
+    }
     let time = flows::tick(tick);
-    let sampled = control.reports(action) != 0 && due(time);
-    (sampled || told).then_some(Telling { time, sampled })
+    let sampled = reports && due(time, room);
+    (sampled || logged || traced).then_some(Telling { time, sampled, logged, traced })
 }
 
-/// Tells whoever asked to be told.
+/// Whether a packet that passes is one of those that are looked for.
+#[inline(always)]
+fn is_sought(direction: Direction, packet: &Packet) -> bool {
+    let Some(words) = CONTROL.get_ptr(0) else { return false };
+    let mut found = false;
+    let mut place = 0;
+    while place < Control::SOUGHT_AT_ONCE {
+        // SAFETY: a word of the map's value, and a u64 is read in one piece.
+        let sought = Sought(unsafe { words.cast::<u64>().add(Control::SOUGHT + place).read_volatile() });
+        found |= sought.is_asked_by(direction, packet);
+        place += 1;
+    }
+    found
+}
+
+/// Tells whoever watches, a test or the programs' log.
 #[inline(always)]
 pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet, telling: Telling) {
+    if !telling.sampled && !telling.traced {
+        return;
+    }
     let Verdict { action, reason, layer, slot, also } = met.verdict;
     // Put together in a map, not on the stack, where the verifier allows no misaligned store.
     let Some(event) = SCRATCH.get_ptr_mut(0) else { return };
@@ -151,12 +203,12 @@ pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet, telling: Tellin
 
 /// Whether one more sample may be taken: not where there were too many lately (a bucket kept as the time the next one is due).
 #[inline(always)]
-fn due(time: u64) -> bool {
+fn due(time: u64, room: u64) -> bool {
     let Some(bucket) = BUCKET.get_ptr_mut(0) else { return false };
     // SAFETY: this CPU's own value of a map.
     let bucket = unsafe { &mut *bucket };
     let due = if bucket.due > time { bucket.due } else { time };
-    if due - time > EVENT_BURST.load() {
+    if due - time > room {
         bucket.suppressed += 1;
         return false;
     }

@@ -87,7 +87,7 @@ impl Toolchain {
 pub fn ensure() -> Result<Ready> {
     let toolchain = toolchain()?;
     let linker = linker()?;
-    network_tools()?;
+    tools()?;
     bpf_filesystem()?;
     Ok(Ready { llvm: toolchain.llvm_directory()?, toolchain: toolchain.name, linker })
 }
@@ -106,7 +106,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let ready = ensure()?;
     say(&format!(
-        "ready: toolchain {} (LLVM {LLVM}), bpf-linker {LINKER_VERSION} in {}, ip",
+        "ready: toolchain {} (LLVM {LLVM}), bpf-linker {LINKER_VERSION} in {}, ip, tmux",
         ready.toolchain,
         ready.linker.display()
     ));
@@ -246,13 +246,12 @@ fn linker() -> Result<PathBuf> {
 }
 
 /// Labs and wire tests lay cables with `ip`, and translate addresses with `nft` (L12); what `nacld doctor` says mends an
-/// interface is tried with `ethtool`.
-fn network_tools() -> Result<()> {
-    let missing: Vec<_> = [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool")]
-        .into_iter()
-        .filter(|(tool, _)| find(tool).is_none())
-        .map(|(_, package)| package)
-        .collect();
+/// interface is tried with `ethtool`. The screen of `nacld top` is looked at through `tmux`, and metrics are read by another
+/// implementation of their format.
+fn tools() -> Result<()> {
+    let wanted = [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool"), ("tmux", "tmux")];
+    let missing = wanted.into_iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| package);
+    let missing: Vec<_> = missing.chain((!reads_metrics()).then_some("python3-prometheus-client")).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -262,6 +261,15 @@ fn network_tools() -> Result<()> {
     }
     say(&format!("installing {packages} (a few seconds)"));
     apt(&missing)
+}
+
+/// Whether a Python is here that knows the format of metrics: the system's own, or whichever is found first.
+fn reads_metrics() -> bool {
+    let knows = |python: &str| {
+        let import = ["-c", "import prometheus_client.openmetrics.parser"];
+        output(Command::new(python).args(import).stderr(Stdio::null())).is_some()
+    };
+    knows("/usr/bin/python3") || knows("python3")
 }
 
 /// What nacld is compared with, for the benchmark only. Without them it measures the rest and says what it left out, so

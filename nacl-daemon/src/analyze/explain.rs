@@ -125,25 +125,19 @@ pub enum ExplainError<E: std::error::Error + 'static> {
 pub fn explain<E: std::error::Error + 'static>(
     interface: &Interface,
     compiled: &Compiled,
-    mut judge: impl FnMut(Direction, &Packet) -> Result<Verdict, E>,
+    judge: impl FnMut(Direction, &Packet) -> Result<Verdict, E>,
     flow: Flow,
     direction: Option<Direction>,
     client: Option<Client>,
 ) -> Result<Explanation, ExplainError<E>> {
     let (direction, assumed) = direction.map_or_else(|| flow.direction(interface), |direction| (direction, None));
-    let mut engine = Engine::new(interface, compiled);
-    let mut leg = |direction, packet: Packet| {
-        let said = said(&engine, direction, &packet);
-        engine.judge(direction, &packet);
-        let verdict = judge(direction, &packet).map_err(ExplainError::Judge)?;
-        let slots = &compiled.slots;
-        let (by, slot) = (slots.decider(verdict.slot, verdict.reason), slots.slots.get(&verdict.slot).cloned());
-        let entry = engine.entry(direction, &packet).copied();
-        Ok::<_, ExplainError<E>>((Leg { direction, packet, verdict, by, slot, said }, entry))
+    let mut place = Judging::new(interface, compiled, judge);
+    let (request, entry) = place.leg(direction, flow.request()?).map_err(ExplainError::Judge)?;
+    let reply = match flow.reply()? {
+        Some(packet) => Some(place.leg(direction.reverse(), packet).map_err(ExplainError::Judge)?.0),
+        None => None,
     };
-    let (request, entry) = leg(direction, flow.request()?)?;
-    let reply = flow.reply()?.map(|packet| leg(direction.reverse(), packet)).transpose()?.map(|(reply, _)| reply);
-    let remembered = remembered(Control(compiled.flags), &request, entry.as_ref());
+    let remembered = remembered(place.control(), &request, entry.as_ref());
     let outcome = if !request.passes() {
         Outcome::RequestDenied
     } else if reply.as_ref().is_some_and(|reply| !reply.passes()) {
@@ -153,6 +147,34 @@ pub fn explain<E: std::error::Error + 'static>(
     };
     let fix = if outcome == Outcome::Works { None } else { smallest_fix(interface, flow, direction, client) };
     Ok(Explanation { flow, assumed, request, remembered, reply, outcome, fix })
+}
+
+/// A place where packets are judged: by somebody with a memory, and by an engine that says what each layer has to say.
+pub(super) struct Judging<J> {
+    engine: Engine,
+    judge: J,
+}
+
+impl<E, J: FnMut(Direction, &Packet) -> Result<Verdict, E>> Judging<J> {
+    pub(super) fn new(interface: &Interface, compiled: &Compiled, judge: J) -> Self {
+        Self { engine: Engine::new(interface, compiled), judge }
+    }
+
+    /// The settings in force.
+    pub(super) const fn control(&self) -> Control {
+        self.engine.at().control
+    }
+
+    /// Judges a packet, and says what is remembered of its connection then.
+    pub(super) fn leg(&mut self, direction: Direction, packet: Packet) -> Result<(Leg, Option<Entry>), E> {
+        let said = said(&self.engine, direction, &packet);
+        self.engine.judge(direction, &packet);
+        let verdict = (self.judge)(direction, &packet)?;
+        let slots = &self.engine.compiled().slots;
+        let (by, slot) = (slots.decider(verdict.slot, verdict.reason), slots.slots.get(&verdict.slot).cloned());
+        let entry = self.engine.entry(direction, &packet).copied();
+        Ok((Leg { direction, packet, verdict, by, slot, said }, entry))
+    }
 }
 
 /// What each layer says of a packet.
@@ -167,7 +189,7 @@ pub(super) fn said(engine: &Engine, direction: Direction, packet: &Packet) -> Ve
     said.collect()
 }
 
-fn remembered(control: Control, request: &Leg, entry: Option<&Entry>) -> Remembered {
+pub(super) fn remembered(control: Control, request: &Leg, entry: Option<&Entry>) -> Remembered {
     if !request.passes() {
         return Remembered::default();
     }

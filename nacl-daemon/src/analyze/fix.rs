@@ -51,12 +51,12 @@ impl NewRule {
         }
     }
 
-    /// The interface with this rule.
+    /// The interface with this rule, where it has the network ACL or the group that it is added to.
     #[must_use]
     pub fn added_to(&self, interface: &Interface) -> Interface {
         let mut interface = interface.clone();
         match self {
-            Self::Nacl { direction, rule, .. } => {
+            Self::Nacl { nacl, direction, rule } if *nacl == interface.nacl.name => {
                 let mut nacl = Nacl::clone(&interface.nacl);
                 let rules = match direction {
                     Direction::Inbound => &mut nacl.inbound,
@@ -66,6 +66,7 @@ impl NewRule {
                 rules.insert(at, rule.clone());
                 interface.nacl = Arc::new(nacl);
             }
+            Self::Nacl { .. } => {}
             Self::Group { group, direction, rule } => {
                 for one in interface.groups.iter_mut().flatten().filter(|one| one.name == *group) {
                     let mut changed = Group::clone(one);

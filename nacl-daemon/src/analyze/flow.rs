@@ -12,7 +12,7 @@ const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
 
 /// A request and its reply. Ports are 0 for protocols that have none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// IP protocol number.
     pub protocol: u8,

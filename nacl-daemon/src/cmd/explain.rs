@@ -8,7 +8,10 @@ use std::{
 use anyhow::bail;
 use nacl_common::{Direction, flow::Met};
 use nacl_daemon::{
-    analyze::{self, Flow, Lines, Outcome, StreamError},
+    analyze::{
+        self, Flow, Lines, Outcome, StreamError,
+        path::{self, Ends},
+    },
     compile::{Compiled, compile},
     dataplane::{Options, TestBed},
     engine::Engine,
@@ -16,35 +19,82 @@ use nacl_daemon::{
     resolve::{Interface, NoHost, Resolved},
 };
 
-use super::{policy::usable, print};
+use super::{
+    policy::{usable, what_if},
+    print,
+};
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Explain) -> anyhow::Result<Exit> {
     let policy = usable(&args.config, &NoHost)?;
-    let (name, interface) = what_if(args, &policy)?;
+    let flow = match (&args.protocol, &args.source, &args.destination) {
+        (Some(protocol), Some(source), Some(destination)) => {
+            Some(Flow::parse(protocol, source, destination, args.icmp.as_deref())?)
+        }
+        _ => None,
+    };
+    if let Some(flow) = flow
+        && let Some(ends) = ends(args, &policy, flow)?
+    {
+        return path(args, &policy, ends, flow);
+    }
+    let (name, interface) = what_if(&policy, args.interface.as_deref(), args.mode, args.layers)?;
     let asked = Asked { policy: &policy, name: &name, interface: &interface };
     let compiled = compile(&interface, None)?;
-    match (&args.protocol, &args.source, &args.destination) {
-        (Some(protocol), Some(source), Some(destination)) => {
-            let flow = Flow::parse(protocol, source, destination, args.icmp.as_deref())?;
-            explain(args, &asked, &compiled, flow)
-        }
-        _ => stream(args, &interface, &compiled),
+    match flow {
+        Some(flow) => explain(args, &asked, &compiled, flow),
+        None => stream(args, &interface, &compiled),
     }
 }
 
-/// The interface that was asked about, with the mode and layers that were asked about, and its name in the policy.
-fn what_if(args: &cli::Explain, policy: &Resolved) -> anyhow::Result<(String, Interface)> {
-    let written = policy.interface(args.interface.as_deref())?;
-    let name = policy.interfaces.iter().find(|(_, other)| std::ptr::eq(*other, written));
-    let name = name.map_or_else(|| written.name.clone(), |(name, _)| name.clone());
-    let mut interface = written.clone();
-    interface.mode = args.mode.map_or(written.mode, Into::into);
-    interface.layers = args.layers.map_or(written.layers, Into::into);
-    if args.layers == Some(cli::LayersName::Sg) && interface.groups.is_none() {
-        bail!("interface {name} has no security groups that could judge: give it some, `security_groups = [\"NAME\"]`");
+/// The ends of a flow that is to be followed along its way; `None` where it is to be explained at one interface.
+fn ends(args: &cli::Explain, policy: &Resolved, flow: Flow) -> anyhow::Result<Option<Ends>> {
+    let mut ends = if args.interface.is_none() && args.direction.is_none() {
+        let ends = Ends::of(policy, &flow)?;
+        // Where there is one interface, it is meant, whoever the ends are.
+        let followed = if policy.interfaces.len() > 1 { 1 } else { 2 };
+        Some(ends).filter(|ends| ends.interfaces() >= followed)
+    } else {
+        None
+    };
+    if ends.is_none() && args.both_modes {
+        let (name, interface) = what_if(policy, args.interface.as_deref(), None, args.layers)?;
+        let direction = args.direction.map_or_else(|| flow.direction(&interface).0, Direction::from);
+        ends = Some(Ends::at(&name, &interface, &flow, direction));
     }
-    Ok((name, interface))
+    if let (Some(ends), Some(layers)) = (&mut ends, args.layers) {
+        ends.set_layers(layers.into());
+        let wanted = |end: &&path::End| end.interface.as_ref().is_some_and(|one| one.layers == layers.into());
+        if !ends.both().iter().any(wanted) {
+            bail!("neither end has such layers: leave out --layers, or give one of them what is to judge");
+        }
+    }
+    Ok(ends)
+}
+
+fn path(args: &cli::Explain, policy: &Resolved, ends: Ends, flow: Flow) -> anyhow::Result<Exit> {
+    let (mode, client) = (args.mode.map(Into::into), args.client);
+    let path = match args.level {
+        cli::Level::Host => path::walk(ends, flow, mode, client, path::engine)?,
+        cli::Level::Kernel => path::walk(ends, flow, mode, client, |interface, compiled| {
+            let mut bed = TestBed::load(&interface.into(), compiled)?;
+            Ok(Box::new(move |direction, packet: &_| bed.judge(direction, packet)))
+        })?,
+    };
+    print(if args.json {
+        format!("{:#}\n", report::path::json(policy, &path))
+    } else {
+        report::path::text(policy, &path)
+    })?;
+    Ok(exit(args, path.walk().outcome))
+}
+
+fn exit(args: &cli::Explain, outcome: Outcome) -> Exit {
+    match outcome {
+        Outcome::RequestDenied if args.exit_code => Exit::RequestDenied,
+        Outcome::ReplyDenied if args.exit_code => Exit::ReplyDenied,
+        _ => Exit::Done,
+    }
 }
 
 fn explain(args: &cli::Explain, asked: &Asked<'_>, compiled: &Compiled, flow: Flow) -> anyhow::Result<Exit> {
@@ -66,11 +116,7 @@ fn explain(args: &cli::Explain, asked: &Asked<'_>, compiled: &Compiled, flow: Fl
     } else {
         report::explain::text(asked, &explanation)
     })?;
-    Ok(match explanation.outcome {
-        Outcome::RequestDenied if args.exit_code => Exit::RequestDenied,
-        Outcome::ReplyDenied if args.exit_code => Exit::ReplyDenied,
-        _ => Exit::Done,
-    })
+    Ok(exit(args, explanation.outcome))
 }
 
 fn stream(args: &cli::Explain, interface: &Interface, compiled: &Compiled) -> anyhow::Result<Exit> {

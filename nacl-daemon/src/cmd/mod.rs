@@ -5,23 +5,31 @@ mod completions;
 mod confirm;
 mod conntrack;
 mod detach;
+mod diff;
 mod doctor;
 mod explain;
+mod explain_code;
+mod flows;
 mod lab;
 mod man;
 mod mode;
 pub mod policy;
 mod reload;
+mod replay;
 mod rollback;
 mod rules;
 mod run;
+mod search;
 mod status;
+mod top;
+mod watch;
 
 use std::{
     error::Error,
     io::{self, Write},
 };
 
+use nacl_daemon::capture::CaptureError;
 use nacl_daemon::service::{
     client::ClientError, load::LoadError, plane::Held, prepare::PrepareError, serve::RunError, socket::SocketError,
 };
@@ -36,12 +44,19 @@ use crate::{
 pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.verb {
         Verb::Check(args) => check::run(args),
+        Verb::ExplainCode(args) => explain_code::run(args),
         Verb::Explain(args) => explain::run(args),
+        Verb::Replay(args) => replay::run(args),
+        Verb::Diff(args) => diff::run(args),
+        Verb::Search(args) => search::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),
+        Verb::Top(args) => top::run(args),
+        Verb::Watch(args) => watch::run(args),
         Verb::Mode(args) => mode::run(args),
         Verb::Conntrack(args) => conntrack::run(args),
+        Verb::Flows(args) => flows::run(args),
         Verb::Reload(args) => reload::run(args),
         Verb::Confirm(args) => confirm::run(args),
         Verb::Rollback(args) => rollback::run(args),
@@ -66,6 +81,11 @@ pub fn print(text: impl AsRef<str>) -> io::Result<()> {
     out.flush()
 }
 
+/// Columns of the terminal that data is shown on; nothing where it goes into a pipe or a file, which is not made narrower.
+pub fn width() -> Option<u16> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0)
+}
+
 /// Prints diagnostics on standard error, likewise.
 pub fn tell(text: impl AsRef<str>) -> io::Result<()> {
     anstream::stderr().lock().write_all(text.as_ref().as_bytes())
@@ -77,6 +97,7 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         error.downcast_ref().and_then(hint)
     }
     of(error, RunError::hint)
+        .or_else(|| of(error, CaptureError::hint))
         .or_else(|| of(error, ClientError::hint))
         .or_else(|| of(error, Held::hint))
         .or_else(|| of(error, LoadError::hint))

@@ -10,8 +10,10 @@ use anyhow::Context;
 use nacl_daemon::{
     policy::{self, Outcome, Severity},
     report::diagnostics,
-    resolve::{Host, Resolved},
+    resolve::{Host, Interface, Resolved},
 };
+
+use crate::cli;
 
 /// A policy file that could be read, whatever stands in it.
 pub struct Loaded {
@@ -53,4 +55,23 @@ pub fn usable(path: &Path, host: &dyn Host) -> anyhow::Result<Resolved> {
         let tally = diagnostics::tally(&loaded.outcome.diagnostics);
         anyhow::anyhow!("{} cannot be used: {tally}", loaded.file)
     })
+}
+
+/// The interface that was asked about, with the mode and layers that were asked about, and its name in the policy.
+pub fn what_if(
+    policy: &Resolved,
+    name: Option<&str>,
+    mode: Option<cli::ModeName>,
+    layers: Option<cli::LayersName>,
+) -> anyhow::Result<(String, Interface)> {
+    let (name, written) = policy.named_interface(name)?;
+    let mut interface = written.clone();
+    interface.mode = mode.map_or(written.mode, Into::into);
+    interface.layers = layers.map_or(written.layers, Into::into);
+    if layers == Some(cli::LayersName::Sg) && interface.groups.is_none() {
+        anyhow::bail!(
+            "interface {name} has no security groups that could judge: give it some, `security_groups = [\"NAME\"]`"
+        );
+    }
+    Ok((name.to_owned(), interface))
 }

@@ -67,8 +67,7 @@ fn show(args: &cli::Rules, interfaces: &[InterfaceRules], before: &[InterfaceRul
     if args.watch && std::io::stdout().is_terminal() {
         text.push_str(CLEAR);
     }
-    // Asked of standard output alone: what goes into a pipe or a file is not made narrower.
-    let width = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0);
+    let width = super::width();
     for rules in interfaces {
         let before = before.iter().find(|before| before.interface == rules.interface);
         text.push_str(&report::rules::text(rules, before, width));

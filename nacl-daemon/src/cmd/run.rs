@@ -2,7 +2,7 @@
 
 use nacl_daemon::{
     logs,
-    report::status,
+    report::{broken, status, watch},
     service::{
         heap,
         plane::Kernel,
@@ -27,6 +27,7 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
         watch: args.watch,
         follow: args.follow,
         wait: args.wait,
+        metrics: args.metrics,
     };
     let logged = logs::notices_are_logged(args.log_format());
     let tell: Tell = if logged { Box::new(|notice| logs::notice(&notice)) } else { Box::new(tell) };
@@ -56,7 +57,8 @@ fn tell(notice: Notice) {
         Notice::Set { modes, .. } => super::print(status::set(modes)),
         Notice::NotReloaded { error, .. } => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
         Notice::Interface { happened, .. } => super::print(status::happened(happened)),
-        Notice::Record(record) => super::print(status::record(record)),
+        Notice::Record(record) => super::print(watch::record(record)),
+        Notice::Broken(found) => super::print(broken::found(found)),
         Notice::Missed(count) => super::tell(format!("{count} packets were not shown: too many at once\n")),
         Notice::Ended { why, interfaces, stay } => super::print(status::ended(why.name(), interfaces, stay)),
         // For logs and service managers.

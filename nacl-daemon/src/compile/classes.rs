@@ -24,10 +24,10 @@ use crate::resolve::{GroupRule, Icmp, Interface, Peer, Protocol};
 const KEYS: u32 = l4::PAGES * PAGE as u32;
 
 /// A set of entries of a list, one bit each, in the list's order.
-pub(super) type Set = Box<[u64]>;
+pub(crate) type Set = Box<[u64]>;
 
 /// One list, ready to be laid out.
-pub(super) struct List {
+pub(crate) struct List {
     /// Whether it is an IPv6 list.
     pub v6: bool,
     /// Decision of each entry, in the list's order.
@@ -57,7 +57,7 @@ impl List {
 
 /// Distinct sets, numbered in order of appearance.
 #[derive(Default)]
-pub(super) struct Classes {
+pub(crate) struct Classes {
     numbers: HashMap<Set, u32>,
     /// The sets by number.
     pub sets: Vec<Set>,
@@ -271,7 +271,7 @@ fn list(v6: bool, implicit: u16, entries: &[Entry]) -> List {
 }
 
 /// Puts the entries of one set into another.
-pub(super) fn join(set: &mut Set, other: &Set) {
+pub(crate) fn join(set: &mut Set, other: &Set) {
     set.iter_mut().zip(other).for_each(|(set, other)| *set |= other);
 }
 

@@ -10,12 +10,13 @@ use std::{fmt, sync::Arc};
 
 use nacl_common::{
     Control, Direction, Family, Layer, Packet, Verdict,
-    border::{ALLOW, Entry, Large, Medium, NO_SLOT, Small, Tier},
+    border::{ALLOW, Entry, LISTS, Large, Medium, NO_SLOT, Small, Tier},
     evaluate::{self, At, Judged, Memory, Says},
     tables::Image,
 };
 use thiserror::Error;
 
+pub(crate) use self::classes::{List, Set, join};
 pub use self::{
     decider::{Decider, NoDecider, Written},
     slots::{Slot, SlotTable},
@@ -229,6 +230,14 @@ pub fn compile(interface: &Interface, previous: Option<&SlotTable>) -> Result<Co
     let lists = classes::lists(interface, &given);
     let (generation, digest) = image::build(interface, &lists)?;
     Ok(Compiled { generation, digest, slots: Arc::new(slots), flags: flags(interface) })
+}
+
+/// The lists an interface was compiled from, by their place in a header: which addresses and which L4 keys its rules tell
+/// apart. For who asks about sets of packets, and must know where verdicts can change.
+pub(crate) fn lists(interface: &Interface, compiled: &Compiled) -> Result<[List; LISTS], CompileError> {
+    // With its own slots for the previous ones every rule has the slot it has there.
+    let (_, given) = SlotTable::assign(interface, Some(&compiled.slots))?;
+    Ok(classes::lists(interface, &given))
 }
 
 /// Compiles one interface after the other, and those that enforce the same only once: they share tables and slots.

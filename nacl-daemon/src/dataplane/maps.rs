@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     ptr,
     sync::{
@@ -20,17 +20,19 @@ use aya::{
 use nacl_common::{
     Action, Control, Counter, Direction, Reason,
     border::{
-        Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, Medium, Shared, Small, Tier, implicit_slot,
+        Counts, Entry, FIRST_RULE_SLOT, FlowKey, FragmentKey, Kept, Large, LogKey, Logged, Medium, Shared, Small, Tier,
+        implicit_slot,
     },
     evaluate::slot_reason,
-    flow,
+    flow::{self, Sought},
     reason::REASONS,
 };
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counters, DataplaneError, Memory, Options,
+    Counters, DataplaneError, Memory, Options, Window,
+    flowlog::{FLOW_LOG, Windows},
     generations::{self, Generations},
     mapped::Mapped,
     memory,
@@ -39,6 +41,14 @@ use super::{
     sys::{self, Command},
 };
 use crate::compile::{Compiled, SlotTable};
+
+/// A type of the border: every pattern of bits is a value.
+pub trait Border: Copy + Default {}
+
+impl Border for FlowKey {}
+impl Border for Kept {}
+impl Border for LogKey {}
+impl Border for Logged {}
 
 /// Makes a type of the border one that aya may copy to and from maps.
 macro_rules! pod {
@@ -70,6 +80,8 @@ pod! {
     KeptPod(Kept);
     FragmentPod(FragmentKey);
     SharedPod(Shared);
+    LogKeyPod(LogKey);
+    LoggedPod(Logged);
 }
 
 /// What this process must know beside the maps to make sense of them, of one epoch. It is written down before the epoch is in
@@ -197,6 +209,8 @@ pub struct Maps {
     ring: Option<Array<MapData, KeyPod>>,
     /// Where the ring is pinned, if it is.
     pins: Option<PathBuf>,
+    /// The flow log.
+    windows: Windows,
     /// Memory of the maps whose size does not change.
     fixed: Memory,
     account: Account,
@@ -235,6 +249,7 @@ impl Maps {
             rings: maps.outer("RING")?,
             ring: None,
             pins: None,
+            windows: Windows::new(maps.outer(FLOW_LOG)?),
             fixed,
             account: Account::default(),
         })
@@ -242,6 +257,7 @@ impl Maps {
 
     /// Pins from here on what is made later, in the directory where the object's own maps are pinned.
     pub fn pin(&mut self, directory: &Path) {
+        self.windows.pin(directory);
         self.pins = Some(directory.to_owned());
     }
 
@@ -250,6 +266,7 @@ impl Maps {
     pub fn adopt(pins: &Path, accounts: &BTreeMap<u32, Account>) -> Result<Adopted, DataplaneError> {
         let mut maps = Self::of(&mut Pinned(pins), None)?;
         maps.pins = Some(pins.to_owned());
+        maps.windows.adopt(pins, maps.now())?;
         let last = Control(maps.word(0).load(Ordering::Acquire));
         let Some(account) = accounts.get(&last.epoch()) else { return Ok(Adopted::Unknown) };
         maps.account = account.clone();
@@ -340,6 +357,7 @@ impl Maps {
         let old = self.control();
         let mut new = Control::new(at.1 as u8, at.0, options.flags() | compiled.flags, epoch);
         self.make_ring(new)?;
+        self.make_window(&options)?;
         journal(epoch, &account, &[old.epoch(), self.last_epoch()])?;
         for slot in fresh {
             clear("SLOTS", &mut self.slots, slot.into())?;
@@ -362,6 +380,7 @@ impl Maps {
         self.in_force = Some(at);
         self.fallback = fallback;
         self.account = account;
+        self.end_window();
         Ok(epoch)
     }
 
@@ -378,6 +397,24 @@ impl Maps {
         journal(epoch, &self.account, &[old.epoch(), self.last_epoch()])?;
         self.switch(&options, new, true);
         Ok(epoch)
+    }
+
+    /// Has requests to these services reported though they pass, and to no others. No switch: nothing is judged otherwise, so the epoch stays.
+    /// Where everything is reported that passes, nothing need be looked for.
+    pub fn seek(&self, sought: &[Sought]) {
+        const BOTH: u64 = Control::SEEKS | Control::EVENTS_ALLOWED;
+        let old = Control(self.word(0).load(Ordering::Acquire));
+        if old.has(Control::EVENTS_ALLOWED) && !old.has(Control::SEEKS) {
+            return;
+        }
+        for place in 0..Control::SOUGHT_AT_ONCE {
+            let sought = sought.get(place).copied().unwrap_or_default();
+            self.word(Control::SOUGHT + place).store(sought.0, Ordering::Release);
+        }
+        let new = if sought.is_empty() { old.0 & !BOTH } else { old.0 | BOTH };
+        if new != old.0 {
+            self.word(0).store(new, Ordering::Release);
+        }
     }
 
     /// Fails while a change awaits confirmation: there is one place for what it would go back to.
@@ -413,6 +450,7 @@ impl Maps {
         let control = Control(self.word(0).load(Ordering::Acquire));
         self.word(0).store(control.confirmed().0, Ordering::Release);
         self.fallback = None;
+        self.end_window();
         true
     }
 
@@ -459,6 +497,41 @@ impl Maps {
         Ok(())
     }
 
+    /// Makes the map of the flow log, where one is wanted and unless it is there. As [`Self::make_ring`].
+    fn make_window(&mut self, options: &Options) -> Result<(), DataplaneError> {
+        let now = self.now();
+        options.flow_log.map_or(Ok(()), |log| self.windows.begin(log.entries, now))
+    }
+
+    /// Ends the window of the flow log where none is wanted any more, not by what would be in force again either.
+    fn end_window(&mut self) {
+        const LOGS: u64 = Control::LOGS_DENIED | Control::LOGS_ALLOWED;
+        let words = [0, Control::FALLBACK].map(|word| self.word(word).load(Ordering::Acquire));
+        let wanted = if self.fallback.is_some() { words[0] | words[1] } else { words[0] };
+        if wanted & LOGS == 0
+            && let Err(error) = self.windows.end(self.now())
+        {
+            tracing::warn!(reason = %error, "the window of a flow log that is switched off stays");
+        }
+    }
+
+    /// The windows of the flow log.
+    pub const fn windows(&mut self) -> &mut Windows {
+        &mut self.windows
+    }
+
+    /// The window of the flow log that runs, and those that are over.
+    pub fn read_windows(&self) -> Result<(Option<Window>, Vec<Window>), DataplaneError> {
+        let now = self.now();
+        Ok((self.windows.running(now)?, self.windows.over(now)?))
+    }
+
+    /// Ends the window of the flow log that runs, and begins another.
+    pub fn turn(&mut self) -> Result<(), DataplaneError> {
+        let now = self.now();
+        self.windows.turn(now)
+    }
+
     const fn same_table(&self, options: &Options) -> Result<(), DataplaneError> {
         let (needed, there) = (options.tracking.entries, self.entries);
         if needed == there { Ok(()) } else { Err(DataplaneError::TableSize { needed, there }) }
@@ -489,8 +562,13 @@ impl Maps {
 
     /// Everything that is remembered of connections.
     pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
-        let all = read_flows(self.flows.map()).map_err(|source| table(MapError::IoError(source)))?;
-        Ok(all.into_iter().map(|(key, kept)| (key, kept.entry)).collect())
+        entries(self.flows.map().fd().as_fd())
+    }
+
+    /// The connection table, to be read without these maps.
+    pub fn table(&self) -> Result<FlowTable, DataplaneError> {
+        let own = self.flows.map().fd().as_fd().try_clone_to_owned();
+        own.map(FlowTable).map_err(|source| table(MapError::IoError(source)))
     }
 
     /// Forgets the connections that `which` picks, and returns how many. One that had expired when it was picked, and is met
@@ -553,7 +631,8 @@ impl Maps {
         let bytes = || {
             let ring = self.ring.as_ref().map_or(Ok(0), |ring| memory::of(ring.map()))?;
             let connections = self.fixed.connections + memory::of(self.flows.map())? + ring;
-            Ok(Memory { generations: self.generations.bytes()?, connections, ..self.fixed })
+            let other = self.fixed.other + self.windows.bytes()?;
+            Ok(Memory { generations: self.generations.bytes()?, connections, other, ..self.fixed })
         };
         bytes().map_err(memory::unknown)
     }
@@ -601,9 +680,30 @@ const fn table(source: MapError) -> DataplaneError {
     DataplaneError::Map { map: "FLOWS", source }
 }
 
-/// Reads the whole connection table, bucket by bucket (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6), which aya does not offer. Going from
-/// key to key instead, the kernel begins again whenever the key it stands on is deleted: under a flood, for ever.
-fn read_flows(map: &MapData) -> io::Result<Vec<(FlowKey, Kept)>> {
+/// A connection table by a descriptor of its own: it can be read while something else is done with the maps, and also when they
+/// are gone.
+#[derive(Debug)]
+pub struct FlowTable(OwnedFd);
+
+impl FlowTable {
+    /// Everything in it, expired or not, in no order. While packets come and go some may be missed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
+        entries(self.0.as_fd())
+    }
+}
+
+fn entries(map: BorrowedFd<'_>) -> Result<Vec<(FlowKey, Entry)>, DataplaneError> {
+    let all: Vec<(FlowKey, Kept)> = read_all(map).map_err(|source| table(MapError::IoError(source)))?;
+    Ok(all.into_iter().map(|(key, kept)| (key, kept.entry)).collect())
+}
+
+/// Reads a whole hash map, bucket by bucket (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6), which aya does not offer. Going from
+/// key to key instead, the kernel begins again whenever the key it stands on is deleted: under a flood, for ever. `K` and `V` are the
+/// types of the map's keys and values.
+pub fn read_all<K: Border, V: Border>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     /// `struct { ... } batch` of `union bpf_attr`.
     #[repr(C)]
     struct Batch {
@@ -617,8 +717,8 @@ fn read_flows(map: &MapData) -> io::Result<Vec<(FlowKey, Kept)>> {
         flags: u64,
     }
     const AT_ONCE: usize = 4096;
-    let mut keys = vec![FlowKey::default(); AT_ONCE];
-    let mut values = vec![Kept::default(); AT_ONCE];
+    let mut keys = vec![K::default(); AT_ONCE];
+    let mut values = vec![V::default(); AT_ONCE];
     let mut bucket = 0_u32;
     let mut all = Vec::new();
     let mut begun = false;
@@ -630,7 +730,7 @@ fn read_flows(map: &MapData) -> io::Result<Vec<(FlowKey, Kept)>> {
             keys: keys.as_mut_ptr() as u64,
             values: values.as_mut_ptr() as u64,
             count: AT_ONCE as u32,
-            fd: map.fd().as_fd().as_raw_fd(),
+            fd: map.as_raw_fd(),
             element_flags: 0,
             flags: 0,
         };

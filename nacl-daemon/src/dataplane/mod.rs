@@ -9,6 +9,7 @@ mod benchbed;
 mod device;
 mod error;
 mod events;
+mod flowlog;
 mod generations;
 mod hold;
 mod leftovers;
@@ -30,6 +31,7 @@ use nacl_common::{
     Control, Counter, Direction, Reason,
     border::{Entry, FlowKey},
     evaluate::Hook,
+    flow::Sought,
 };
 
 pub use self::{
@@ -37,9 +39,10 @@ pub use self::{
     benchbed::BenchBed,
     error::DataplaneError,
     events::EventReader,
+    flowlog::Window,
     generations::generation_bytes,
     leftovers::{detach_leftovers, holders},
-    maps::now,
+    maps::{FlowTable, now},
     memory::Memory,
     object::{Platform, Program, may_look_around, missing, platform},
     record::Note,
@@ -57,7 +60,7 @@ use self::{
 use crate::{
     compile::{Compiled, SlotTable},
     netns,
-    resolve::{Interface, Side, Tracking, Xdp},
+    resolve::{Interface, Side, Tracking, Xdp, flowlog::FlowLog},
 };
 
 /// An interface.
@@ -101,6 +104,25 @@ pub struct Options {
     pub tracking: Tracking,
     /// Whether nothing is remembered: every packet is judged as the first of its flow.
     pub forgetful: bool,
+    /// What the flow log is told; `None`: there is none.
+    pub flow_log: Option<LogOptions>,
+}
+
+/// What a flow log is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Packets that are let pass.
+    pub accepted: bool,
+    /// Packets that are not.
+    pub rejected: bool,
+    /// Records there is room for in a window.
+    pub entries: u32,
+}
+
+impl From<&FlowLog> for LogOptions {
+    fn from(log: &FlowLog) -> Self {
+        Self { accepted: log.told.accepted(), rejected: log.told.rejected(), entries: log.entries }
+    }
 }
 
 impl From<&Interface> for Options {
@@ -115,6 +137,7 @@ impl From<&Interface> for Options {
             trace: false,
             tracking: interface.tracking,
             forgetful: false,
+            flow_log: interface.flow_log.as_deref().map(LogOptions::from),
         }
     }
 }
@@ -138,6 +161,14 @@ impl Options {
         }
         if self.forgetful {
             flags |= Control::FORGETFUL;
+        }
+        if let Some(LogOptions { accepted, rejected, .. }) = self.flow_log {
+            if accepted {
+                flags |= Control::LOGS_ALLOWED;
+            }
+            if rejected {
+                flags |= Control::LOGS_DENIED;
+            }
         }
         flags
     }
@@ -513,6 +544,12 @@ impl Attachment {
         self.maps.toggle(*options, flags, &mut |epoch, account, keep| write_down(journal, epoch, account, note, keep))
     }
 
+    /// Has requests to these services reported though they pass, and to no others, until the next switch; so many at once as
+    /// [`nacl_common::Control::SOUGHT_AT_ONCE`] says. Nothing is judged otherwise.
+    pub fn seek(&self, sought: &[Sought]) {
+        self.maps.seek(sought);
+    }
+
     /// How long a change still waits for confirmation: nothing where none does, zero where the programs have gone back.
     pub fn pending(&self) -> Option<Duration> {
         self.maps.pending()
@@ -563,6 +600,14 @@ impl Attachment {
         self.maps.flows()
     }
 
+    /// The same table, to be read without this attachment.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn table(&self) -> Result<FlowTable, DataplaneError> {
+        self.maps.table()
+    }
+
     /// Forgets the connections that `which` picks, and returns how many.
     ///
     /// # Errors
@@ -574,6 +619,27 @@ impl Attachment {
     /// How many connections there is room for.
     pub const fn tracking_capacity(&self) -> u32 {
         self.maps.capacity()
+    }
+
+    /// Ends the window of the flow log that runs, and begins another. Nothing where no flow log is wanted.
+    ///
+    /// # Errors
+    /// The kernel has no map for another; the window goes on.
+    pub fn turn(&mut self) -> Result<(), DataplaneError> {
+        self.maps.turn()
+    }
+
+    /// The window of the flow log that runs, as far as it has come, and those that are over and not written yet, oldest first.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn windows(&self) -> Result<(Option<Window>, Vec<Window>), DataplaneError> {
+        self.maps.read_windows()
+    }
+
+    /// Forgets windows of the flow log that are over.
+    pub fn written(&mut self, windows: &[u32]) {
+        self.maps.windows().written(windows);
     }
 
     /// The counters, summed over all CPUs.
@@ -608,6 +674,18 @@ impl Attachment {
     /// The namespace cannot be entered, or the kernel refuses to remove a filter or qdisc.
     pub fn detach(mut self) -> Result<(), DataplaneError> {
         self.take_off()
+    }
+
+    /// As [`Self::detach`], and returns what the flow log holds that nobody has written. Read when no program is left to write to
+    /// it.
+    ///
+    /// # Errors
+    /// As there, or a map cannot be read.
+    pub fn finish(mut self) -> Result<Vec<Window>, DataplaneError> {
+        self.take_off()?;
+        let (running, mut over) = self.windows()?;
+        over.extend(running);
+        Ok(over)
     }
 
     /// Leaves everything as it is, enforced by the kernel alone. False where that cannot be: nothing is pinned, and it ends here.

@@ -20,7 +20,7 @@ use aya::{
 use nacl_common::evaluate::Hook;
 use sha2::{Digest, Sha256};
 
-use super::{DataplaneError, Ingress, Memory, Options, memory, outer::Outer, store};
+use super::{DataplaneError, Ingress, Memory, Options, flowlog, memory, outer::Outer, store};
 use crate::compile::Compiled;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nacl-ebpf"));
@@ -147,6 +147,7 @@ impl Source for Pinned<'_> {
 fn count(all: &mut Memory, name: &str, bytes: u64) {
     *match name {
         "FLOWS" | RING_KEYS => return,
+        name if flowlog::is_window(name) => return,
         "SLOTS" | "REASON" => &mut all.counters,
         "FRAGMENTS" | "RING" => &mut all.connections,
         _ => &mut all.other,

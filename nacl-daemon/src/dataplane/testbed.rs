@@ -1,6 +1,8 @@
 //! Running the loaded programs on frames without attaching them (BPF_PROG_TEST_RUN): what `--level kernel` and the
 //! kernel-level tests stand on.
 
+use std::ops::RangeInclusive;
+
 use aya::{
     maps::{Array, IterableMap, MapData},
     programs::{ProgramError, TestRunOptions},
@@ -13,7 +15,7 @@ use nacl_common::{
 };
 
 use super::{
-    Counters, DataplaneError, EventReader, Options,
+    Counters, DataplaneError, EventReader, Options, Window,
     mapped::Mapped,
     maps::{Maps, unwritten},
     object::{self, Build, Object, Program, Source, kernel_is},
@@ -41,6 +43,10 @@ pub struct TestBed {
 }
 
 impl TestBed {
+    /// How long a frame may be that is run: an Ethernet header at least, and no more than fits one page beside what the kernel
+    /// keeps there.
+    pub const FRAME: RangeInclusive<usize> = 14..=3000;
+
     /// Loads the programs and installs a policy.
     ///
     /// # Errors
@@ -125,9 +131,17 @@ impl TestBed {
     /// # Errors
     /// The kernel refuses the run.
     pub fn judged(&mut self, direction: Direction, packet: &Packet) -> Result<(Verdict, Met), DataplaneError> {
+        self.judged_frame(direction, &frame::bytes(packet))
+    }
+
+    /// As [`Self::judged`], of a frame of [`Self::FRAME`] bytes.
+    ///
+    /// # Errors
+    /// The kernel refuses the run.
+    pub fn judged_frame(&mut self, direction: Direction, frame: &[u8]) -> Result<(Verdict, Met), DataplaneError> {
         let ingress = self.maps.control().direction(Hook::Ingress);
         let hook = if ingress == direction { Hook::Ingress } else { Hook::Egress };
-        let (did, event) = self.run(hook, &frame::bytes(packet))?;
+        let (did, event) = self.run(hook, frame)?;
         let enforced = event.enforced == 1;
         match event.verdict() {
             Some(verdict) if verdict.action == did || !enforced => Ok((verdict, Met::from_number(event.flow))),
@@ -171,6 +185,27 @@ impl TestBed {
     /// A map cannot be read.
     pub fn counters(&self) -> Result<Counters, DataplaneError> {
         self.maps.counters()
+    }
+
+    /// Ends the window of the flow log that runs, and begins another.
+    ///
+    /// # Errors
+    /// The kernel has no map for another.
+    pub fn turn(&mut self) -> Result<(), DataplaneError> {
+        self.maps.turn()
+    }
+
+    /// As [`super::Attachment::windows`].
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn windows(&self) -> Result<(Option<Window>, Vec<Window>), DataplaneError> {
+        self.maps.read_windows()
+    }
+
+    /// Forgets windows of the flow log that are over.
+    pub fn written(&mut self, windows: &[u32]) {
+        self.maps.windows().written(windows);
     }
 
     /// The events.

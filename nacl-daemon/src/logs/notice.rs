@@ -5,9 +5,11 @@ use tracing::{error, info, warn};
 
 use super::TARGET;
 use crate::{
-    observe::{BriefInterface, Happened, InterfaceModes, InterfaceStatus, Number, Place, Record, Setting},
+    observe::{
+        BriefInterface, BrokenReturn, Happened, InterfaceModes, InterfaceStatus, Number, Place, Record, Setting,
+    },
     policy::Severity,
-    report::named,
+    report::{broken::ends, named},
     service::{
         load::Finding,
         serve::{Notice, Undone},
@@ -81,6 +83,7 @@ pub fn notice(notice: &Notice<'_>) {
         }
         Notice::Interface { happened, .. } => interface(happened),
         Notice::Record(record) => packet(record),
+        Notice::Broken(found) => broken(found),
         Notice::Missed(count) => warn!(target: TARGET, count, "packets were not told of: too many at once"),
         Notice::Ending => tracing::debug!(target: TARGET, "ending"),
         Notice::Ended { why, interfaces, stay } => {
@@ -133,6 +136,23 @@ fn interface(happened: &Happened) {
             error!(target: TARGET, interface, device, netns, reason, "it is here, and cannot be attached to; it is tried again");
         }
     }
+}
+
+fn broken(found: &BrokenReturn) {
+    let BrokenReturn { interface, device, netns, began, protocol, port, example, request, reply, enforced, .. } = found;
+    let (netns, began, (src, dst)) = (netns.as_deref(), began.name(), ends(example));
+    let (remote, clients) =
+        (found.remote.to_string(), found.clients.iter().map(|client| client.name()).collect::<Vec<_>>());
+    let (request_by, reply_by) = (request.decided_by.to_string(), reply.decided_by.to_string());
+    let (request_line, reply_line, clients) = (request.line, reply.line, clients.join(","));
+    let rules: Vec<_> = found.fix.iter().flatten().map(|remedy| remedy.rule.as_str()).collect();
+    let (fix, says) = (rules.join("; "), &found.says);
+    warn!(
+        target: TARGET,
+        interface, device, netns, began, protocol, port, src, dst, remote, clients, request_by, request_line, reply_by, reply_line,
+        enforced, fix,
+        "broken return: {says}"
+    );
 }
 
 fn packet(record: &Record) {

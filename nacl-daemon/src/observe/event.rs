@@ -25,8 +25,22 @@ impl Clock {
         Self { boot: SystemTime::now() - since_boot }
     }
 
+    /// The clock whose nanoseconds are those since 1970: a capture's.
+    pub const UNIX: Self = Self { boot: SystemTime::UNIX_EPOCH };
+
     fn time(self, nanoseconds: u64) -> SystemTime {
         self.boot + Duration::from_nanos(nanoseconds)
+    }
+
+    /// A time of the kernel's clock in whole Unix seconds.
+    pub fn seconds(self, nanoseconds: u64) -> u64 {
+        let since = self.time(nanoseconds).duration_since(SystemTime::UNIX_EPOCH);
+        since.unwrap_or_default().as_secs()
+    }
+
+    /// The same, rounded: of something that was to happen on the second, and is told by a clock that lags a few milliseconds.
+    pub fn rounded(self, nanoseconds: u64) -> u64 {
+        self.seconds(nanoseconds.saturating_add(500_000_000))
     }
 
     /// A time of the kernel's clock as people write it, to the second.

@@ -10,10 +10,7 @@ pub mod side {
     use super::{Deserialize, Deserializer, Serializer, Side};
 
     pub fn serialize<S: Serializer>(side: &Side, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match side {
-            Side::Host => "host",
-            Side::Router => "router",
-        })
+        serializer.serialize_str(side.name())
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Side, D::Error> {

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Tracking, names};
+use super::{BrokenCount, BrokenReturn, Tracking, names};
 use crate::resolve::{Interface, Layers, Mode, OnExit, Side};
 
 /// An interface by all its names.
@@ -215,6 +215,12 @@ pub struct Status {
     pub pending: Option<PendingStatus>,
     /// What a person must know, and do something about.
     pub problems: Vec<String>,
+    /// Flows whose requests pass and whose replies do not; what was met last comes first.
+    #[serde(default)]
+    pub broken: Vec<BrokenReturn>,
+    /// How many of them there ever were.
+    #[serde(default)]
+    pub broken_counts: Vec<BrokenCount>,
     /// What becomes of it all when the daemon ends: `detach` or `keep`.
     #[serde(with = "names::on_exit")]
     pub on_exit: OnExit,

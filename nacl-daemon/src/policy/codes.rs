@@ -1,17 +1,58 @@
-//! Every diagnostic's code, severity and one-line description: the one table of them. Codes are never renumbered or
-//! reused: E050 stood for what the first versions did not do. Nothing here says when a diagnostic is made.
+//! Every diagnostic's code, severity, one-line description and story: the one table of them. The stories stand in `codes.md`
+//! beside this file. Codes are never renumbered or reused: E050 stood for what the first versions did not do. Nothing here says when a
+//! diagnostic is made.
 
 use super::Severity;
 
 /// A diagnostic's identity.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Code {
-    /// `E…` errors, `W…` warnings, `I…` notes.
+    /// `E…` errors, `W…` warnings, `I…` notes, all about what is written; `N…` what the rules come to, warnings and notes.
     pub id: &'static str,
     /// What it does to the outcome.
     pub severity: Severity,
     /// What it means, in one line.
     pub summary: &'static str,
+}
+
+/// A code's story, in the three parts of its chapter in `codes.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Story {
+    /// What it means.
+    pub meaning: &'static str,
+    /// Why AWS, or this program, has it so.
+    pub why: &'static str,
+    /// A part of a policy that earns it.
+    pub example: &'static str,
+    /// What to do.
+    pub advice: &'static str,
+}
+
+const STORIES: &str = include_str!("codes.md");
+
+impl Code {
+    /// The code of this name, in either case.
+    pub fn of(id: &str) -> Option<&'static Self> {
+        ALL.iter().find(|code| code.id.eq_ignore_ascii_case(id)).copied()
+    }
+
+    /// Its story.
+    ///
+    /// # Panics
+    /// Where `codes.md` has none, which a test excludes.
+    pub fn story(&self) -> Story {
+        story(self.id).unwrap_or_else(|| panic!("codes.md has no story for {}", self.id))
+    }
+}
+
+fn story(id: &str) -> Option<Story> {
+    let mut chapters = STORIES.split("\n## ").skip(1);
+    let chapter = chapters.find_map(|chapter| chapter.strip_prefix(id)?.strip_prefix("\n\n"))?;
+    let (meaning, rest) = chapter.split_once("\n\nWhy: ")?;
+    let (why, rest) = rest.split_once("\n\n```toml\n")?;
+    let (example, rest) = rest.split_once("\n```\n\n")?;
+    let advice = rest.strip_prefix("Do: ")?.trim_end();
+    Some(Story { meaning, why, example, advice })
 }
 
 macro_rules! codes {
@@ -64,6 +105,9 @@ codes! {
     NO_SUCH_LAYER = "E044" Error "`layers` names one the interface does not have";
     DEVICE_TWICE = "E045" Error "one device of one network namespace in two interfaces";
     GROUP_TWICE = "E046" Error "a security group twice on one interface";
+    FLOW_LOG = "E047" Error "a format, a window, a destination or a number that a flow log cannot have (F1, F2, F13)";
+    UNKNOWN_FLOW_LOG = "E048" Error "a flow log the policy does not define";
+    SHARED_FILE = "E049" Error "two flow logs that write one file";
     HOST_BITS = "W001" Warning "a CIDR with host bits set; AWS zeroes them (N35)";
     PORTS_IGNORED = "W002" Warning "ports on a protocol without ports; AWS ignores them (N27, N34)";
     ICMP_IGNORED = "W003" Warning "an ICMP type or code that AWS ignores (N27, N28, N31)";
@@ -99,6 +143,23 @@ codes! {
     UNUSED_GROUP = "I012" Note "a security group nobody has and no rule names";
     UNUSED_PREFIX_LIST = "I013" Note "a prefix list no rule names";
     SIZE_UNWRITTEN = "I014" Note "a prefix list without `max_entries`; AWS wants it written (S26)";
+    UNUSED_FLOW_LOG = "I015" Note "a flow log no interface names";
+    NEVER_MATCHES = "N001" Warning "a rule that can never match: rules before it take every packet it means (N6)";
+    DENY_TOO_LATE = "N002" Warning "a deny after the allow it was meant to cut: it can never match (N6, N48)";
+    DENY_CUT = "N003" Warning "a deny that an earlier allow cuts in part (N6, N48)";
+    REDUNDANT = "N004" Note "a rule that changes nothing: without it every packet has the same verdict (N6)";
+    REPLIES_DENIED = "N005" Warning "requests are let in, and their replies reach nobody (N8, N23)";
+    REPLIES_CUT = "N006" Warning "requests from everybody are let in, and usual clients get replies on a part of their ports only (N8, N23)";
+    REPLIES_RARE = "N007" Note "replies do not reach every port of rarer clients: NAT gateways, load balancers, FreeBSD, Windows XP";
+    ANSWERS_DENIED = "N008" Warning "what is opened outward gets no answers (N8, N23)";
+    ANSWERS_CUT = "N009" Warning "what is opened outward gets answers on a part of the ports only (N8, N23)";
+    PING_DENIED = "N010" Warning "pings are let through one way, and their answers are not let back (N8)";
+    ONE_PROTOCOL = "N011" Note "one of TCP and UDP is open for a service that uses both";
+    ONE_FAMILY = "N012" Note "a service is open to everybody on one of IPv4 and IPv6 and closed on the other (N24)";
+    TOO_WIDE = "N013" Note "a rule opens every port to everybody; for replies 1024-65535 would do";
+    MTU_BLOCKED = "N014" Note "\"packet too big\" is not let in: connections over smaller links hang (N47, S40)";
+    NEVER_DECIDES = "N015" Note "a rule of a security group that never decides: another lets the same packets pass (S2, S30)";
+    CUT_BY_NACL = "N016" Note "a rule of a security group that lets nothing pass: the network ACL denies all of it (O4)";
 }
 
 #[cfg(test)]
@@ -109,12 +170,27 @@ mod tests {
     fn codes_are_unique_and_lettered_by_severity() {
         for (at, code) in ALL.iter().enumerate() {
             assert!(ALL[at + 1..].iter().all(|other| other.id != code.id), "{} twice", code.id);
-            let letter = match code.severity {
-                Severity::Error => 'E',
-                Severity::Warning => 'W',
-                Severity::Note => 'I',
+            let letters = match code.severity {
+                Severity::Error => ['E', 'E'],
+                Severity::Warning => ['W', 'N'],
+                Severity::Note => ['I', 'N'],
             };
-            assert!(code.id.starts_with(letter) && code.id.len() == 4, "{}", code.id);
+            assert!(code.id.starts_with(letters) && code.id.len() == 4, "{}", code.id);
         }
+    }
+
+    #[test]
+    fn every_code_has_its_story_and_no_story_is_of_none() {
+        for code in ALL {
+            let story = code.story();
+            for part in [story.meaning, story.why, story.example, story.advice] {
+                assert!(!part.trim().is_empty() && !part.contains("```"), "{}: {story:?}", code.id);
+            }
+            for sentences in [story.meaning, story.why, story.advice] {
+                assert!(sentences.trim_end().ends_with(['.', '?', '`']), "{}: {sentences:?}", code.id);
+            }
+        }
+        let told: Vec<_> = STORIES.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        assert_eq!(told, ALL.iter().map(|code| code.id).collect::<Vec<_>>());
     }
 }

@@ -184,7 +184,7 @@ pub(super) fn prefix_list(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<
 }
 
 /// An integer, or a finding.
-fn integer(reader: &mut Reader<'_>, value: Value<'_>, key: &str) -> Option<i64> {
+pub(super) fn integer(reader: &mut Reader<'_>, value: Value<'_>, key: &str) -> Option<i64> {
     let found = value.as_integer();
     if found.is_none() {
         let message = format!("`{key}` must be an integer, not {}", value.kind());

@@ -2,6 +2,8 @@
 //! [`crate::resolve`]'s business, how a diagnostic looks [`crate::report::diagnostics`]'s.
 
 pub mod codes;
+mod edit;
+mod flowlog;
 mod group;
 mod names;
 mod read;
@@ -12,12 +14,14 @@ pub mod written;
 
 use std::{ops::Range, sync::Arc};
 
+use nacl_common::{Direction, Layer, Packet};
 use serde::Serialize;
 
 use self::codes::Code;
 pub use self::names::{protocol as protocol_number, protocol_name};
 pub(crate) use self::{
-    names::quoted,
+    edit::removal,
+    names::{quoted, service as service_port},
     rule::{LAST_NUMBER, address_keys},
 };
 use crate::resolve::{self, Resolved};
@@ -55,6 +59,25 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// An edit that does what the help says.
     pub fix: Option<Fix>,
+    /// Packets that prove it: what [`crate::analyze::findings`] says of rules can be tried.
+    pub examples: Vec<Example>,
+}
+
+/// A packet, and what one layer of an interface says of it as the first of its flow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// Name of the interface in the policy; `None`: of a network ACL that no interface has, standing alone.
+    pub interface: Option<String>,
+    /// The layer.
+    pub layer: Layer,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// The packet.
+    pub packet: Packet,
+    /// Whether the layer lets it pass.
+    pub allow: bool,
+    /// What of the layer decides, as [`crate::compile::Decider`] writes it.
+    pub by: String,
 }
 
 /// A place that belongs to a diagnostic, and what is said there.
@@ -87,6 +110,7 @@ impl Diagnostic {
             note: None,
             help: None,
             fix: None,
+            examples: Vec::new(),
         }
     }
 
@@ -115,6 +139,11 @@ impl Diagnostic {
         self
     }
 
+    pub(crate) fn proved_by(mut self, examples: impl IntoIterator<Item = Example>) -> Self {
+        self.examples.extend(examples);
+        self
+    }
+
     /// Adds "did you mean" with its edit, where one of the candidates is close.
     pub(crate) fn did_you_mean<'c>(
         self,
@@ -140,10 +169,21 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Adds what was found later, each at its place.
+    pub fn add(&mut self, found: Vec<Diagnostic>) {
+        self.diagnostics.extend(found);
+        sort(&mut self.diagnostics);
+    }
+
     /// How many diagnostics of this severity there are.
     pub fn count(&self, severity: Severity) -> usize {
         self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count()
     }
+}
+
+/// The order in which diagnostics are shown: by severity, then as in the text.
+fn sort(diagnostics: &mut [Diagnostic]) {
+    diagnostics.sort_by_key(|diagnostic| (diagnostic.severity, diagnostic.span.start, diagnostic.span.end));
 }
 
 /// Loads a policy: reads the TOML, checks it, and resolves every name in it. `file` is only used in messages.
@@ -154,7 +194,7 @@ pub fn load(file: &str, text: &str, host: &dyn resolve::Host) -> Outcome {
     if let Some(broken) = &read.broken {
         broken.quieten(&mut diagnostics);
     }
-    diagnostics.sort_by_key(|diagnostic| (diagnostic.severity, diagnostic.span.start, diagnostic.span.end));
+    sort(&mut diagnostics);
     let failed = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
     if failed {
         // An error makes things look unused that are not; notes are for policies that can be used.

@@ -228,7 +228,7 @@ pub fn protocol_name(number: u8) -> Option<&'static str> {
 }
 
 /// The port of a service name, in any case.
-pub(super) fn service(name: &str) -> Option<u16> {
+pub(crate) fn service(name: &str) -> Option<u16> {
     SERVICES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|&(_, port)| port)
 }
 

@@ -7,7 +7,7 @@ use nacl_common::Direction;
 use toml::de::DeTable;
 
 use super::{
-    Diagnostic, codes, group, rule,
+    Diagnostic, codes, flowlog, group, rule,
     syntax::{self, Broken},
     tree::{Entry, Hint, Reader, Table, Unknown, Value, entries_of},
     written::{At, Eni, Interface, List, Nacl, Policy, Subnet, Vpc},
@@ -28,8 +28,19 @@ const VERSION: i64 = 1;
 /// Longest interface name Linux has (IFNAMSIZ less the terminator).
 const NAME_MAX: usize = 15;
 
-const TOP: [&str; 10] =
-    ["version", "vpc", "subnet", "nacl", "security_group", "prefix_list", "eni", "interface", "tracking", "on_exit"];
+const TOP: [&str; 11] = [
+    "version",
+    "vpc",
+    "subnet",
+    "nacl",
+    "security_group",
+    "prefix_list",
+    "eni",
+    "interface",
+    "tracking",
+    "flow_log",
+    "on_exit",
+];
 
 pub(super) fn read(text: &str) -> Read {
     let (document, errors) = DeTable::parse_recoverable(text);
@@ -62,6 +73,9 @@ pub(super) fn read(text: &str) -> Read {
     for entry in tables(&mut reader, "interface", "eth0") {
         policy.interfaces.extend(interface(&mut reader, &entry).map(|found| (entry.key.to_owned(), found)));
     }
+    for entry in tables(&mut reader, "flow_log", "flows") {
+        policy.flow_logs.extend(flowlog::flow_log(&mut reader, &entry).map(|log| (entry.key.to_owned(), log)));
+    }
     if let Some(value) = top.get("tracking") {
         policy.tracking = group::tracking(&mut reader, value);
     }
@@ -77,6 +91,7 @@ fn top_hint(unknown: &Unknown<'_, '_>) -> Option<Hint> {
         "prefix_lists" | "pl" => "prefix_list",
         "network_acl" | "acl" => "nacl",
         "conntrack" => "tracking",
+        "flow_logs" | "flowlog" | "vpc_flow_log" => "flow_log",
         "failsafe" => {
             let span = unknown.entry.key_span.clone();
             let diagnostic = Diagnostic::new(&codes::UNKNOWN_KEY, span, "a policy has no key `failsafe`")
@@ -277,7 +292,7 @@ fn interface_hint(unknown: &Unknown<'_, '_>, what: &str) -> Option<Hint> {
 }
 
 fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 16] = [
         "device",
         "netns",
         "subnet",
@@ -292,6 +307,8 @@ fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
         "non_ip",
         "exemptions",
         "failsafe",
+        "id",
+        "flow_log",
     ];
     let what = format!("`[interface.{}]`", entry.key.escape_debug());
     let table = entry.value.table(reader, &what, &KNOWN, &|unknown| {
@@ -372,7 +389,20 @@ fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
         drop_non_ip: choice(reader, &table, "non_ip", &[("pass", false), ("drop", true)]).unwrap_or_default(),
         aws: choice(reader, &table, "exemptions", &[("aws", true), ("none", false)]).unwrap_or(true),
         failsafe: group::failsafe(reader, &table),
+        id: interface_id(reader, &table),
+        flow_log: string_at(reader, &table, "flow_log"),
     })
+}
+
+/// AWS's id of an interface, which stands in its flow log.
+fn interface_id(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {
+    let id = rule::id(reader, table)?;
+    let value = table.get("id")?;
+    if !flowlog::is_word(&id) {
+        reader.push(flowlog::no_word("id", &id, value));
+        return None;
+    }
+    Some(id)
 }
 
 /// One of a few words under a key.

@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use nacl_common::{Action, Direction, Family};
 
 use super::{
-    Diagnostic, codes, names,
+    Diagnostic, codes,
+    edit::removal,
+    names,
     tree::{Hint, Reader, Table, Unknown, Value},
     written::{Address, At, Icmp, Ports, Rule, Traffic},
 };
@@ -142,8 +144,12 @@ fn star(reader: &mut Reader<'_>, table: &Table<'_>, address: &str) {
     check("icmp", &|_| false, "only all types");
     check(address, &|value| matches!(value.as_str(), Some("0.0.0.0/0" | "::/0")), "only \"0.0.0.0/0\" or \"::/0\"");
     reader.push(if more.is_empty() {
-        Diagnostic::new(&codes::STAR_IMPLIED, span, "the `*` rule is there without being written")
-            .at("denies what no numbered rule matched, in both families")
+        let implied = Diagnostic::new(&codes::STAR_IMPLIED, span, "the `*` rule is there without being written")
+            .at("denies what no numbered rule matched, in both families");
+        match removal(reader.text, &table.span) {
+            Some(written) => implied.help("it can be left out").fix(written, ""),
+            None => implied,
+        }
     } else {
         let refused = Diagnostic::new(&codes::STAR, span, "`*` denies everything, and can do nothing else")
             .at("the rule AWS adds by itself")

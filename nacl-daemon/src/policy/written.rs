@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr, ops::Range};
 use ipnet::IpNet;
 use nacl_common::{Action, Family, border::Service};
 
-use crate::resolve::{Layers, Mode, OnExit, Protocol, Side, Tracking, Xdp};
+use crate::resolve::{self, Layers, Mode, OnExit, Protocol, Side, Tracking, Xdp};
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Policy {
     pub interfaces: BTreeMap<String, Interface>,
     /// Connection tracking, with what is not written as it is by default.
     pub tracking: Tracking,
+    /// Flow logs.
+    pub flow_logs: BTreeMap<String, FlowLog>,
     /// What becomes of what is enforced when the daemon ends.
     pub on_exit: OnExit,
 }
@@ -224,6 +226,15 @@ pub struct Failsafe {
     pub end: Option<(Service, At<Address>)>,
 }
 
+/// `[flow_log.NAME]`
+#[derive(Clone, Debug)]
+pub struct FlowLog {
+    /// Where its name stands.
+    pub name: Range<usize>,
+    /// What it says: no name in it is looked up.
+    pub log: resolve::flowlog::FlowLog,
+}
+
 /// `[eni.NAME]`
 #[derive(Clone, Debug)]
 pub struct Eni {
@@ -270,4 +281,8 @@ pub struct Interface {
     pub xdp: Xdp,
     /// Whether other ethertypes are dropped.
     pub drop_non_ip: bool,
+    /// AWS's id.
+    pub id: Option<String>,
+    /// Its flow log.
+    pub flow_log: Option<At<String>>,
 }

@@ -1,14 +1,19 @@
 //! Diagnostics → text in rustc's style, and JSON. Decides nothing about policies, and knows no terminal: whether colour
 //! is wanted is the caller's to say.
 
-use std::{iter::once, ops::Range};
+use std::{iter::once, net::IpAddr, ops::Range};
 
 use annotate_snippets::{
     AnnotationKind, Group, Level, Origin, Patch, Renderer, Snippet, normalize_untrusted_str, renderer::DecorStyle,
 };
+use nacl_common::{Direction, Family, Fragment, Packet};
 use serde::Serialize;
 
-use crate::policy::{Diagnostic, Severity};
+use super::explain::flow_line;
+use crate::{
+    analyze,
+    policy::{Diagnostic, Example, Severity},
+};
 
 /// Columns of a rendering.
 const WIDTH: usize = 120;
@@ -48,6 +53,10 @@ fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic) -> Vec<G
     if let Some(note) = &diagnostic.note {
         group = group.element(Level::NOTE.message(normalize_untrusted_str(note)));
     }
+    for example in &diagnostic.examples {
+        let sentence = normalize_untrusted_str(&sentence(example));
+        group = group.element(Level::NOTE.with_name("example").message(sentence));
+    }
     match (&diagnostic.help, &diagnostic.fix) {
         (Some(help), Some(fix)) => {
             let part = Part::around(text, once(&fix.span));
@@ -58,6 +67,13 @@ fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic) -> Vec<G
         (Some(help), None) => vec![group.element(Level::HELP.message(normalize_untrusted_str(help)))],
         (None, _) => vec![group],
     }
+}
+
+/// A packet and what becomes of it, as a person reads it: `tcp 198.51.100.7:50000 → 10.0.1.10:443, inbound: inbound 100 allows it`.
+pub fn sentence(example: &Example) -> String {
+    let Example { interface: _, layer: _, direction, packet, allow, by } = example;
+    let does = if *allow { "allows" } else { "denies" };
+    format!("{}, {}: {by} {does} it", flow_line(packet), direction.name())
 }
 
 /// The lines of a text that a diagnostic is about: rendering looks at every line it is given, and a long file with many
@@ -73,6 +89,8 @@ impl<'a> Part<'a> {
         let (first, last) =
             spans.fold((text.len(), 0), |(first, last), span| (first.min(span.start), last.max(span.end)));
         let start = text[..first].rfind('\n').map_or(0, |at| at + 1);
+        // Of a whole line its end is part, and not the line behind it.
+        let last = if last > first && text[..last].ends_with('\n') { last - 1 } else { last };
         let end = text[last..].find('\n').map_or(text.len(), |at| last + at + 1);
         Self { text: &text[start..end], start, line: text[..start].matches('\n').count() + 1 }
     }
@@ -117,17 +135,74 @@ pub struct Json<'a> {
     help: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    examples: Vec<JsonExample<'a>>,
+}
+
+impl<'a> Json<'a> {
+    /// The packets that prove it.
+    pub(super) fn examples(&self) -> &[JsonExample<'a>] {
+        &self.examples
+    }
+}
+
+/// A packet that proves a diagnostic. Its packet is a line for `nacld explain --jsonl`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct JsonExample<'a> {
+    interface: Option<&'a str>,
+    layer: &'static str,
+    packet: JsonPacket,
+    action: &'static str,
+    by: &'a str,
+}
+
+/// A packet in the words of `explain --jsonl`.
+#[derive(Clone, Debug, Serialize)]
+struct JsonPacket {
+    direction: &'static str,
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sport: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dport: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icmp_type: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    icmp_code: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fragment: Option<&'static str>,
+}
+
+impl JsonPacket {
+    fn of(direction: Direction, packet: &Packet) -> Self {
+        let later = packet.fragment == Fragment::Later;
+        let ported = matches!(packet.protocol, 6 | 17) && !later;
+        let icmp = packet.protocol == if packet.family == Family::V4 { 1 } else { 58 } && !later;
+        Self {
+            direction: direction.name(),
+            src: analyze::address(packet.family, packet.src),
+            dst: analyze::address(packet.family, packet.dst),
+            protocol: packet.protocol,
+            sport: ported.then_some(packet.sport),
+            dport: ported.then_some(packet.dport),
+            icmp_type: icmp.then_some((packet.dport >> 8) as u8),
+            icmp_code: icmp.then_some(packet.dport as u8),
+            fragment: later.then_some("later"),
+        }
+    }
 }
 
 /// Where something stands: bytes from 0, lines and columns (in characters) from 1, the end exclusive.
 #[derive(Clone, Copy, Debug, Serialize)]
-struct Place {
-    start: usize,
-    end: usize,
-    line: usize,
-    column: usize,
-    end_line: usize,
-    end_column: usize,
+pub(super) struct Place {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) line: usize,
+    pub(super) column: usize,
+    pub(super) end_line: usize,
+    pub(super) end_column: usize,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -137,19 +212,34 @@ struct Text<'a> {
     text: &'a str,
 }
 
+/// Where the lines of a text begin, so that places in it are found by counting one line and not all before it.
+pub(super) struct Places<'a> {
+    text: &'a str,
+    ends: Vec<usize>,
+}
+
+impl<'a> Places<'a> {
+    pub(super) fn of(text: &'a str) -> Self {
+        Self { text, ends: text.match_indices('\n').map(|(at, _)| at).collect() }
+    }
+
+    fn line_column(&self, at: usize) -> (usize, usize) {
+        let line = self.ends.partition_point(|&end| end < at);
+        let start = if line == 0 { 0 } else { self.ends[line - 1] + 1 };
+        (line + 1, self.text[start..at].chars().count() + 1)
+    }
+
+    pub(super) fn place(&self, span: &Range<usize>) -> Place {
+        let (line, column) = self.line_column(span.start);
+        let (end_line, end_column) = self.line_column(span.end);
+        Place { start: span.start, end: span.end, line, column, end_line, end_column }
+    }
+}
+
 /// Diagnostics as values that serialise to JSON.
 pub fn json<'a>(text: &str, diagnostics: &'a [Diagnostic]) -> Vec<Json<'a>> {
-    let ends: Vec<_> = text.match_indices('\n').map(|(at, _)| at).collect();
-    let line_column = |at: usize| {
-        let line = ends.partition_point(|&end| end < at);
-        let start = if line == 0 { 0 } else { ends[line - 1] + 1 };
-        (line + 1, text[start..at].chars().count() + 1)
-    };
-    let place = |span: &Range<usize>| {
-        let (line, column) = line_column(span.start);
-        let (end_line, end_column) = line_column(span.end);
-        Place { start: span.start, end: span.end, line, column, end_line, end_column }
-    };
+    let places = Places::of(text);
+    let place = |span: &Range<usize>| places.place(span);
     diagnostics
         .iter()
         .map(|diagnostic| Json {
@@ -166,6 +256,17 @@ pub fn json<'a>(text: &str, diagnostics: &'a [Diagnostic]) -> Vec<Json<'a>> {
             note: diagnostic.note.as_deref(),
             help: diagnostic.help.as_deref(),
             fix: diagnostic.fix.as_ref().map(|fix| Text { place: place(&fix.span), text: &fix.replacement }),
+            examples: diagnostic.examples.iter().map(json_example).collect(),
         })
         .collect()
+}
+
+fn json_example(example: &Example) -> JsonExample<'_> {
+    JsonExample {
+        interface: example.interface.as_deref(),
+        layer: example.layer.name(),
+        packet: JsonPacket::of(example.direction, &example.packet),
+        action: if example.allow { "allow" } else { "deny" },
+        by: &example.by,
+    }
 }

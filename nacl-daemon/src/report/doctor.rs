@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Color, Style};
 
-use super::{count_of, place};
+use super::{count_of, place, wrap};
 use crate::{
     doctor::{Diagnosis, Direction, Finding, Verdict},
     resolve::Side,
@@ -94,22 +94,6 @@ fn one(out: &mut String, finding: &Finding, width: usize) {
     if let Some(policy) = policy {
         below(COMMAND, &format!("in the policy: {policy}"));
     }
-}
-
-/// Words on lines, at least 30 wide.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let width = width.max(30);
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 /// Which direction is which on an interface that looks this way.

@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 
 use super::rule::{endpoint, group_rule_toml, key, protocol_name, rule_toml};
 use crate::{
-    analyze::{Explanation, Fix, Leg, NewRule, Outcome, Remembered, Said},
+    analyze::{Explanation, Fix, Leg, NewRule, Outcome, Remembered, Said, reachability_code},
     clients::Client,
     compile::{Decider, SlotTable, Written},
     resolve::{Interface, Layers, Mode, Resolved},
 };
 
-const BOLD: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
-const GREEN: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
-const RED: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+pub(super) const BOLD: Style = Style::new().bold();
+pub(super) const DIM: Style = Style::new().dimmed();
+pub(super) const GREEN: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Green)));
+pub(super) const RED: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
 
 /// What was asked about.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ impl Asked<'_> {
     }
 
     /// Interface, layers and mode, in one line.
-    fn heading(&self) -> String {
+    pub(super) fn heading(&self) -> String {
         let Interface { layers, mode, nacl, subnet, .. } = self.interface;
         let off = |layer| if *layers == layer { " (off)" } else { "" };
         let mut parts = vec![
@@ -128,7 +128,13 @@ fn leg(out: &mut String, asked: &Asked<'_>, name: &str, leg: &Leg) {
         };
         let _ = writeln!(out, "{indent}{label}{would}{style}{word}{style:#} {}", by(asked, one));
         if let Some(rule) = one.by.written(asked.interface) {
-            let _ = writeln!(out, "{indent}{:width$}{DIM}{}{DIM:#}", "", source_line(asked, rule), width = label.len());
+            let _ = writeln!(
+                out,
+                "{indent}{:width$}{DIM}{}{DIM:#}",
+                "",
+                source_line(asked.policy, rule),
+                width = label.len()
+            );
         }
         denied |= !one.allow;
     }
@@ -191,7 +197,7 @@ fn remembered(explanation: &Explanation) -> String {
 }
 
 /// The packet as `tcp 198.51.100.7:52345 → 10.0.1.10:443`.
-fn flow_line(packet: &Packet) -> String {
+pub(super) fn flow_line(packet: &Packet) -> String {
     let protocol = protocol_name(packet.protocol);
     let (from, to) = (endpoint(packet, packet.src, packet.sport), endpoint(packet, packet.dst, packet.dport));
     let icmp = packet.protocol == if packet.family == nacl_common::Family::V4 { 1 } else { 58 };
@@ -200,8 +206,8 @@ fn flow_line(packet: &Packet) -> String {
 }
 
 /// Where a rule stands, and its text.
-fn source_line(asked: &Asked<'_>, rule: Written<'_>) -> String {
-    let Resolved { file, text, .. } = asked.policy;
+pub(super) fn source_line(policy: &Resolved, rule: Written<'_>) -> String {
+    let Resolved { file, text, .. } = policy;
     match (text.lines().nth(rule.line().wrapping_sub(1)), rule) {
         (Some(line), _) => format!("{file}:{}  {}", rule.line(), line.trim()),
         (None, Written::Nacl(_)) => "AWS's default network ACL has this rule".into(),
@@ -256,7 +262,7 @@ pub fn client_lines(port: u16) -> String {
 }
 
 /// The table of a policy that a new rule goes into, and the rule.
-fn new_rule(new: &NewRule) -> (String, String) {
+pub(super) fn new_rule(new: &NewRule) -> (String, String) {
     match new {
         NewRule::Nacl { nacl, direction, rule } => (format!("nacl.{}", key(nacl)), rule_toml(rule, *direction)),
         NewRule::Group { group, direction, rule } => {
@@ -265,7 +271,7 @@ fn new_rule(new: &NewRule) -> (String, String) {
     }
 }
 
-fn fix_text(out: &mut String, fix: &Fix, replied: bool) {
+pub(super) fn fix_text(out: &mut String, fix: &Fix, replied: bool) {
     let many = if fix.rules.len() == 1 { "this rule" } else { "these rules" };
     let _ = writeln!(out, "\n  {BOLD}Smallest fix:{BOLD:#} add {many}");
     for new in &fix.rules {
@@ -282,24 +288,7 @@ fn fix_text(out: &mut String, fix: &Fix, replied: bool) {
 
 /// The explanation as JSON; `schema` counts up when a field changes its meaning.
 pub fn json(asked: &Asked<'_>, explanation: &Explanation) -> Value {
-    let nacl = asked.interface.nacl.name.as_str();
-    let line = |by: &Decider| by.written(asked.interface).map(|rule| rule.line()).filter(|line| *line > 0);
-    let said = |said: &Said| {
-        let action = if said.allow { Action::Allow } else { Action::Deny };
-        let mut value = json!(verdict(nacl, &said.by, action, said.layer, said.reason));
-        value["line"] = line(&said.by).into();
-        value
-    };
-    let leg = |leg: &Leg| {
-        let mut value = json!(verdict(nacl, &leg.by, leg.verdict.action, leg.verdict.layer, leg.verdict.reason));
-        value["direction"] = leg.direction.name().into();
-        value["packet"] = flow_line(&leg.packet).into();
-        let exemption = leg.slot.as_ref().map(|slot| slot.line).filter(|line| *line > 0);
-        value["line"] = line(&leg.by).or(exemption).into();
-        value["layers"] = leg.said.iter().map(said).collect();
-        value["blockers"] = leg.blockers().map(said).collect();
-        value
-    };
+    let leg = |leg: &Leg| leg_json(asked.interface, leg);
     let Remembered { nacl: by_nacl, groups: by_groups, untracked, no_connection: _ } = explanation.remembered;
     json!({
         "schema": 1,
@@ -317,19 +306,54 @@ pub fn json(asked: &Asked<'_>, explanation: &Explanation) -> Value {
         "request": leg(&explanation.request),
         "remembered": { "nacl": by_nacl, "security_groups": by_groups, "untracked": untracked },
         "reply": explanation.reply.as_ref().map(leg),
-        "fix": explanation.fix.as_ref().map(|fix| fix.rules.iter().map(|new| {
-            let (nacl, group) = match new {
-                NewRule::Nacl { nacl, .. } => (Some(nacl), None),
-                NewRule::Group { group, .. } => (None, Some(group)),
-            };
-            json!({
-                "nacl": nacl,
-                "security_group": group,
-                "direction": new.direction().name(),
-                "rule": new_rule(new).1,
-            })
-        }).collect::<Vec<_>>()),
+        "fix": explanation.fix.as_ref().map(fix_json),
     })
+}
+
+/// The line of the rule that decided, where one is written.
+fn line(interface: &Interface, by: &Decider) -> Option<usize> {
+    by.written(interface).map(|rule| rule.line()).filter(|line| *line > 0)
+}
+
+/// What a layer says of a packet.
+pub(super) fn said_json(interface: &Interface, direction: Direction, said: &Said) -> Value {
+    let action = if said.allow { Action::Allow } else { Action::Deny };
+    let mut value = json!(verdict(&interface.nacl.name, &said.by, action, said.layer, said.reason));
+    value["line"] = line(interface, &said.by).into();
+    // As AWS's Reachability Analyzer would say it.
+    value["code"] = reachability_code(said, interface, direction).into();
+    value
+}
+
+/// A packet and what decided it, then what each layer says.
+pub(super) fn leg_json(interface: &Interface, leg: &Leg) -> Value {
+    let nacl = &interface.nacl.name;
+    let mut value = json!(verdict(nacl, &leg.by, leg.verdict.action, leg.verdict.layer, leg.verdict.reason));
+    let said = |said: &Said| said_json(interface, leg.direction, said);
+    value["direction"] = leg.direction.name().into();
+    value["packet"] = flow_line(&leg.packet).into();
+    let exemption = leg.slot.as_ref().map(|slot| slot.line).filter(|line| *line > 0);
+    value["line"] = line(interface, &leg.by).or(exemption).into();
+    value["layers"] = leg.said.iter().map(said).collect();
+    value["blockers"] = leg.blockers().map(said).collect();
+    value
+}
+
+/// The rules of a fix.
+pub(super) fn fix_json(fix: &Fix) -> Value {
+    let rule = |new: &NewRule| {
+        let (nacl, group) = match new {
+            NewRule::Nacl { nacl, .. } => (Some(nacl), None),
+            NewRule::Group { group, .. } => (None, Some(group)),
+        };
+        json!({
+            "nacl": nacl,
+            "security_group": group,
+            "direction": new.direction().name(),
+            "rule": new_rule(new).1,
+        })
+    };
+    fix.rules.iter().map(rule).collect()
 }
 
 /// A verdict in the words that every verb's JSON uses.

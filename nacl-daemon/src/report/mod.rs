@@ -1,15 +1,27 @@
 //! Values → text and JSON for people and machines. Never queries.
 
+pub mod broken;
+pub mod codes;
 pub mod conntrack;
 pub mod console;
 pub mod diagnostics;
+pub mod diff;
 pub mod doctor;
 pub mod explain;
+pub mod flowlog;
+pub mod github;
 pub mod json;
 pub mod lockout;
+pub mod metrics;
+pub mod path;
+pub mod regions;
+pub mod replay;
 pub mod rule;
 pub mod rules;
+pub mod sarif;
+pub mod search;
 pub mod status;
+pub mod watch;
 
 /// An interface and its namespace as a person reads them.
 pub fn place(interface: &str, netns: Option<&str>) -> String {
@@ -28,4 +40,20 @@ pub fn named(interface: &str, device: &str, netns: Option<&str>) -> String {
 /// `1 rule`, `2 rules`.
 pub fn count_of(count: usize, word: &str) -> String {
     format!("{count} {word}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Words on lines, at least 30 wide.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(30);
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }

@@ -1,14 +1,14 @@
-//! What a daemon enforces, where and how; how it started, reloaded and ended; packets as they are dropped.
+//! What a daemon enforces, where and how; how it started, reloaded and ended.
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
 use anstyle::{AnsiColor, Color, Style};
 
-use super::{conntrack, console, count_of, named, rule::protocol_name};
+use super::{conntrack, console, count_of, named};
 use crate::{
     observe::{
         Brief, BriefInterface, Change, Happened, InterfaceModes, InterfaceStatus, Memory, Modes, Place, PolicyStatus,
-        Record, Setting, Status,
+        Setting, Status,
     },
     resolve::{Layers, Mode, OnExit, Side},
 };
@@ -55,6 +55,7 @@ pub fn text(status: &Status) -> String {
         let _ = writeln!(out, "{RED}problem{RED:#}  {problem}");
     }
     out.push('\n');
+    out.push_str(&super::broken::section(&status.broken));
     out.push_str(&interfaces_text(interfaces));
     out
 }
@@ -325,62 +326,6 @@ pub fn ended(why: &str, interfaces: &[InterfaceStatus], stay: &[String]) -> Stri
     }
     out.push('\n');
     out
-}
-
-/// One packet on one line.
-pub fn record(record: &Record) -> String {
-    let (style, verdict) = match (record.action.as_str(), record.enforced) {
-        ("allow", _) => (GREEN, "allow"),
-        (_, true) => (RED, "deny"),
-        (_, false) => (LOUD, "would be dropped"),
-    };
-    let time = record.time.get(11..23).unwrap_or(&record.time);
-    let protocol = record.protocol.map_or_else(|| "frame".to_owned(), protocol_name);
-    let mut out =
-        format!("{DIM}{time}{DIM:#} {} {} {style}{verdict}{style:#} {protocol}", record.interface, record.direction);
-    if record.src.is_some() {
-        let _ = write!(out, " {} → {}", record.source(), record.destination());
-    }
-    if let (Some(kind), Some(code)) = (record.icmp_type, record.icmp_code) {
-        let _ = write!(out, " type {kind} code {code}");
-    }
-    if let Some(flags) = record.tcp_flags.as_ref().filter(|flags| !flags.is_empty()) {
-        let _ = write!(out, " {flags}");
-    }
-    if record.fragment {
-        out.push_str(" later fragment");
-    }
-    let _ = writeln!(out, "  {}", why(record));
-    out
-}
-
-/// Who decided, and by which rule.
-fn why(record: &Record) -> String {
-    let line = record.line.filter(|line| *line > 0).map(|line| format!(", line {line}")).unwrap_or_default();
-    let direction = &record.direction;
-    if let (Some(nacl), Some(rule)) = (&record.nacl, &record.rule) {
-        return format!("{DIM}{nacl} rule{DIM:#} {BOLD}{rule}{BOLD:#}{DIM}{line}{DIM:#}");
-    }
-    if let (Some(group), Some(position)) = (&record.group, record.position) {
-        return format!(
-            "{DIM}security group {group} {direction} rule{DIM:#} {BOLD}{position}{BOLD:#}{DIM}{line}{DIM:#}"
-        );
-    }
-    let denied = if record.enforced { "dropped" } else { "denied" };
-    match &record.groups[..] {
-        [] => {}
-        [group] => {
-            return format!("{denied} by security group {BOLD}{group}{BOLD:#}: no {direction} rule matches");
-        }
-        groups => {
-            let groups = groups.join(", ");
-            return format!("{denied} by security groups {BOLD}{groups}{BOLD:#}: no {direction} rule of any matches");
-        }
-    }
-    match &record.exemption {
-        Some(exemption) => format!("{DIM}{}: {exemption}{line}{DIM:#}", record.reason),
-        None => format!("{DIM}{}{DIM:#}", record.reason),
-    }
 }
 
 /// What a reload did.

@@ -14,6 +14,7 @@ use nacl_common::{Action, Direction, Family, packet::EXTENSION_HEADERS};
 
 use super::{
     Eni, Group, Host, Icmp, Interface, Layers, Nacl, Protocol, Resolved, Rule, Subnet, exempt,
+    flowlog::{Destination, FlowLog},
     groups::{self, Locals},
 };
 use crate::policy::{
@@ -729,6 +730,7 @@ impl<'p> Resolver<'p> {
             );
         }
         self.devices();
+        let flow_logs = self.flow_logs();
         for (name, interface) in &policy.interfaces {
             let mut subnet = None;
             if let Some(at) = &interface.subnet
@@ -780,11 +782,62 @@ impl<'p> Resolver<'p> {
                     enforce: interface.enforce,
                     xdp: interface.xdp,
                     drop_non_ip: interface.drop_non_ip,
+                    id: interface.id.clone(),
+                    subnet_id: subnet.and_then(|subnet| subnet.id.clone()),
+                    flow_log: interface.flow_log.as_ref().and_then(|name| flow_logs.get(name.value.as_str()).cloned()),
                     ..Interface::new(&interface.device.value, nacl)
                 },
             );
         }
         found
+    }
+
+    /// The flow logs, by name. Each has a file of its own, and every one that is named is there.
+    fn flow_logs(&mut self) -> BTreeMap<&'p str, Arc<FlowLog>> {
+        let policy = self.policy;
+        let mut order: Vec<_> = policy.flow_logs.iter().collect();
+        order.sort_by_key(|(_, written)| written.name.start);
+        let mut files: BTreeMap<_, (&str, &Range<usize>)> = BTreeMap::new();
+        for (name, written) in order {
+            let Destination::File(path) = &written.log.destination else { continue };
+            let Some((first, place)) = files.get(path) else {
+                files.insert(path, (name, &written.name));
+                continue;
+            };
+            let message = format!("flow log {name:?} writes the file of flow log {first:?}: {}", path.display());
+            self.diagnostics.push(
+                Diagnostic::new(&codes::SHARED_FILE, written.name.clone(), message)
+                    .at("the same file")
+                    .and((*place).clone(), "first here")
+                    .help("give each a file of its own, or let the interfaces share one flow log"),
+            );
+        }
+        for name in policy.interfaces.values().filter_map(|interface| interface.flow_log.as_ref()) {
+            if policy.flow_logs.contains_key(&name.value) {
+                continue;
+            }
+            self.complete = false;
+            let message = format!("there is no flow log \"{}\"", name.value.escape_debug());
+            let known = policy.flow_logs.keys().map(String::as_str);
+            let diagnostic = Diagnostic::new(&codes::UNKNOWN_FLOW_LOG, name.span.clone(), message)
+                .at("not defined")
+                .did_you_mean(&name.value, name.span.clone(), known, quoted);
+            let define =
+                || format!("define it: `[flow_log.{}]` with `destination = …`", key_or_placeholder(&name.value));
+            let diagnostic = if diagnostic.help.is_none() { diagnostic.help(define()) } else { diagnostic };
+            self.push(diagnostic);
+        }
+        for (name, written) in &policy.flow_logs {
+            let named =
+                |interface: &written::Interface| interface.flow_log.as_ref().is_some_and(|log| log.value == *name);
+            if !policy.interfaces.values().any(named) {
+                let message = format!("flow log {name:?} is named by no interface");
+                let help = format!("`flow_log = \"{}\"` below an interface switches it on", name.escape_debug());
+                let diagnostic = Diagnostic::new(&codes::UNUSED_FLOW_LOG, written.name.clone(), message);
+                self.diagnostics.push(diagnostic.at("unused").help(help));
+            }
+        }
+        policy.flow_logs.iter().map(|(name, written)| (name.as_str(), Arc::new(written.log.clone()))).collect()
     }
 
     /// A device has one policy.

@@ -229,8 +229,9 @@ impl<'p> Resolver<'p> {
             let group = Group { name: name.clone(), id: group.id.clone(), inbound, outbound };
             found.insert(name.clone(), Arc::new(group));
         }
-        let mut on = policy.interfaces.values().filter_map(|interface| interface.groups.as_ref());
-        let wanted = on.any(|groups| groups.names.iter().any(|name| name.value == DEFAULT_GROUP));
+        let here = policy.interfaces.values().filter_map(|interface| interface.groups.as_ref());
+        let elsewhere = policy.enis.values().filter_map(|eni| eni.groups.as_ref());
+        let wanted = here.chain(elsewhere).any(|groups| groups.names.iter().any(|name| name.value == DEFAULT_GROUP));
         if wanted && !policy.groups.contains_key(DEFAULT_GROUP) {
             let own = members.get(DEFAULT_GROUP).map(cidrs).unwrap_or_default();
             let group = Group {

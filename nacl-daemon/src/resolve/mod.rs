@@ -4,6 +4,7 @@
 
 pub mod build;
 mod exempt;
+pub mod flowlog;
 mod groups;
 pub(crate) mod names;
 
@@ -13,6 +14,8 @@ use ipnet::IpNet;
 use nacl_common::{Action, Direction, border::Service};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+use self::flowlog::FlowLog;
 
 /// What resolving may ask of the machine it runs on. Tests and offline verbs use [`NoHost`].
 pub trait Host {
@@ -170,6 +173,12 @@ pub struct Interface {
     pub xdp: Xdp,
     /// Whether frames that are neither IP nor ARP are dropped.
     pub drop_non_ip: bool,
+    /// AWS's id of it, if given.
+    pub id: Option<String>,
+    /// AWS's id of its subnet, if given.
+    pub subnet_id: Option<String>,
+    /// The flow log it writes; `None`: none.
+    pub flow_log: Option<Arc<FlowLog>>,
 }
 
 /// Whether the network ACL remembers connections.
@@ -374,6 +383,9 @@ impl Interface {
             enforce: true,
             xdp: Xdp::Auto,
             drop_non_ip: false,
+            id: None,
+            subnet_id: None,
+            flow_log: None,
         }
     }
 }
@@ -396,6 +408,16 @@ pub enum Side {
     Host,
     /// A router's interface that looks into the subnet: received frames are outbound.
     Router,
+}
+
+impl Side {
+    /// As a policy has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Router => "router",
+        }
+    }
 }
 
 /// How ingress is hooked.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    flowlog::FlowLogs,
     plane::PlaneError,
     state::{Enforced, Meant, State, StateError, chain, target},
 };
@@ -102,7 +103,7 @@ impl State {
         for key in gone {
             let Some(held) = self.interfaces.remove(&key) else { continue };
             happened.push(Happened::Went(held.place()));
-            self.absent.insert(key, Waiting::new(held.let_go()));
+            self.absent.insert(key, Waiting::new(held.let_go(&mut self.flow_logs)));
         }
         for (key, mut waiting) in std::mem::take(&mut self.absent) {
             let ifindex = match self.plane.find(&target(&waiting.meant.interface)) {
@@ -193,9 +194,11 @@ impl State {
 
 impl Enforced {
     /// Gives up what is on an interface that is gone, and returns what was to hold there.
-    fn let_go(self) -> Meant {
+    fn let_go(mut self, logs: &mut FlowLogs) -> Meant {
+        // Taking programs off an interface that is gone may fail; what they have met is there all the same.
+        logs.take(&mut self);
         let (name, meant) = (self.name.clone(), self.meant.clone());
-        if let Err(error) = self.detach() {
+        if let Err(error) = self.detach(logs) {
             tracing::debug!("{name} is gone, and its programs with it: {}", chain(&error));
         }
         meant

@@ -29,9 +29,12 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Whoever comes in over a port: the kernel does not say who that is.
+    pub const NOBODY: Self = Self { uid: u32::MAX, pid: None };
+
     /// Of a connection. Nobody where the kernel does not say: such a one may not change anything.
     pub fn of(stream: &UnixStream) -> Self {
-        stream.peer_cred().map_or(Self { uid: u32::MAX, pid: None }, |peer| Self { uid: peer.uid(), pid: peer.pid() })
+        stream.peer_cred().map_or(Self::NOBODY, |peer| Self { uid: peer.uid(), pid: peer.pid() })
     }
 
     /// Whether it may change anything: root, or whom the daemon itself runs as.

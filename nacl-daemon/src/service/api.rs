@@ -2,7 +2,7 @@
 //! events is one such object a line. Only translation lives here: what is done is done by [`Service`], and who may ask is said
 //! by [`access`]. `docs/api.md` is its page, and a test holds the two together.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -28,8 +28,9 @@ use super::{
 };
 use crate::{
     observe::{
-        Change, Filter as Flows, InterfaceModes, InterfaceRules, InterfaceStatus, PendingStatus, Place as Named,
-        PolicyStatus, Record, Remembered, SettingChange, Status, TrackingStats, names,
+        BrokenCount, BrokenReturn, Change, Filter as Connected, InterfaceFlows, InterfaceModes, InterfaceRules,
+        InterfaceStatus, PendingStatus, Place as Named, PolicyStatus, Record, Remembered, SettingChange, Status,
+        TrackingStats, filter::Expression, names,
     },
     report,
     resolve::{Layers, Mode},
@@ -134,11 +135,27 @@ pub struct Connections {
     pub connections: Vec<Remembered>,
 }
 
+/// Answer of `/v1/broken`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Broken {
+    /// Flows whose requests pass and whose replies do not; what was met last comes first.
+    pub broken: Vec<BrokenReturn>,
+    /// How many there ever were, by interface and direction.
+    pub broken_counts: Vec<BrokenCount>,
+}
+
 /// Answer of `/v1/conntrack/stats`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ConnectionStats {
     /// Tables in numbers, by interface.
     pub interfaces: Vec<TrackingStats>,
+}
+
+/// Answer of `/v1/flows`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Flows {
+    /// What the windows that run hold so far, by interface.
+    pub interfaces: Vec<InterfaceFlows>,
 }
 
 /// Connections of one interface that were forgotten.
@@ -220,9 +237,16 @@ impl From<ReloadError> for Failure {
     }
 }
 
+impl Failure {
+    /// Said in one sentence.
+    pub(super) fn of(status: StatusCode, error: impl Into<String>) -> Self {
+        Self(status, Problem { error: error.into(), ..Problem::default() })
+    }
+}
+
 /// What was asked makes no sense.
 fn senseless(error: impl Into<String>) -> Failure {
-    Failure(StatusCode::BAD_REQUEST, Problem { error: error.into(), ..Problem::default() })
+    Failure::of(StatusCode::BAD_REQUEST, error)
 }
 
 type Outcome<T> = Result<Json<Answer<T>>, Failure>;
@@ -266,7 +290,16 @@ pub const ENDPOINTS: &[Endpoint] = &[
     }),
     ask("/v1/conntrack/stats", "how full the connection tables are; ?interface=", || get(connection_stats)),
     change("/v1/conntrack/flush", "forget connections; as for the list, &all= and &force=", || post(flush)),
-    ask("/v1/events", "verdicts as they happen, one object a line; ?interface=&action=&reason=", || get(events)),
+    ask("/v1/flows", "the flow log's windows that run, record by record; ?interface=", || get(flows)),
+    ask("/v1/broken", "requests that pass and whose replies do not: why, and what mends it; ?interface=", || {
+        get(broken)
+    }),
+    ask(
+        "/v1/events",
+        "verdicts as they happen, one object a line; ?interface=&action=&reason=&filter=&broken=",
+        || get(events),
+    ),
+    ask("/v1/metrics", "the same in numbers, as OpenMetrics text for Prometheus", || get(metrics)),
     change("/v1/reload", "read the policy file again; ?force=&confirm=", || post(reload)),
     change("/v1/confirm", "make a change stay that awaits confirmation", || post(confirm)),
     change("/v1/rollback", "undo a change that awaits confirmation", || post(rollback)),
@@ -328,24 +361,38 @@ pub fn router(service: Arc<Service>) -> Router {
 }
 
 /// The kernel is asked on a thread that may wait.
+async fn waiting<T: Send + 'static>(
+    service: Arc<Service>,
+    work: impl FnOnce(&Service) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let done = tokio::task::spawn_blocking(move || work(&service)).await;
+    done.unwrap_or_else(|error| {
+        Err(Failure::of(StatusCode::INTERNAL_SERVER_ERROR, format!("the daemon failed to answer: {error}")))
+    })
+}
+
 async fn blocking<T: Send + 'static>(
     service: Arc<Service>,
     work: impl FnOnce(&Service) -> Result<T, Failure> + Send + 'static,
 ) -> Outcome<T> {
-    let done = tokio::task::spawn_blocking(move || work(&service)).await;
-    let body = done.unwrap_or_else(|error| {
-        let error = format!("the daemon failed to answer: {error}");
-        Err(Failure(StatusCode::INTERNAL_SERVER_ERROR, Problem { error, ..Problem::default() }))
-    })?;
-    Ok(Json(Answer::new(body)))
+    Ok(Json(Answer::new(waiting(service, work).await?)))
 }
 
 async fn status(State(service): State<Arc<Service>>) -> Outcome<Status> {
-    blocking(service, |service| Ok(service.state().status()?)).await
+    blocking(service, |service| Ok(service.reading()?.status)).await
 }
 
 async fn interfaces(State(service): State<Arc<Service>>) -> Outcome<Interfaces> {
-    blocking(service, |service| Ok(Interfaces { interfaces: service.state().status()?.interfaces })).await
+    blocking(service, |service| Ok(Interfaces { interfaces: service.reading()?.status.interfaces })).await
+}
+
+/// Not JSON, and with no schema number of ours: the format has its own.
+pub(super) async fn metrics(State(service): State<Arc<Service>>) -> Result<Response, Failure> {
+    let text = waiting(service, |service| {
+        let failed = |error| Failure::of(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics: {error}"));
+        report::metrics::text(service.reading()?).map_err(failed)
+    });
+    Ok(([(header::CONTENT_TYPE, report::metrics::CONTENT_TYPE)], text.await?).into_response())
 }
 
 #[derive(Deserialize)]
@@ -355,6 +402,14 @@ struct Which {
 
 async fn rules(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<Rules> {
     blocking(service, move |service| Ok(Rules { interfaces: service.state().rules(which.interface.as_deref())? })).await
+}
+
+async fn broken(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<Broken> {
+    blocking(service, move |service| {
+        let state = service.state();
+        Ok(Broken { broken: state.broken(which.interface.as_deref())?, broken_counts: state.broken_counts() })
+    })
+    .await
 }
 
 async fn modes(State(service): State<Arc<Service>>) -> Outcome<AllModes> {
@@ -383,7 +438,7 @@ async fn set_mode(
 struct WhichFlows {
     interface: Option<String>,
     #[serde(flatten)]
-    filter: Flows,
+    filter: Connected,
 }
 
 type Asked<T> = Result<Query<T>, QueryRejection>;
@@ -403,11 +458,15 @@ async fn connection_stats(State(service): State<Arc<Service>>, Query(which): Que
     .await
 }
 
+async fn flows(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<Flows> {
+    blocking(service, move |service| Ok(Flows { interfaces: service.state().flows(which.interface.as_deref())? })).await
+}
+
 #[derive(Deserialize)]
 struct Forget {
     interface: Option<String>,
     #[serde(flatten)]
-    filter: Flows,
+    filter: Connected,
     #[serde(default, deserialize_with = "yes")]
     all: bool,
     #[serde(default, deserialize_with = "yes")]
@@ -519,28 +578,36 @@ async fn stop(State(service): State<Arc<Service>>) -> Outcome<Detached> {
 
 /// Which events a listener wants.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub struct Filter {
+pub struct Wish {
     /// Only this interface.
     interface: Option<String>,
-    /// `deny` (default), `allow` or `all`.
-    #[serde(default)]
-    action: Wanted,
+    /// `deny`, `allow` or `all`; where it is not said, what the filter may want, and `deny` without one.
+    action: Option<Wanted>,
     /// Only this reason, by its stable name.
     reason: Option<String>,
+    /// Only what this expression is true of.
+    filter: Option<Expression>,
+    /// Broken returns too, as they are found.
+    #[serde(default)]
+    broken: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Wanted {
-    #[default]
     Deny,
     Allow,
     All,
 }
 
-impl Filter {
+impl Wish {
+    fn wanted(&self) -> Wanted {
+        let of_filter = |filter: &Expression| if filter.may_admit("allow") { Wanted::All } else { Wanted::Deny };
+        self.action.or_else(|| self.filter.as_ref().map(of_filter)).unwrap_or(Wanted::Deny)
+    }
+
     fn admits(&self, record: &Record) -> bool {
-        let action = match self.action {
+        let action = match self.wanted() {
             Wanted::Deny => record.action == "deny",
             Wanted::Allow => record.action == "allow",
             Wanted::All => true,
@@ -548,6 +615,11 @@ impl Filter {
         action
             && self.interface.as_ref().is_none_or(|interface| *interface == record.interface)
             && self.reason.as_ref().is_none_or(|reason| *reason == record.reason)
+            && self.filter.as_ref().is_none_or(|filter| filter.admits(record))
+    }
+
+    fn admits_broken(&self, found: &BrokenReturn) -> bool {
+        self.broken && self.interface.as_ref().is_none_or(|interface| *interface == found.interface)
     }
 }
 
@@ -557,10 +629,17 @@ struct Missed {
     missed: u64,
 }
 
+/// A line of the stream that tells of a broken return.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found<'f> {
+    broken: Cow<'f, BrokenReturn>,
+}
+
 struct Listener {
     records: Receiver<Arc<Record>>,
+    broken: Receiver<Arc<BrokenReturn>>,
     service: Arc<Service>,
-    filter: Filter,
+    wish: Wish,
     _curious: Option<Curious>,
 }
 
@@ -569,10 +648,18 @@ impl Listener {
         loop {
             let received = tokio::select! {
                 received = self.records.recv() => received,
+                found = self.broken.recv() => match found {
+                    Ok(found) if self.wish.admits_broken(&found) => {
+                        return line(&Found { broken: Cow::Borrowed(&found) });
+                    }
+                    // What was missed here is in the list.
+                    Ok(_) | Err(RecvError::Lagged(_)) => continue,
+                    Err(RecvError::Closed) => return None,
+                },
                 _ = self.service.stopped() => return None,
             };
             match received {
-                Ok(record) if self.filter.admits(&record) => return line(&*record),
+                Ok(record) if self.wish.admits(&record) => return line(&*record),
                 Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => return line(&Missed { missed }),
                 Err(RecvError::Closed) => return None,
@@ -587,24 +674,25 @@ fn line<T: Serialize>(body: &T) -> Option<String> {
     Some(line)
 }
 
-async fn events(State(service): State<Arc<Service>>, Query(mut filter): Query<Filter>) -> Result<Response, Failure> {
-    if let Some(asked) = &filter.interface {
+async fn events(State(service): State<Arc<Service>>, asked: Asked<Wish>) -> Result<Response, Failure> {
+    let Query(mut wish) = asked.map_err(|error| senseless(error.body_text()))?;
+    if let Some(asked) = &wish.interface {
         match service.state().name(asked) {
-            Ok(name) => filter.interface = Some(name),
+            Ok(name) => wish.interface = Some(name),
             // It may be attached later.
             Err(StateError::NotAttached { .. }) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    let records = service.listen();
-    let curious = if filter.action == Wanted::Deny {
+    let (records, broken) = (service.listen(), service.listen_broken());
+    let curious = if wish.wanted() == Wanted::Deny {
         None
     } else {
         let service = Arc::clone(&service);
         let asked = tokio::task::spawn_blocking(move || service.report_all()).await;
         Some(asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
     };
-    let listener = Listener { records, service, filter, _curious: curious };
+    let listener = Listener { records, broken, service, wish, _curious: curious };
     let lines = stream::unfold(listener, async |mut listener| {
         let line = listener.next_line().await?;
         Some((Ok::<_, Infallible>(line), listener))

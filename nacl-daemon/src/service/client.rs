@@ -1,6 +1,7 @@
 //! Asking a running daemon, over its socket. The verbs' half of `api`.
 
 use std::{
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -14,15 +15,15 @@ use hyper::{
     header::{CONTENT_TYPE, HOST},
 };
 use hyper_util::rt::TokioIo;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::net::UnixStream;
 
 use super::api::{
-    AllModes, Answer, Confirmed, ConnectionStats, Connections, Detached, Flushed, Problem, Reloaded, RolledBack, Rules,
-    SCHEMA, SetMode,
+    AllModes, Answer, Broken, Confirmed, ConnectionStats, Connections, Detached, Flows, Flushed, Problem, Reloaded,
+    RolledBack, Rules, SCHEMA, SetMode,
 };
-use crate::observe::{Filter, InterfaceModes, Status};
+use crate::observe::{BrokenReturn, Filter, InterfaceModes, Record, Status};
 
 /// A daemon that did not do what it was asked.
 #[derive(Debug, Error)]
@@ -128,12 +129,50 @@ impl Client {
         self.ask(Method::GET, &flows("/v1/conntrack", interface, filter, [])).await
     }
 
+    /// Flows whose requests pass and whose replies do not, of one interface or of all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn broken(&self, interface: Option<&str>) -> Result<Broken, ClientError> {
+        self.ask(Method::GET, &query("/v1/broken", [("interface", interface)])).await
+    }
+
+    /// Verdicts from now on, and broken returns as they are found; an empty `filter` lets all pass.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn watch(&self, interface: Option<&str>, filter: &str) -> Result<Watch, ClientError> {
+        let filter = if filter.is_empty() {
+            [("action", Some("all")), ("filter", None)]
+        } else {
+            [("action", None), ("filter", Some(filter))]
+        };
+        let [action, filter] = filter;
+        let uri = query("/v1/events", [("interface", interface), ("broken", Some("true")), action, filter]);
+        let response = self.send(Method::GET, &uri).await?;
+        if !response.status().is_success() {
+            let body = response.into_body().collect().await?.to_bytes();
+            let problem: Answer<Problem> =
+                serde_json::from_slice(&body).map_err(|error| self.strange(error.to_string()))?;
+            return Err(ClientError::Refused(problem.body));
+        }
+        Ok(Watch { client: self.clone(), body: response.into_body(), read: VecDeque::new(), left: Vec::new() })
+    }
+
     /// How full connection tables are, of one interface or of all.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn connection_stats(&self, interface: Option<&str>) -> Result<ConnectionStats, ClientError> {
         self.ask(Method::GET, &query("/v1/conntrack/stats", [("interface", interface)])).await
+    }
+
+    /// What the windows of flow logs that run hold so far, of one interface or of all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn flows(&self, interface: Option<&str>) -> Result<Flows, ClientError> {
+        self.ask(Method::GET, &query("/v1/flows", [("interface", interface)])).await
     }
 
     /// Has connections forgotten. `all`: also where neither an interface nor a filter says which.
@@ -244,6 +283,58 @@ impl Client {
         }
         let request = request.body(Full::<Bytes>::from(json)).map_err(|error| self.strange(error.to_string()))?;
         Ok(sender.send_request(request).await?)
+    }
+}
+
+/// What a daemon tells as it happens.
+#[derive(Debug)]
+pub struct Watch {
+    client: Client,
+    body: Incoming,
+    /// Whole lines, and the beginning of one.
+    read: VecDeque<Vec<u8>>,
+    left: Vec<u8>,
+}
+
+/// One line of it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum Told {
+    /// Requests pass and their replies do not.
+    Broken {
+        /// Which.
+        broken: Box<BrokenReturn>,
+    },
+    /// So many verdicts could not be told, because this end reads too slowly.
+    Missed {
+        /// How many.
+        missed: u64,
+    },
+    /// A verdict.
+    Record(Box<Record>),
+}
+
+impl Watch {
+    /// The next line as it was sent, and what it says; nothing when the daemon has ended.
+    ///
+    /// # Errors
+    /// The connection broke, or a line makes no sense.
+    pub async fn next(&mut self) -> Result<Option<(String, Told)>, ClientError> {
+        loop {
+            if let Some(line) = self.read.pop_front() {
+                let told: Answer<Told> =
+                    serde_json::from_slice(&line).map_err(|error| self.client.strange(error.to_string()))?;
+                return Ok(Some((String::from_utf8_lossy(&line).into_owned(), told.body)));
+            }
+            let Some(frame) = self.body.frame().await else { return Ok(None) };
+            let Ok(data) = frame?.into_data() else { continue };
+            self.left.extend_from_slice(&data);
+            while let Some(end) = self.left.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<_> = self.left.drain(..=end).collect();
+                line.pop();
+                self.read.push_back(line);
+            }
+        }
     }
 }
 

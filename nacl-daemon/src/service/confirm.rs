@@ -85,6 +85,7 @@ impl State {
         for (key, held) in &mut self.interfaces {
             match before.remove(key) {
                 Some(meant) => {
+                    self.flow_logs.claim_before(held, &meant.interface);
                     held.meant = meant;
                     if let Some(source) = &self.policy {
                         held.put_back(source, self.rejected.as_ref());

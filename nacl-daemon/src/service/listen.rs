@@ -1,5 +1,5 @@
-//! The HTTP server on the daemon's socket: who connects, how many at once, and for how long. What is asked is none of its
-//! business.
+//! The HTTP server on the daemon's socket and, where asked for, on a port: who connects, how many at once, and for how long. What is
+//! asked is none of its business.
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
 
@@ -11,7 +11,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
@@ -53,12 +54,57 @@ impl Places {
     }
 }
 
+/// Where connections come in.
+pub trait Door: Send + Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + 'static;
+
+    /// The next one.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// Who is at its other end.
+    fn peer(stream: &Self::Stream) -> Peer;
+    /// Writes what fits, without waiting.
+    fn try_write(stream: &Self::Stream, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Door for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+
+    fn peer(stream: &UnixStream) -> Peer {
+        Peer::of(stream)
+    }
+
+    fn try_write(stream: &UnixStream, bytes: &[u8]) -> io::Result<usize> {
+        stream.try_write(bytes)
+    }
+}
+
+impl Door for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+
+    fn peer(_: &TcpStream) -> Peer {
+        Peer::NOBODY
+    }
+
+    fn try_write(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+        stream.try_write(bytes)
+    }
+}
+
 /// Answers until `until` is over, then lets open requests end.
 ///
 /// # Errors
 /// The listener is broken.
-pub async fn serve(
-    listener: UnixListener,
+pub async fn serve<D: Door>(
+    listener: D,
     router: Router,
     bounds: Bounds,
     until: impl Future<Output = ()>,
@@ -73,10 +119,10 @@ pub async fn serve(
         let accepted = tokio::select! {
             biased;
             () = &mut until => break,
-            accepted = listener.accept() => accepted,
+            accepted = listener.next() => accepted,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)) => {
                 tracing::warn!(reason = %error, "a connection has to wait");
@@ -85,9 +131,9 @@ pub async fn serve(
             }
             Err(error) => return Err(error),
         };
-        let peer = Peer::of(&stream);
+        let peer = D::peer(&stream);
         let Some(place) = places.take(peer) else {
-            refuse(&stream, most);
+            refuse::<D>(&stream, most);
             continue;
         };
         let service = TowerToHyperService::new(router.clone().layer(Extension(peer)).layer(Extension(bounds)));
@@ -105,21 +151,21 @@ pub async fn serve(
 }
 
 /// A stream that ends where the other end does not take what is written to it.
-fn patient(stream: UnixStream, patience: Duration) -> Pin<Box<TimeoutStream<UnixStream>>> {
+fn patient<S: AsyncRead + AsyncWrite>(stream: S, patience: Duration) -> Pin<Box<TimeoutStream<S>>> {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(patience));
     Box::pin(stream)
 }
 
 /// Says that there is no place, without waiting for anything.
-fn refuse(stream: &UnixStream, most: usize) {
+fn refuse<D: Door>(stream: &D::Stream, most: usize) {
     let body = api::problem(&format!("{most} connections are open already"), Some("try again when one has ended"));
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
     // A fresh socket takes it whole, or nobody reads it.
-    let _ = stream.try_write(answer.as_bytes());
+    let _ = D::try_write(stream, answer.as_bytes());
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 pub mod absent;
 pub mod access;
 pub mod api;
+pub mod broken;
 pub mod client;
 mod confirm;
 pub mod detach;
+pub mod flowlog;
 pub mod follow;
 pub mod guard;
 pub mod heap;
@@ -16,6 +18,7 @@ pub mod listen;
 pub mod load;
 pub mod lockout;
 mod memo;
+pub mod metrics;
 pub mod notify;
 pub mod plane;
 pub mod prepare;
@@ -38,13 +41,17 @@ use tokio::{
 };
 
 use self::{
+    broken::Scene,
     load::{LoadError, Loader},
     serve::{Ended, Notice, Undone},
-    state::{State, StateError},
+    state::{Drained, State, StateError},
 };
 use crate::{
     dataplane::Events,
-    observe::{Brief, Change, Filter, InterfaceModes, Place, Record, Setting, SettingChange},
+    observe::{
+        Brief, BrokenReturn, Change, Filter, InterfaceModes, Place, Reading, Record, Setting, SettingChange, Status,
+        broken::Pair,
+    },
 };
 
 /// Where the daemon listens unless told otherwise.
@@ -55,6 +62,10 @@ pub const DEFAULT_STATE: &str = "/run/nacld";
 
 /// Records a slow listener may be behind before it misses some. Bounded: a listener that sleeps costs nothing.
 const RECORDS_QUEUED: usize = 4096;
+/// Broken returns, likewise.
+const BROKEN_QUEUED: usize = 256;
+/// How often what is looked for is seen to.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Records read in one go, so that a flood of events does not keep others from the state.
 const RECORDS_AT_ONCE: usize = 256;
 
@@ -63,12 +74,17 @@ pub struct Service {
     state: Mutex<State>,
     loader: Box<dyn Loader>,
     records: broadcast::Sender<Arc<Record>>,
+    broken: broadcast::Sender<Arc<BrokenReturn>>,
+    doubts: Notify,
     /// Listeners that want allowed packets too.
     curious: Mutex<usize>,
     attachments_changed: Notify,
     pending_changed: Notify,
     policy_changed: Notify,
+    flow_logs_changed: Notify,
     stopping: watch::Sender<Option<Ended>>,
+    /// What writes flow logs. Locked before the state, where both are.
+    writers: Mutex<flowlog::Writers>,
     tell: Arc<dyn Fn(Notice) + Send + Sync>,
 }
 
@@ -100,11 +116,15 @@ impl Service {
             state: Mutex::new(state),
             loader,
             records: broadcast::channel(RECORDS_QUEUED).0,
+            broken: broadcast::channel(BROKEN_QUEUED).0,
+            doubts: Notify::new(),
             curious: Mutex::new(0),
             attachments_changed: Notify::new(),
             pending_changed: Notify::new(),
             policy_changed: Notify::new(),
+            flow_logs_changed: Notify::new(),
             stopping: watch::Sender::new(None),
+            writers: Mutex::default(),
             tell,
         })
     }
@@ -141,9 +161,11 @@ impl Service {
 
     /// Wakes everybody who waits for another policy.
     fn changed(&self) {
+        self.review_broken();
         self.attachments_changed.notify_one();
         self.pending_changed.notify_one();
         self.policy_changed.notify_one();
+        self.flow_logs_changed.notify_one();
     }
 
     /// Compares what the policy names with what is here. Returns when to look again, where something could not be attached.
@@ -154,12 +176,34 @@ impl Service {
             (happened, again, state.brief())
         };
         if !happened.is_empty() {
+            self.review_broken();
             self.attachments_changed.notify_one();
+            self.flow_logs_changed.notify_one();
         }
         for one in &happened {
             (self.tell)(Notice::Interface { happened: one, now: &now });
         }
         again
+    }
+
+    /// All that the daemon tells at one moment. Nobody who wants to change something waits for longer than the counters of one interface
+    /// take to be read: the state is let go between two interfaces, and while a connection table is read.
+    ///
+    /// # Errors
+    /// The kernel would not tell.
+    pub fn reading(&self) -> Result<Reading, StateError> {
+        let names = self.state().names(None)?;
+        let (mut interfaces, mut rules) = (Vec::new(), Vec::new());
+        for name in names {
+            let glance = self.state().glance(&name);
+            // One that has gone meanwhile is not there.
+            let Some(glance) = glance else { continue };
+            let (status, tables) = glance?.complete()?;
+            interfaces.push(status);
+            rules.push(tables);
+        }
+        let about = self.state().about();
+        Ok(Reading { status: Status { interfaces, ..about }, rules })
     }
 
     /// Makes a change stay that awaits confirmation.
@@ -247,6 +291,7 @@ impl Service {
         let modes = state.set(&name, Setting::of(&next))?;
         let now = state.brief();
         drop(state);
+        self.review_broken();
         (self.tell)(Notice::Set { modes: &modes, now: &now });
         Ok(modes)
     }
@@ -299,6 +344,57 @@ impl Service {
         Ok(Curious(Arc::clone(self)))
     }
 
+    /// Broken returns from now on, as they are found.
+    pub fn listen_broken(&self) -> broadcast::Receiver<Arc<BrokenReturn>> {
+        self.broken.subscribe()
+    }
+
+    /// Sees to what the kernel looks for, until the daemon ends.
+    pub async fn seek(self: Arc<Self>) {
+        loop {
+            let doubts = self.state().seek();
+            if doubts {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            } else {
+                self.doubts.notified().await;
+            }
+        }
+    }
+
+    /// Takes note of requests and denied replies that belong together. What is new is explained, kept and told; the state is not held
+    /// meanwhile, because a fix is tried in the engine, which takes a compilation or two.
+    fn prove(&self, scene: &Scene, pairs: &[(Pair, String)]) {
+        for (pair, time) in pairs {
+            let Some(found) = scene.explain(pair, time.clone()) else { continue };
+            if self.state().broken.count(&found) {
+                continue;
+            }
+            let found = scene.complete(found);
+            {
+                let mut state = self.state();
+                // Another policy may be in force by now.
+                let now = state.modes(Some(&scene.place.interface));
+                if now.is_ok_and(|modes| modes.iter().all(|modes| modes.epoch != scene.epoch)) {
+                    return;
+                }
+                // Nor by the pump of another attachment: an interface has one.
+                state.broken.enter(found.clone());
+            }
+            (self.tell)(Notice::Broken(&found));
+            // Nobody listening is no error.
+            let _ = self.broken.send(Arc::new(found));
+        }
+    }
+
+    /// Drops broken returns that are mended, and finds new fixes for the others.
+    fn review_broken(&self) {
+        let stay = self.state().review_broken();
+        for (scene, broken) in stay {
+            let completed = scene.complete(broken);
+            self.state().broken.amend(completed);
+        }
+    }
+
     /// Passes events from the kernel on to the listeners until the daemon ends.
     pub async fn pump(self: Arc<Self>) {
         let mut pumps = tokio::task::JoinSet::new();
@@ -333,11 +429,21 @@ impl Service {
             loop {
                 let service = Arc::clone(&self);
                 let drained = tokio::task::spawn_blocking(move || service.state().drain(id, RECORDS_AT_ONCE)).await;
-                let Ok(Some(records)) = drained else { return };
-                let full = records.len() == RECORDS_AT_ONCE;
+                let Ok(Some(Drained { events, records, pairs, scene, doubts })) = drained else { return };
+                let full = events == RECORDS_AT_ONCE;
                 for record in records {
                     // Nobody listening is no error.
                     let _ = self.records.send(Arc::new(record));
+                }
+                if doubts {
+                    self.doubts.notify_one();
+                }
+                if let Some(scene) = scene {
+                    let service = Arc::clone(&self);
+                    let proved = tokio::task::spawn_blocking(move || service.prove(&scene, &pairs)).await;
+                    if proved.is_err() {
+                        return;
+                    }
                 }
                 if !full {
                     break;

@@ -54,7 +54,7 @@ fn of(notice: &Notice<'_>, is_ready: bool) {
         Notice::Reloaded { now, .. } if is_ready => ready(&status::brief(now)),
         Notice::NotReloaded { error, now } if is_ready => ready(&refused(&chain(*error), now)),
         Notice::Confirmed { now } | Notice::Set { now, .. } | Notice::Interface { now, .. } => {
-            send(&[NotifyState::Status(&status::brief(now))])
+            send(&[NotifyState::Status(&status::brief(now))]);
         }
         Notice::Undone { now, .. } => {
             send(&[NotifyState::Status(&format!("UNDONE; in force is {}", status::brief(now)))]);
@@ -65,6 +65,7 @@ fn of(notice: &Notice<'_>, is_ready: bool) {
         | Notice::Restored(_)
         | Notice::Diagnostics(_)
         | Notice::Record(_)
+        | Notice::Broken(_)
         | Notice::Missed(_)
         | Notice::Ended { .. } => {}
     }

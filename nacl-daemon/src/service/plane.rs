@@ -13,12 +13,13 @@ use std::{
 use nacl_common::{
     Event,
     border::{Entry, FlowKey},
+    flow::Sought,
 };
 use thiserror::Error;
 
 use crate::{
     compile::{Compiled, SlotTable},
-    dataplane::{self, Attachment, Counters, Egress, Ingress, Note, Options, Start, Store, Target, Terms},
+    dataplane::{self, Attachment, Counters, Egress, Ingress, Note, Options, Start, Store, Target, Terms, Window},
     observe::{Hooks, Memory},
 };
 
@@ -68,6 +69,10 @@ pub enum Left {
 /// Picks connections out of a table.
 pub type Which<'w> = &'w mut dyn FnMut(&FlowKey, &Entry) -> bool;
 
+/// Reads a connection table, what has expired too, without the attachment it is of: a large one takes a while, and nobody is to
+/// wait for that.
+pub type Table = Box<dyn FnOnce() -> Result<Vec<(FlowKey, Entry)>, PlaneError> + Send>;
+
 /// A policy in force on one interface. Dropping it detaches.
 pub trait Attached: Send {
     /// How it is attached.
@@ -77,6 +82,9 @@ pub trait Attached: Send {
     /// Changes settings, mode and layers at once, under the same policy. `flags`: as [`Compiled::flags`]. Returns the new
     /// epoch.
     fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, PlaneError>;
+    /// Has requests to these services reported though they pass, and to no others, until the next switch; so many at once as
+    /// [`nacl_common::Control::SOUGHT_AT_ONCE`] says. Nothing is judged otherwise.
+    fn seek(&mut self, sought: &[Sought]);
     /// How long a change still waits for confirmation: nothing where none does, zero where it was undone.
     fn pending(&self) -> Option<Duration>;
     /// Begins anew to wait for confirmation, where a change does.
@@ -97,8 +105,12 @@ pub trait Attached: Send {
     fn target(&self) -> Target;
     /// Whether the interface is still here with our programs on it, by whatever name.
     fn look(&mut self) -> bool;
+    /// The connection table, to be read.
+    fn table(&self) -> Result<Table, PlaneError>;
     /// Everything in the connection table, what has expired too.
-    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError>;
+    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
+        self.table()?()
+    }
     /// Takes connections out of the table, and returns how many.
     fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError>;
     /// How many connections there is room for.
@@ -117,6 +129,20 @@ pub trait Attached: Send {
     fn flush_trace(&mut self);
     /// Takes the programs off the interface.
     fn detach(self: Box<Self>) -> Result<(), PlaneError>;
+    /// As [`Self::detach`], and returns what the flow log holds that nobody has written.
+    fn finish(self: Box<Self>) -> Result<Vec<Window>, PlaneError> {
+        self.detach().map(|()| Vec::new())
+    }
+    /// Ends the window of the flow log that runs, and begins another.
+    fn turn(&mut self) -> Result<(), PlaneError> {
+        Ok(())
+    }
+    /// The window of the flow log that runs, and those that are over and not written yet.
+    fn windows(&self) -> Result<(Option<Window>, Vec<Window>), PlaneError> {
+        Ok((None, Vec::new()))
+    }
+    /// Forgets windows of the flow log that are over.
+    fn written(&mut self, _windows: &[u32]) {}
 }
 
 /// Another nacld, or a lab, enforces a policy there already.
@@ -245,6 +271,10 @@ impl Attached for Attachment {
         Ok(self.toggle(options, flags, note)?)
     }
 
+    fn seek(&mut self, sought: &[Sought]) {
+        Self::seek(self, sought);
+    }
+
     fn pending(&self) -> Option<Duration> {
         self.pending()
     }
@@ -285,8 +315,9 @@ impl Attached for Attachment {
         self.look()
     }
 
-    fn flows(&self) -> Result<Vec<(FlowKey, Entry)>, PlaneError> {
-        Ok(self.flows()?)
+    fn table(&self) -> Result<Table, PlaneError> {
+        let table = self.table()?;
+        Ok(Box::new(move || Ok(table.flows()?)))
     }
 
     fn forget(&mut self, which: Which<'_>) -> Result<u64, PlaneError> {
@@ -326,5 +357,21 @@ impl Attached for Attachment {
 
     fn detach(self: Box<Self>) -> Result<(), PlaneError> {
         Ok((*self).detach()?)
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<Window>, PlaneError> {
+        Ok((*self).finish()?)
+    }
+
+    fn turn(&mut self) -> Result<(), PlaneError> {
+        Ok(self.turn()?)
+    }
+
+    fn windows(&self) -> Result<(Option<Window>, Vec<Window>), PlaneError> {
+        Ok(self.windows()?)
+    }
+
+    fn written(&mut self, windows: &[u32]) {
+        self.written(windows);
     }
 }

@@ -157,6 +157,7 @@ impl State {
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = self.plane.problems();
         problems.extend(self.absences());
+        problems.extend(self.flow_logs.problems());
         if let Some(rejected) = &self.rejected {
             problems.push(format!(
                 "the policy read from {} was undone, not confirmed in time or rolled back; the one before it is in force",

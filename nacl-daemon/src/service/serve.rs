@@ -9,6 +9,7 @@ use std::{
 
 use thiserror::Error;
 use tokio::{
+    net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::broadcast::error::RecvError,
     task::{JoinError, JoinHandle},
@@ -19,13 +20,14 @@ use super::{
     client::Client,
     follow, links, listen,
     load::{self, Diagnostics, LoadError, Loader},
+    metrics::{self, Loopback},
     notify,
     plane::Plane,
     socket::{Socket, SocketError},
     state::{self, Settings, State, StateError},
 };
 use crate::{
-    observe::{Brief, Change, Happened, InterfaceModes, InterfaceStatus, Record, Status},
+    observe::{Brief, BrokenReturn, Change, Happened, InterfaceModes, InterfaceStatus, Record, Status},
     resolve::OnExit,
 };
 
@@ -58,6 +60,8 @@ pub struct Config {
     pub follow: bool,
     /// Be content where none of the policy's interfaces is here.
     pub wait: bool,
+    /// Where metrics are served too.
+    pub metrics: Option<Loopback>,
 }
 
 /// Something a person in front of the daemon wants to know.
@@ -129,6 +133,8 @@ pub enum Notice<'a> {
     },
     /// A packet, as reported by the kernel.
     Record(&'a Record),
+    /// Requests pass and their replies do not: one that was not known.
+    Broken(&'a BrokenReturn),
     /// So many packets could not be told of.
     Missed(u64),
     /// The daemon ends: everything is detached next.
@@ -193,6 +199,14 @@ pub enum RunError {
     /// The socket cannot be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The port for metrics cannot be had.
+    #[error("cannot serve metrics on {address}")]
+    Metrics {
+        /// Where.
+        address: Loopback,
+        /// Why not.
+        source: io::Error,
+    },
     /// Something could not be attached or detached.
     #[error(transparent)]
     State(#[from] StateError),
@@ -214,6 +228,9 @@ impl RunError {
             Self::Load(error) => error.hint(),
             Self::Socket(error) => error.hint(),
             Self::State(error) => error.hint(),
+            Self::Metrics { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some("somebody else listens there (`ss -ltnp` says who): name another port".to_owned())
+            }
             Self::Detach(_) => Some("`nacld detach --all` tries again without the daemon".to_owned()),
             _ => None,
         }
@@ -240,11 +257,16 @@ pub async fn run(config: Config, plane: Box<dyn Plane>, tell: Tell) -> Result<En
         terminate: signal(SignalKind::terminate())?,
         hangup: signal(SignalKind::hangup())?,
     };
+    // Likewise: what cannot be had is said before anything is changed.
+    let metrics = match config.metrics {
+        Some(address) => Some(address.bind().await.map_err(|source| RunError::Metrics { address, source })?),
+        None => None,
+    };
     let tell = notify::with(tell.into());
     let teller = Arc::clone(&tell);
     let asked = config.clone();
     let (service, mut socket) = tokio::task::spawn_blocking(move || start(plane, &asked, &teller)).await??;
-    let ended = serve(&service, &mut socket, signals, &config, &tell).await;
+    let ended = serve(&service, &mut socket, metrics, signals, &config, &tell).await;
     tell(Notice::Ending);
     let interfaces = service.state().status().map(|status| status.interfaces).unwrap_or_default();
     let ending = Arc::clone(&service);
@@ -254,7 +276,11 @@ pub async fn run(config: Config, plane: Box<dyn Plane>, tell: Tell) -> Result<En
         let mut state = ending.state();
         if told { state.end() } else { state.detach_all().map(|_| Vec::new()) }
     };
-    let stay = match tokio::task::spawn_blocking(end).await? {
+    let stay = tokio::task::spawn_blocking(end).await?;
+    // What the last windows hold. Writing may wait for a disk.
+    let writing = Arc::clone(&service);
+    tokio::task::spawn_blocking(move || writing.write_flow_logs()).await?;
+    let stay = match stay {
         Ok(stay) => stay,
         Err(errors) => return Err(RunError::Detach(errors.iter().map(|error| state::chain(error)).collect())),
     };
@@ -321,6 +347,7 @@ fn start(
 async fn serve(
     service: &Arc<Service>,
     socket: &mut Socket,
+    metrics: Option<TcpListener>,
     mut signals: Signals,
     config: &Config,
     tell: &Arc<dyn Fn(Notice) + Send + Sync>,
@@ -332,9 +359,12 @@ async fn serve(
     };
     let mut server: JoinHandle<io::Result<()>> =
         tokio::spawn(listen::serve(listener, router, listen::Bounds::default(), until));
+    let metrics = metrics.map(|listener| tokio::spawn(serve_metrics(listener, Arc::clone(service))));
     let pump = tokio::spawn(Arc::clone(service).pump());
+    let seek = tokio::spawn(Arc::clone(service).seek());
     let expire = tokio::spawn(Arc::clone(service).expire());
     let links = tokio::spawn(links::watch(Arc::clone(service)));
+    let flow_logs = tokio::spawn(Arc::clone(service).keep_flow_logs());
     let follow = config.follow.then(|| tokio::spawn(follow::follow(Arc::clone(service), config.file.clone())));
     let client = Client::new(socket.path());
     let watchdog =
@@ -378,12 +408,23 @@ async fn serve(
         server.abort();
     }
     pump.abort();
+    seek.abort();
     expire.abort();
     links.abort();
-    for task in [follow, watch, watchdog].into_iter().flatten() {
+    flow_logs.abort();
+    for task in [follow, watch, watchdog, metrics].into_iter().flatten() {
         task.abort();
     }
     ended
+}
+
+/// Serves metrics until it is aborted.
+async fn serve_metrics(listener: TcpListener, service: Arc<Service>) {
+    let router = metrics::router(service);
+    if let Err(error) = listen::serve(listener, router, listen::Bounds::default(), std::future::pending()).await {
+        // What is enforced does not depend on who counts it.
+        tracing::error!(reason = %error, "metrics are served no more");
+    }
 }
 
 /// Tells of dropped packets until it is aborted.

@@ -12,25 +12,29 @@ use std::{
 };
 
 use nacl_common::{
-    Reason,
+    Action, Packet, Reason,
     border::{Entry, FlowKey},
 };
 use thiserror::Error;
 
 use super::{
     absent::Waiting,
+    broken::{Book, Scene},
     confirm::Pending,
+    flowlog::{FlowLogs, Of},
     memo::{Memo, Source},
-    plane::{Attached, Plane, PlaneError},
+    plane::{Attached, Plane, PlaneError, Table},
     prepare::{Prepared, PreparedInterface},
 };
 use crate::{
     compile::{self, Compiled, SlotTable},
     dataplane::{Counters, DataplaneError, Events, Note, Options, Target, Terms},
     observe::{
-        Absent, Brief, BriefInterface, Change, Clock, Filter, History, InterfaceModes, InterfaceRules, InterfaceStatus,
-        ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus, Remembered, Setting, SettingChange,
-        Status, Totals, Tracking, TrackingStats, flows, interface_rules,
+        Absent, Brief, BriefInterface, BrokenCount, BrokenReturn, Change, Clock, Filter, History, InterfaceModes,
+        InterfaceRules, InterfaceStatus, ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus,
+        Remembered, Setting, SettingChange, Status, Totals, Tracking, TrackingStats,
+        broken::{Pair, Pairing},
+        flows, interface_rules,
     },
     report::{named, place},
     resolve::{Interface, Layers, OnExit},
@@ -203,6 +207,10 @@ pub struct State {
     pub(super) rejected: Option<Source>,
     /// Whether what is in force stays there when the daemon is told to end.
     pub(super) on_exit: OnExit,
+    /// Requests that pass, and whose replies do not.
+    pub(super) broken: Book,
+    /// Flow logs.
+    pub(super) flow_logs: FlowLogs,
 }
 
 /// One interface with its policy in force.
@@ -213,6 +221,8 @@ pub(super) struct Enforced {
     pub(super) meant: Meant,
     pub(super) attachment: Box<dyn Attached>,
     pub(super) history: History,
+    /// Which of the packets that are reported belong together.
+    pub(super) pairing: Pairing,
 }
 
 /// What is to hold on an interface.
@@ -245,6 +255,8 @@ impl State {
             pending: None,
             rejected: None,
             on_exit: OnExit::default(),
+            broken: Book::default(),
+            flow_logs: FlowLogs::default(),
         }
     }
 
@@ -367,6 +379,8 @@ impl State {
                 change.modes.push(ModeChange { interface: key.clone(), before: was, now, live });
             }
             change.switched.push(key.clone());
+            current.pairing.clear();
+            self.flow_logs.claim_before(current, &meant.interface);
             before.insert(key, mem::replace(&mut current.meant, meant));
         }
         for (key, (meant, attachment)) in fresh {
@@ -405,14 +419,16 @@ impl State {
     pub(super) fn enforce(&mut self, name: String, meant: Meant, attachment: Box<dyn Attached>, mut history: History) {
         history.begin(attachment.epoch(), &meant.compiled.slots);
         self.next_id += 1;
-        let enforced = Enforced { id: self.next_id, name: name.clone(), meant, attachment, history };
+        let pairing = Pairing::default();
+        let enforced = Enforced { id: self.next_id, name: name.clone(), meant, attachment, history, pairing };
         self.interfaces.insert(name, enforced);
     }
 
     /// Detaches these, and returns what went wrong.
     pub(super) fn detach_each(&mut self, names: &[String]) -> Vec<String> {
         let gone = names.iter().filter_map(|name| self.interfaces.remove(name));
-        gone.filter_map(|held| held.detach().err()).map(|error| chain(&error)).collect()
+        let logs = &mut self.flow_logs;
+        gone.filter_map(|held| held.detach(logs).err()).map(|error| chain(&error)).collect()
     }
 
     /// Puts the old policy back on interfaces that had already been switched.
@@ -477,7 +493,7 @@ impl State {
     }
 
     /// The interface that is meant, or all.
-    fn selected(&self, asked: Option<&str>) -> Result<Vec<&Enforced>, StateError> {
+    pub(super) fn selected(&self, asked: Option<&str>) -> Result<Vec<&Enforced>, StateError> {
         match asked {
             Some(asked) => Ok(vec![self.held(asked)?]),
             None => Ok(self.interfaces.values().collect()),
@@ -510,6 +526,7 @@ impl State {
         if setting != Setting::of(&held.meant.interface) {
             let interface = setting.on(&held.meant.interface);
             held.toggle(interface, Options { enforce: setting.enforce, ..held.meant.options }, &source)?;
+            held.pairing.clear();
         }
         Ok(held.modes())
     }
@@ -628,7 +645,7 @@ impl State {
         match self.interfaces.remove(&name) {
             Some(held) => {
                 let place = held.place();
-                held.detach().map(|()| place)
+                held.detach(&mut self.flow_logs).map(|()| place)
             }
             None => Err(self.not_attached(name)),
         }
@@ -648,8 +665,12 @@ impl State {
         }
         let mut stay = Vec::new();
         self.absent.clear();
-        for (_, held) in mem::take(&mut self.interfaces) {
+        for (_, mut held) in mem::take(&mut self.interfaces) {
             let name = text_of(&held.name, &held.meant.interface);
+            // Nobody is left who would read of it.
+            held.attachment.seek(&[]);
+            // Whoever comes next begins where this daemon ends.
+            self.flow_logs.take(&mut held);
             if held.attachment.leave() {
                 stay.push(name);
             }
@@ -665,7 +686,7 @@ impl State {
         self.absent.clear();
         for (_, held) in mem::take(&mut self.interfaces) {
             let name = text_of(&held.name, &held.meant.interface);
-            match held.detach() {
+            match held.detach(&mut self.flow_logs) {
                 Ok(()) => done.push(name),
                 Err(error) => failed.push(error),
             }
@@ -675,19 +696,24 @@ impl State {
 
     /// The rule tables with hits, of all interfaces or of one.
     pub fn rules(&self, asked: Option<&str>) -> Result<Vec<InterfaceRules>, StateError> {
-        let rules = |held: &Enforced| {
-            let counted = held.counters()?;
-            let counted = Some((&*held.meant.compiled.slots, &counted));
-            let epoch = Some(held.attachment.epoch());
-            Ok(interface_rules(&held.name, &held.meant.interface, held.meant.policy, counted, epoch))
-        };
-        self.selected(asked)?.into_iter().map(rules).collect()
+        self.selected(asked)?.into_iter().map(|held| Ok(held.rules(&held.counters()?))).collect()
     }
 
     /// Everything the daemon tells of itself.
     pub fn status(&self) -> Result<Status, StateError> {
         let now = self.plane.now();
-        Ok(Status {
+        let interfaces = self.interfaces.values().map(|held| Ok(held.glance(now)?.complete()?.0));
+        Ok(Status { interfaces: interfaces.collect::<Result<_, StateError>>()?, ..self.about() })
+    }
+
+    /// An interface with its rules, but for its connection table, which may take a while to read. Nothing where it is not here.
+    pub(super) fn glance(&self, name: &str) -> Option<Result<Glance, StateError>> {
+        Some(self.interfaces.get(name)?.glance(self.plane.now()))
+    }
+
+    /// What the daemon tells of itself, without the interfaces it is attached to.
+    pub(super) fn about(&self) -> Status {
+        Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started: rfc3339(self.started),
@@ -697,9 +723,11 @@ impl State {
             pending: self.pending_status(),
             problems: self.problems(),
             absent: self.absent(),
+            broken: self.broken.list(None),
+            broken_counts: self.broken.counts(),
             on_exit: self.ends(),
-            interfaces: self.interfaces.values().map(|held| held.status(now)).collect::<Result<_, _>>()?,
-        })
+            interfaces: Vec::new(),
+        }
     }
 
     /// The policy in force.
@@ -723,19 +751,61 @@ impl State {
             .collect()
     }
 
-    /// What an attachment has to report, at most `limit` records; nothing when it is gone.
-    pub fn drain(&mut self, id: u64, limit: usize) -> Option<Vec<Record>> {
-        let clock = self.clock;
+    /// What an attachment has to report, at most `limit` events; nothing when it is gone.
+    pub fn drain(&mut self, id: u64, limit: usize) -> Option<Drained> {
+        let (clock, now, all) = (self.clock, self.plane.now(), self.events == Events::All);
         let held = self.interfaces.values_mut().find(|held| held.id == id)?;
         held.attachment.flush_trace();
         let (place, groups) = (held.place(), held.groups().unwrap_or_default());
-        let mut records = Vec::new();
-        while records.len() < limit
+        let mut drained = Drained::default();
+        while drained.events < limit
             && let Some(event) = held.attachment.next_event()
         {
-            records.push(Record::new(&event, &place, &groups, &held.history, clock));
+            drained.events += 1;
+            // What is only looked for is nobody's news.
+            if all || event.action == Action::Deny as u8 {
+                drained.records.push(Record::new(&event, &place, &groups, &held.history, clock));
+            }
+            let compiled = &held.meant.compiled;
+            let admits = |direction, packet: &Packet| compiled.judge(direction, packet).action == Action::Allow;
+            // A packet of another policy proves nothing of this one.
+            if event.epoch == held.attachment.epoch()
+                && let Some(pair) = held.pairing.met(&event, admits)
+            {
+                drained.pairs.push((pair, clock.rfc3339(pair.time)));
+            }
         }
-        Some(records)
+        if !drained.pairs.is_empty() {
+            drained.scene = Some(held.scene());
+        }
+        drained.doubts = held.seek(now);
+        Some(drained)
+    }
+
+    /// Has the kernel look for requests whose replies seem to be denied. To be called again after about a second while it returns true.
+    pub fn seek(&mut self) -> bool {
+        let now = self.plane.now();
+        self.interfaces.values_mut().fold(false, |doubts, held| held.seek(now) | doubts)
+    }
+
+    /// What is known of broken returns that the policy in force has mended is dropped. Returns what stays.
+    pub(super) fn review_broken(&mut self) -> Vec<(Scene, BrokenReturn)> {
+        let Self { broken, interfaces, .. } = self;
+        broken.review(|name| interfaces.get(name).map(Enforced::scene))
+    }
+
+    /// How many broken returns there ever were, by interface and direction.
+    pub fn broken_counts(&self) -> Vec<BrokenCount> {
+        self.broken.counts()
+    }
+
+    /// Broken returns of one interface or of all.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn broken(&self, asked: Option<&str>) -> Result<Vec<BrokenReturn>, StateError> {
+        let name = asked.map(|asked| self.name(asked)).transpose()?;
+        Ok(self.broken.list(name.as_deref()))
     }
 }
 
@@ -762,9 +832,63 @@ impl InForce<'_> {
     }
 }
 
+/// What was seen of an interface while nobody could change it, and its connection table, which is still to be read.
+pub(super) struct Glance {
+    status: InterfaceStatus,
+    rules: InterfaceRules,
+    counters: Counters,
+    table: Table,
+    capacity: u32,
+    flags: u64,
+    place: String,
+    now: u64,
+}
+
+impl Glance {
+    /// Reads the table. Needs nothing of the daemon, so nobody waits for it.
+    pub(super) fn complete(self) -> Result<(InterfaceStatus, InterfaceRules), StateError> {
+        let Self { mut status, rules, counters, table, capacity, flags, place, now } = self;
+        let flows = table().map_err(|source| StateError::Kernel { interface: place, source })?;
+        status.conntrack = Tracking::new(&flows, capacity, &counters, flags, now);
+        status.notes.extend(status.conntrack.warning());
+        Ok((status, rules))
+    }
+}
+
+/// What an attachment had to report.
+#[derive(Default)]
+pub struct Drained {
+    /// How many events it was.
+    pub events: usize,
+    /// Verdicts for whoever listens.
+    pub records: Vec<Record>,
+    /// Requests and denied replies that belong together, and when.
+    pub pairs: Vec<(Pair, String)>,
+    /// What they are explained by, where there are any.
+    pub scene: Option<Scene>,
+    /// Something is looked for, and somebody must see to it.
+    pub doubts: bool,
+}
+
 impl Enforced {
     fn target(&self) -> Target {
         target(&self.meant.interface)
+    }
+
+    fn scene(&self) -> Scene {
+        Scene {
+            place: self.place(),
+            interface: self.meant.interface.clone(),
+            compiled: self.meant.compiled.clone(),
+            epoch: self.attachment.epoch(),
+        }
+    }
+
+    /// Whether there is anything to look for.
+    fn seek(&mut self, now: u64) -> bool {
+        let sought = self.pairing.sought(now);
+        self.attachment.seek(&sought);
+        self.pairing.doubts()
     }
 
     pub(super) fn place(&self) -> Place {
@@ -794,12 +918,17 @@ impl Enforced {
         Some(groups.iter().map(|group| group.name.clone()).collect())
     }
 
-    pub(super) fn detach(self) -> Result<(), StateError> {
-        let Self { name, meant: Meant { interface, .. }, attachment, .. } = self;
-        attachment.detach().map_err(|source| StateError::Kernel { interface: text_of(&name, &interface), source })
+    /// Takes the programs off; what the flow log still holds goes to `logs`.
+    pub(super) fn detach(self, logs: &mut FlowLogs) -> Result<(), StateError> {
+        let of = Of::new(&self);
+        let Self { name, meant: Meant { interface, .. }, attachment, history, .. } = self;
+        let failed = |source| StateError::Kernel { interface: text_of(&name, &interface), source };
+        let windows = attachment.finish().map_err(failed)?;
+        logs.keep(of, windows, &history);
+        Ok(())
     }
 
-    fn kernel(&self, source: PlaneError) -> StateError {
+    pub(super) fn kernel(&self, source: PlaneError) -> StateError {
         StateError::Kernel { interface: text_of(&self.name, &self.meant.interface), source }
     }
 
@@ -852,9 +981,28 @@ impl Enforced {
         Tracking::new(flows, self.attachment.tracking_capacity(), counters, self.meant.compiled.flags, now)
     }
 
-    fn status(&self, now: u64) -> Result<InterfaceStatus, StateError> {
+    fn rules(&self, counters: &Counters) -> InterfaceRules {
+        let counted = Some((&*self.meant.compiled.slots, counters));
+        let epoch = Some(self.attachment.epoch());
+        interface_rules(&self.name, &self.meant.interface, self.meant.policy, counted, epoch)
+    }
+
+    fn glance(&self, now: u64) -> Result<Glance, StateError> {
         let counters = self.counters()?;
-        let conntrack = self.tracking(&self.flows()?, &counters, now);
+        Ok(Glance {
+            status: self.status(&counters)?,
+            rules: self.rules(&counters),
+            table: self.attachment.table().map_err(|source| self.kernel(source))?,
+            capacity: self.attachment.tracking_capacity(),
+            flags: self.meant.compiled.flags,
+            place: text_of(&self.name, &self.meant.interface),
+            counters,
+            now,
+        })
+    }
+
+    /// But for what is remembered of connections.
+    fn status(&self, counters: &Counters) -> Result<InterfaceStatus, StateError> {
         let InterfaceModes { interface: name, device, netns, modes, groups, epoch } = self.modes();
         let interface = &self.meant.interface;
         Ok(InterfaceStatus {
@@ -870,10 +1018,10 @@ impl Enforced {
             side: interface.side,
             hooks: self.attachment.hooks(),
             epoch,
-            packets: self.totals(&counters),
+            packets: self.totals(counters),
             memory: self.attachment.memory().map_err(|source| self.kernel(source))?,
-            notes: self.meant.notes.iter().cloned().chain(conntrack.warning()).collect(),
-            conntrack,
+            notes: self.meant.notes.clone(),
+            conntrack: Tracking::default(),
         })
     }
 

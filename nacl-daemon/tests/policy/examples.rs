@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use nacl_common::{Action, Direction, Family, Fragment, Packet};
 use nacl_daemon::{
+    analyze,
     compile::compile,
     policy::{self, Severity},
     report::diagnostics,
@@ -43,6 +44,28 @@ fn every_example_loads_without_errors_or_warnings_and_compiles() {
     }
     for name in ["nacld", "reference", "two-subnets", "diagram-b", "security-groups", "aws-example", "ipv6"] {
         assert!(found.iter().any(|file| file == name), "config/{name}.toml is gone");
+    }
+}
+
+/// A person who takes an example for good must not be told that it is not; what is told of them is wanted.
+#[test]
+fn what_is_found_in_the_examples_is_what_is_meant_to_be() {
+    for (name, expected) in [
+        ("nacld", &[][..]),
+        ("reference", &[]),
+        ("security-groups", &[]),
+        ("ipv6", &[]),
+        // AWS's own example serves no low port of a NAT gateway, and says nothing of ICMP.
+        ("aws-example", &["N007", "N014"]),
+        // Lessons about ports, without ICMP.
+        ("diagram-b", &["N014", "N014"]),
+        ("two-subnets", &["N014"]),
+    ] {
+        let resolved = load(&config().join(format!("{name}.toml")));
+        let mut found = analyze::findings(&resolved);
+        found.sort_by_key(|found| found.code);
+        let codes: Vec<_> = found.iter().map(|found| found.code).collect();
+        assert_eq!(codes, expected, "{name}\n{}", diagnostics::render(name, &resolved.text, &found, false));
     }
 }
 

@@ -249,9 +249,10 @@ fn the_default_group_trusts_itself() {
     // One's own takes its place.
     let own = resolved(&format!("{text}[security_group.default]\noutbound = []\n"));
     assert!(own.groups["default"].inbound.is_empty() && own.groups["default"].outbound.is_empty());
-    // Where no interface here has it, there is none.
-    let without = text.replace("security_groups = [\"default\"]\n[eni", "security_groups = []\n[eni");
-    assert!(resolved(&without).groups.is_empty());
+    // Also where only an interface elsewhere has it, for the ways that end there; where nobody has, there is none.
+    let elsewhere = text.replace("security_groups = [\"default\"]\n[eni", "security_groups = []\n[eni");
+    assert_eq!(resolved(&elsewhere).groups["default"].inbound[0].cidrs, nets(&["10.0.0.2/32", "2001:db8::2/128"]));
+    assert!(resolved(&elsewhere.replace("\"default\"", "")).groups.is_empty());
 }
 
 /// The sample of the design: `sg-2` has members, and no rules here.

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::LazyLock};
 use nacl_daemon::{
     policy::{self, Outcome, Severity},
     report::diagnostics,
-    resolve::NoHost,
+    resolve::{NoHost, flowlog::Format},
 };
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestCaseError};
 
@@ -67,6 +67,14 @@ fn soup() -> impl Strategy<Value = String> {
         "udp = 30\n",
         "tcp_established = -1\n",
         "profile = \"nitro-v6\"\n",
+        "[flow_log.f]\n",
+        "flow_log = \"f\"\n",
+        "destination = \"stdout\"\n",
+        "destination = \"/x\"\n",
+        "format = \"${version} ${srcaddr} ${é\"\n",
+        "format = \"\"\n",
+        "interval = 61\n",
+        "account_id = \"1 2\"\n",
         "security_groups = [",
         "\"g\"",
         "failsafe = [",
@@ -170,6 +178,20 @@ proptest! {
     #[test]
     fn words_in_any_order_are_answered(text in soup()) {
         holds(&text)?;
+    }
+
+    /// A format is read or refused with places inside it, and what is read is written the same.
+    #[test]
+    fn any_format_is_answered(text in "(\\$\\{[a-z-]{0,12}\\}|\\$\\{(srcaddr|version|tcp-flags|ecs-task-id|type)\\}|[ \t]|\\PC){0,12}") {
+        match Format::read(&text) {
+            Ok(format) => prop_assert_eq!(Format::read(&format.to_string()), Ok(format)),
+            Err(errors) => {
+                prop_assert!(!errors.is_empty());
+                for error in errors {
+                    prop_assert!(text.get(error.span.clone()).is_some(), "{:?} in {:?}", error, text);
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! What the differential tests share on every level: random policies and packets (`generate`), their bytes (`case`), the
+//! What the differential tests share on every level: random policies and packets (`generate`), their bytes (`case`), sets of them by brute force (`brute`), the
 //! naive evaluator they are judged against (`oracle`, and `memory` of connections) and the table of what was hit (`coverage`); and what the kernel tests
-//! share: a cable (`veth`), a running nacld (`place`), frames at a rate and receivers that count them (`traffic`), small policies (`policies`) and lines of JSON (`lines`). No engine code here.
+//! share: a cable (`veth`), a running nacld (`place`), frames at a rate and receivers that count them (`traffic`), small policies (`policies`), lines of JSON (`lines`) and captures (`capture`). No engine code here.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod brute;
 pub mod cap;
+pub mod capture;
 pub mod case;
 pub mod coverage;
 pub mod generate;

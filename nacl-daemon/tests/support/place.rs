@@ -14,7 +14,7 @@ use std::{
 
 use nacl_daemon::{
     lab::net,
-    observe::Status,
+    observe::{BrokenReturn, Status},
     service::{
         api::{Reloaded, Rules},
         client::{Client, ClientError},
@@ -321,6 +321,10 @@ impl Api {
 
     pub fn reload(&self) -> Result<Reloaded, ClientError> {
         self.runtime.block_on(self.client.reload(false, None))
+    }
+
+    pub fn broken(&self) -> Result<Vec<BrokenReturn>, ClientError> {
+        Ok(self.runtime.block_on(self.client.broken(None))?.broken)
     }
 
     /// The epoch in force on each interface.

@@ -62,6 +62,7 @@ pub fn options(xdp: Xdp) -> Options {
         trace: false,
         tracking: Tracking::default(),
         forgetful: false,
+        flow_log: None,
     }
 }
 

@@ -21,6 +21,7 @@ const FILES: &[(&str, &str)] = &[
     ("packaging/netns.conf", "usr/share/doc/nacld/examples/netns.conf"),
     ("packaging/Containerfile", "usr/share/doc/nacld/examples/Containerfile"),
     ("packaging/kubernetes.yaml", "usr/share/doc/nacld/examples/kubernetes.yaml"),
+    ("packaging/grafana/nacld.json", "usr/share/doc/nacld/examples/grafana.json"),
     ("packaging/debian/copyright", "usr/share/doc/nacld/copyright"),
     ("README.md", "usr/share/doc/nacld/README.md"),
     ("ARCHITECTURE.md", "usr/share/doc/nacld/ARCHITECTURE.md"),

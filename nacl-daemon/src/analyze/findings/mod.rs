@@ -1,0 +1,61 @@
+//! What the rules of a policy come to, as diagnostics: rules that do nothing, replies that reach nobody, what was left half open.
+//! Each is asked of the engine over all packets there can be, and has packets that prove it. What is said is about rules that
+//! people wrote; AWS's own are taken as they are. What stands in the text wrongly is `policy`'s to say.
+//!
+//! A finding is for who reads it: nothing is said here that a sensible policy earns by being sensible.
+
+mod groups;
+mod lists;
+mod returns;
+mod role;
+mod services;
+mod shares;
+mod view;
+
+use std::collections::BTreeMap;
+
+use self::view::View;
+use crate::{
+    policy::Diagnostic,
+    resolve::{Layers, Resolved},
+};
+
+/// Everything that is found in a policy, in no order. Interfaces that cannot be compiled are left out: why is said elsewhere.
+pub fn findings(policy: &Resolved) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut by_nacl: BTreeMap<&str, Vec<View>> = BTreeMap::new();
+    for (name, interface) in policy.interfaces.iter().filter(|(_, interface)| interface.layers != Layers::Groups) {
+        let views = by_nacl.entry(&interface.nacl.name).or_default();
+        let seen = |view: &View| view.interface.subnet_cidrs == interface.subnet_cidrs;
+        if !views.iter().any(seen) {
+            views.extend(View::of(name, interface));
+        }
+    }
+    for nacl in policy.nacls.values().filter(|nacl| !policy.interfaces.values().any(|one| one.nacl.name == nacl.name)) {
+        let subnet = policy.subnets.values().find(|subnet| subnet.nacl == nacl.name);
+        by_nacl.entry(&nacl.name).or_default().extend(View::standing_alone(nacl, subnet));
+    }
+    for views in by_nacl.values() {
+        lists::check(&policy.text, views, &mut found);
+        if let Some(view) = views.first() {
+            returns::check(view, &mut found);
+            services::check(view, &mut found);
+        }
+    }
+    groups::check(policy, &mut found);
+    found
+}
+
+/// `1 and 2`, `1, 2 and 3`; of many the first ones.
+fn list_of(items: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match items {
+        [] => String::new(),
+        [one] => one.clone(),
+        [most @ .., last] if items.len() <= SHOWN => format!("{} and {last}", most.join(", ")),
+        _ => format!("{} and {} more", items[..SHOWN - 1].join(", "), items.len() - SHOWN + 1),
+    }
+}
+
+/// Labels at most: a finding about a hundred rules names the first ones.
+const LABELS: usize = 5;

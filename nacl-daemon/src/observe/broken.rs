@@ -1,0 +1,386 @@
+//! Requests that were let in and replies that were not: which two packets belong together, and what is told of them. A pair is two
+//! packets that the kernel has judged, never a guess: without the request a denied packet may be a scan, or the echo of
+//! somebody else's attack, and nothing is said of it. No kernel, no policy, no text for people.
+//!
+//! Passed packets are not reported, so the request must be looked for once there is a doubt ([`Pairing::sought`]): the client asks again.
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use nacl_common::{
+    Action, Control, Direction, Event, Family, Fragment, Packet, Reason,
+    flow::{self, Met, SECOND, Sought, State},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    analyze::{Flow, address},
+    clients::Client,
+    compile::Decider,
+    resolve::names,
+};
+
+/// A flow whose requests are admitted and whose replies are denied: once for each interface, service, remote prefix and kind of
+/// client, and the two rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokenReturn {
+    /// Name of the interface in the policy.
+    pub interface: String,
+    /// Its device.
+    pub device: String,
+    /// Its network namespace; null for the daemon's own.
+    pub netns: Option<String>,
+    /// Which way the requests go: `inbound` where somebody asks this end, `outbound` where this end asks.
+    #[serde(with = "names::direction")]
+    pub began: Direction,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// This end's address where it is asked; null where it asks.
+    pub service: Option<IpAddr>,
+    /// Port that is asked; null for ICMP.
+    pub port: Option<u16>,
+    /// The other ends, as wide as the rule that lets the requests pass.
+    pub remote: IpNet,
+    /// Kinds of client that pick such a source port.
+    pub clients: Vec<Client>,
+    /// When the first of its replies was denied, RFC 3339.
+    pub first: String,
+    /// When the last one was.
+    pub last: String,
+    /// Denied replies that were seen with their requests. Samples: the counters are the truth.
+    pub replies: u64,
+    /// What lets the requests pass.
+    pub request: Ruling,
+    /// What denies the replies.
+    pub reply: Ruling,
+    /// One of them: who asks, from which port, whom.
+    pub example: Example,
+    /// False in monitor mode: the replies went on all the same.
+    pub enforced: bool,
+    /// Rules to add so that the replies pass, tried in the engine; null where none helps.
+    pub fix: Option<Vec<Remedy>>,
+    /// All of it in one sentence.
+    pub says: String,
+}
+
+/// What decided about one of the two packets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruling {
+    /// As [`super::Record`] has it: `inbound 100`, `outbound *`.
+    pub decided_by: Decider,
+    /// The network ACL or the security group it stands in; empty where it stands in none.
+    pub name: String,
+    /// Its line in the policy file; 0 for what is implied.
+    pub line: usize,
+}
+
+/// One flow of many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Example {
+    /// Who asks.
+    pub src: IpAddr,
+    /// Who is asked.
+    pub dst: IpAddr,
+    /// TCP or UDP source port of the request.
+    pub sport: Option<u16>,
+    /// Its destination port.
+    pub dport: Option<u16>,
+    /// Type of an ICMP request.
+    pub icmp_type: Option<u8>,
+}
+
+impl Example {
+    /// Of a flow.
+    pub fn of(flow: &Flow) -> Self {
+        let ports = flow.has_ports();
+        Self {
+            src: flow.source,
+            dst: flow.destination,
+            sport: ports.then_some(flow.sport),
+            dport: ports.then_some(flow.dport),
+            icmp_type: flow.is_icmp().then_some((flow.dport >> 8) as u8),
+        }
+    }
+
+    /// The flow, whose protocol this is.
+    pub fn flow(&self, protocol: u8) -> Flow {
+        let kind = self.icmp_type.map_or(0, |kind| u16::from(kind) << 8);
+        Flow {
+            protocol,
+            source: self.src,
+            destination: self.dst,
+            sport: self.sport.unwrap_or(0),
+            dport: self.dport.unwrap_or(kind),
+        }
+    }
+}
+
+/// A rule to add.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remedy {
+    /// The network ACL it is added to; null where it is a group.
+    pub nacl: Option<String>,
+    /// The security group, likewise.
+    pub group: Option<String>,
+    /// Which list of it.
+    #[serde(with = "names::direction")]
+    pub direction: Direction,
+    /// The rule as one writes it in a policy.
+    pub rule: String,
+}
+
+/// Broken returns of one interface and direction that were ever seen, for metrics: it only grows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokenCount {
+    /// Name of the interface in the policy.
+    pub interface: String,
+    /// Which way the requests go.
+    #[serde(with = "names::direction")]
+    pub began: Direction,
+    /// Flows of different services, clients or rules.
+    pub returns: u64,
+    /// Denied replies.
+    pub replies: u64,
+}
+
+/// Two packets that belong together: the request passed, and then its reply was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Which way the request went.
+    pub began: Direction,
+    /// The request.
+    pub flow: Flow,
+    /// When the reply was denied, on the kernel's clock.
+    pub time: u64,
+    /// False: it went on all the same.
+    pub enforced: bool,
+}
+
+/// For so long a request awaits its reply.
+const PATIENCE: u64 = 60 * SECOND;
+/// Requests that are remembered.
+const REQUESTS: usize = 4096;
+/// Services in doubt; more at once is noise.
+const SUSPECTS: usize = 64;
+/// How long one is looked for before another has its turn: TCP asks again after one and after three seconds.
+const TURN: u64 = 4 * SECOND;
+/// How long it is looked for before it is left alone for a while: a resolver asks again after five seconds.
+const ROUND: u64 = 16 * SECOND;
+/// That while, after a round that has proved something.
+const REST: u64 = 30 * SECOND;
+/// And after one in vain; it doubles with each, up to an hour. Backscatter comes for days.
+const REST_IN_VAIN: u64 = 60 * SECOND;
+/// Times that it doubles.
+const DOUBLINGS: u32 = 6;
+
+/// A service some of whose replies seem to be denied.
+#[derive(Clone, Copy, Debug)]
+struct Suspect {
+    sought: Sought,
+    /// When a reply was denied last.
+    denied: u64,
+    /// How long it was looked for in this round.
+    looked: u64,
+    /// When its turn began, while it has one.
+    turn: Option<u64>,
+    /// Not before.
+    rests_until: u64,
+    /// This round has proved something.
+    proved: bool,
+    /// Rounds in vain.
+    vain: u32,
+}
+
+/// Finds the requests and replies of one interface that belong together.
+#[derive(Clone, Debug, Default)]
+pub struct Pairing {
+    /// Requests by flow: which way, and when.
+    asked: HashMap<Flow, (Direction, u64)>,
+    /// The same in the order in which they came.
+    order: VecDeque<(Flow, u64)>,
+    suspects: Vec<Suspect>,
+}
+
+impl Pairing {
+    /// Takes note of a verdict. `admits`: whether the policy in force lets a request pass, as the first of its flow.
+    pub fn met(&mut self, event: &Event, admits: impl FnOnce(Direction, &Packet) -> bool) -> Option<Pair> {
+        let (direction, packet) = packet(event)?;
+        if event.action == Action::Allow as u8 {
+            if let Some(flow) = request(&packet) {
+                self.note(flow, direction, event.time);
+            }
+            return None;
+        }
+        // Only what a list denies: who finds a full table, or sends nonsense, is told by its reason.
+        let reason = Reason::from_number(event.reason)?;
+        if !matches!(reason, Reason::NaclRule | Reason::NaclImplicit | Reason::GroupImplicit) {
+            return None;
+        }
+        let remembered = event.flow == Met::Reply as u8;
+        let (flow, began) = (answered(&packet)?, direction.reverse());
+        let request = flow.request().ok()?;
+        if !remembered && !asks(&request) {
+            return None;
+        }
+        let asked = self
+            .asked
+            .get(&flow)
+            .is_some_and(|(way, time)| *way == began && *time <= event.time && event.time - time <= PATIENCE);
+        if remembered || asked {
+            let sought = Sought::by(began, &request);
+            self.suspects.iter_mut().filter(|suspect| suspect.sought == sought).for_each(|suspect| {
+                (suspect.proved, suspect.vain, suspect.denied) = (true, 0, event.time);
+            });
+            return Some(Pair { began, flow, time: event.time, enforced: event.enforced != 0 });
+        }
+        // Of an established connection nobody would ask again.
+        if packet.protocol == 6 && packet.tcp_flags & (TCP_SYN | TCP_RST) == 0 {
+            return None;
+        }
+        if admits(began, &request) {
+            self.suspect(Sought::by(began, &request), event.time);
+        }
+        None
+    }
+
+    fn note(&mut self, flow: Flow, direction: Direction, time: u64) {
+        while let Some((old, noted)) = self.order.front().copied()
+            && (self.order.len() >= REQUESTS || time.saturating_sub(noted) > PATIENCE)
+        {
+            self.order.pop_front();
+            // It may have been asked again since.
+            if self.asked.get(&old).is_some_and(|(_, last)| *last == noted) {
+                self.asked.remove(&old);
+            }
+        }
+        self.asked.insert(flow, (direction, time));
+        self.order.push_back((flow, time));
+    }
+
+    fn suspect(&mut self, sought: Sought, time: u64) {
+        if let Some(known) = self.suspects.iter_mut().find(|suspect| suspect.sought == sought) {
+            known.denied = time;
+        } else if self.suspects.len() < SUSPECTS {
+            let rests_until = 0;
+            self.suspects.push(Suspect {
+                sought,
+                denied: time,
+                looked: 0,
+                turn: None,
+                rests_until,
+                proved: false,
+                vain: 0,
+            });
+        }
+    }
+
+    /// Whether there is anything to look for, now or later.
+    pub const fn doubts(&self) -> bool {
+        !self.suspects.is_empty()
+    }
+
+    /// Which passed packets are to be reported now: requests to these services. To be asked again about once a second, while there are
+    /// [`Self::doubts`].
+    pub fn sought(&mut self, now: u64) -> Vec<Sought> {
+        for suspect in &mut self.suspects {
+            let Some(began) = suspect.turn else { continue };
+            let turn = now.saturating_sub(began);
+            if suspect.looked + turn >= ROUND {
+                let doublings = suspect.vain.min(DOUBLINGS);
+                // From when it was over, however late that is noticed.
+                let end = began + ROUND.saturating_sub(suspect.looked);
+                let rest = if suspect.proved { REST } else { REST_IN_VAIN << doublings };
+                suspect.vain = if suspect.proved { 0 } else { suspect.vain + 1 };
+                (suspect.turn, suspect.looked, suspect.proved, suspect.rests_until) = (None, 0, false, end + rest);
+            } else if turn >= TURN {
+                (suspect.turn, suspect.looked) = (None, suspect.looked + turn);
+            }
+        }
+        // One that rests is kept for as long, so that its rests grow.
+        self.suspects.retain(|suspect| {
+            suspect.turn.is_some() || now.saturating_sub(suspect.denied.max(suspect.rests_until)) <= PATIENCE
+        });
+        let turns = self.suspects.iter().filter(|suspect| suspect.turn.is_some()).count();
+        let places = Control::SOUGHT_AT_ONCE.saturating_sub(turns);
+        // Where no reply was denied of late, nothing need be looked for.
+        let waits = |suspect: &&mut Suspect| {
+            suspect.turn.is_none() && suspect.rests_until <= now && now.saturating_sub(suspect.denied) <= PATIENCE
+        };
+        let mut next: Vec<_> = self.suspects.iter_mut().filter(waits).collect();
+        next.sort_by_key(|suspect| (suspect.looked, Reverse(suspect.denied)));
+        next.into_iter().take(places).for_each(|suspect| suspect.turn = Some(now));
+        let current = self.suspects.iter().filter(|suspect| suspect.turn.is_some());
+        current.map(|suspect| suspect.sought).collect()
+    }
+
+    /// Forgets everything: another policy is in force.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+const TCP_SYN: u8 = nacl_common::packet::tcp::SYN;
+const TCP_RST: u8 = nacl_common::packet::tcp::RST;
+
+/// The packet an event tells of, where it was whole or a first fragment.
+fn packet(event: &Event) -> Option<(Direction, Packet)> {
+    let family = [Family::V4, Family::V6].into_iter().find(|family| *family as u8 == event.family)?;
+    let fragment = [Fragment::None, Fragment::First].into_iter().find(|kind| *kind as u8 == event.fragment)?;
+    let packet = Packet {
+        family,
+        protocol: event.protocol,
+        fragment,
+        hop_limit: 64,
+        tcp_flags: event.tcp_flags,
+        src: event.src,
+        dst: event.dst,
+        sport: event.sport,
+        dport: event.dport,
+        ident: 0,
+    };
+    Some((if event.direction == 0 { Direction::Inbound } else { Direction::Outbound }, packet))
+}
+
+/// Whether a packet can only be, or by its ports is, the first of its flow.
+///
+/// Of UDP nobody knows. Taken for requests are packets to a port below 1024, and those from the ports that most systems pick (32768 and
+/// above) to one that they do not: a stream that goes on after the policy has changed is no request.
+fn asks(packet: &Packet) -> bool {
+    match flow::first(packet, 0, 0) {
+        Some(State::Opening | State::Echo) => true,
+        Some(State::UdpSent) => packet.dport < 1024 || (packet.dport < 32768 && packet.sport >= 32768),
+        _ => false,
+    }
+}
+
+/// The flow that a packet begins.
+fn request(packet: &Packet) -> Option<Flow> {
+    asks(packet).then(|| flow_of(packet))
+}
+
+fn flow_of(packet: &Packet) -> Flow {
+    Flow {
+        protocol: packet.protocol,
+        source: address(packet.family, packet.src),
+        destination: address(packet.family, packet.dst),
+        sport: packet.sport,
+        dport: packet.dport,
+    }
+}
+
+/// The flow that a packet would belong to if it were the reply.
+fn answered(packet: &Packet) -> Option<Flow> {
+    let Flow { protocol, source, destination, sport, dport } = flow_of(packet);
+    let (sport, dport) = match (protocol, packet.family) {
+        (6, _) if matches!(flow::first(packet, 0, 0), Some(State::Opening)) => return None,
+        (6 | 17, _) => (dport, sport),
+        (1, Family::V4) if dport >> 8 == 0 => (sport, 8 << 8),
+        (58, Family::V6) if dport >> 8 == 129 => (sport, 128 << 8),
+        _ => return None,
+    };
+    Some(Flow { protocol, source: destination, destination: source, sport, dport })
+}

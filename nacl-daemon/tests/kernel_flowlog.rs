@@ -1,0 +1,555 @@
+//! Flow logs: the kernel's aggregation against a naive one, AWS's documented lines out of the traffic they tell of, and that
+//! neither the end of a daemon nor a switch loses a record. In namespaces of our own, which have no route out.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+use nacl_common::{
+    Action, Counter, Direction,
+    border::{LogKey, Logged},
+    packet::{Extent, Packet, parse_into},
+};
+use nacl_daemon::{
+    dataplane::{LogOptions, Options, Program, TestBed, Window, Wire},
+    netns,
+    resolve::Xdp,
+};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use support::{
+    place::{PATIENCE, Place},
+    policies::{open, options, two_closed},
+    veth::{Cable, FAR, HERE, NEAR, THERE, frame, ip},
+};
+
+/// Internet checksum.
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!sum as u16).to_be_bytes()
+}
+
+/// An IPv4 packet of so many bytes in a frame; `head`: what stands behind the IP header.
+fn v4(to: [u8; 6], protocol: u8, (src, dst): (Ipv4Addr, Ipv4Addr), head: &[u8], length: usize) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, (length >> 8) as u8, length as u8, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+    packet.extend(src.octets());
+    packet.extend(dst.octets());
+    let sum = checksum(&packet);
+    packet[10..12].copy_from_slice(&sum);
+    packet.extend(head);
+    packet.resize(length, 0);
+    let mut frame = to.to_vec();
+    frame.extend([2, 0, 0, 0, 0, 9, 8, 0]);
+    frame.extend(packet);
+    frame
+}
+
+fn tcp(sport: u16, dport: u16, flags: u8) -> Vec<u8> {
+    let mut head = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+    head.extend([0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0xff, 0xff, 0, 0, 0, 0]);
+    head
+}
+
+fn udp(sport: u16, dport: u16) -> Vec<u8> {
+    [sport.to_be_bytes(), dport.to_be_bytes(), [0, 8], [0, 0]].concat()
+}
+
+/// An echo request of 64 bytes, as ping sends it.
+fn echo(identifier: u16, sequence: u16) -> Vec<u8> {
+    let mut message = vec![8, 0, 0, 0];
+    message.extend(identifier.to_be_bytes());
+    message.extend(sequence.to_be_bytes());
+    message.resize(64, 0x55);
+    let sum = checksum(&message);
+    message[2..4].copy_from_slice(&sum);
+    message
+}
+
+fn address(text: &str) -> Ipv4Addr {
+    text.parse().expect("an address")
+}
+
+/// The records that a window should have: a map, added to packet by packet.
+#[derive(Default)]
+struct Naive {
+    records: BTreeMap<LogKey, Logged>,
+    room: usize,
+    lost: Counter,
+}
+
+impl Naive {
+    fn add(&mut self, key: LogKey, one: Logged) {
+        if let Some(record) = self.records.get_mut(&key) {
+            record.packets += one.packets;
+            record.bytes += one.bytes;
+            record.last = one.last;
+            record.decided = one.decided;
+            record.tcp_flags |= one.tcp_flags;
+        } else if self.records.len() < self.room {
+            self.records.insert(key, one);
+        } else {
+            self.lost.packets += one.packets;
+            self.lost.bytes += one.bytes;
+        }
+    }
+
+    fn is(&self, window: &Window, what: &str) {
+        let found: BTreeMap<_, _> = window.records.iter().copied().collect();
+        assert_eq!(found.len(), window.records.len(), "{what}: a key twice");
+        assert_eq!(found, self.records, "{what}");
+        assert_eq!(window.lost, self.lost, "{what}");
+    }
+}
+
+/// Flags as AWS tells them (F9), by its sentences: FIN, SYN and RST; of ACK only that of a SYN-ACK.
+fn told(flags: u8) -> u64 {
+    let mut told = 0;
+    for (bit, value) in [(1, 1), (2, 2), (4, 4)] {
+        if flags & bit != 0 {
+            told += value;
+        }
+    }
+    if flags & 2 != 0 && flags & 16 != 0 {
+        told += 16;
+    }
+    told
+}
+
+#[test]
+fn the_kernel_adds_up_what_the_oracle_adds_up() {
+    const CLOSED: u16 = 4001;
+    let compiled = two_closed(CLOSED, CLOSED + 1);
+    for (room, accepted, rejected) in [(1000, true, true), (1000, false, true), (1000, true, false), (7, true, true)] {
+        let log = LogOptions { accepted, rejected, entries: room };
+        let with = Options { flow_log: Some(log), ..options(Xdp::Auto) };
+        let mut bed = TestBed::load(&with, &compiled).expect("the programs load");
+        let mut naive = Naive { room: room as usize, ..Naive::default() };
+        let mut random = 88_172_645_463_325_252_u64 + u64::from(room);
+        let mut next = |below: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % below
+        };
+        let mut time = 0;
+        for step in 0..3000 {
+            time += next(1_000_000_000);
+            bed.set_time(time);
+            let ends = (Ipv4Addr::new(192, 0, 2, next(3) as u8), Ipv4Addr::new(198, 51, 100, next(2) as u8));
+            let (sport, dport) = (1000 + next(3) as u16, CLOSED + next(3) as u16);
+            let flags = [2, 18, 16, 24, 17, 4, 20, 66][next(8) as usize];
+            let (protocol, head) = match next(4) {
+                0 => (6, tcp(sport, dport, flags)),
+                1 | 2 => (17, udp(sport, dport)),
+                _ => (1, echo(0x1234, step)),
+            };
+            let length = 20 + head.len() + next(400) as usize;
+            let mut bytes = v4([2; 6], protocol, ends, &head, length);
+            // Padding of a short frame is no byte of the packet.
+            bytes.resize(bytes.len().max(60), 0);
+            if next(10) == 0 {
+                // An ARP, which AWS does not tell of.
+                bytes[12..14].copy_from_slice(&[8, 6]);
+            }
+            let program = [Program::Xdp, Program::TcIngress, Program::TcEgress][next(3) as usize];
+            let direction = if program == Program::TcEgress { Direction::Outbound } else { Direction::Inbound };
+            let (_, event) = bed.run_program(program, &bytes, None).expect("it runs");
+            let (mut packet, mut extent) = (Packet::NOT_PARSED, Extent::default());
+            if parse_into(bytes.as_slice(), 0, &mut packet, &mut extent).is_err() {
+                continue;
+            }
+            let verdict = compiled.judge(direction, &packet);
+            let allows = verdict.action == Action::Allow;
+            if !(if allows { accepted } else { rejected }) {
+                continue;
+            }
+            let ports = if protocol == 1 { (0, 0) } else { (sport, dport) };
+            let key = LogKey {
+                src: packet.src,
+                dst: packet.dst,
+                sport: ports.0,
+                dport: ports.1,
+                protocol,
+                family: 4,
+                direction: direction as u8,
+                action: u8::from(allows),
+            };
+            let decided = u64::from(event.epoch) << 32
+                | (verdict.layer as u64) << 24
+                | (verdict.reason as u64) << 16
+                | u64::from(verdict.slot);
+            let tcp_flags = if protocol == 6 { told(flags) } else { 0 };
+            naive.add(key, Logged { packets: 1, bytes: length as u64, first: time, last: time, decided, tcp_flags });
+        }
+        let what = format!("room {room}, accepted {accepted}, rejected {rejected}");
+        assert_eq!(naive.lost == Counter::default(), room > 7, "{what}: the table was to be full, or not");
+        let (running, over) = bed.windows().expect("it is read");
+        naive.is(&running.expect("a window runs"), &what);
+        assert_eq!(over, [], "{what}");
+        // The window ends: nothing is counted twice, and the next begins with nothing.
+        bed.turn().expect("another begins");
+        let (running, over) = bed.windows().expect("it is read");
+        let (running, [ended]) = (running.expect("a window runs"), &over[..]) else { panic!("{over:?}") };
+        naive.is(ended, &what);
+        assert_eq!((running.records.len(), running.lost, running.began), (0, Counter::default(), time), "{what}");
+        assert_eq!((ended.began, ended.ended), (0, time), "{what}");
+        bed.written(&[ended.id]);
+        assert_eq!(bed.windows().expect("it is read").1, [], "{what}");
+        // Switched off it is not made, and what was met is still to be read.
+        let bytes = v4([2; 6], 17, (address("192.0.2.9"), address("198.51.100.9")), &udp(1, 2), 28);
+        bed.run_program(Program::Xdp, &bytes, None).expect("it runs");
+        bed.install(&options(Xdp::Auto), &compiled).expect("it switches");
+        bed.run_program(Program::Xdp, &bytes, None).expect("it runs");
+        let (running, over) = bed.windows().expect("it is read");
+        assert_eq!((running, over.len()), (None, 1), "{what}");
+        let packets: u64 = over[0].records.iter().map(|(_, record)| record.packets).sum();
+        assert_eq!(packets, u64::from(accepted), "{what}");
+    }
+}
+
+/// A segmentation-offload packet is as many packets as go over the wire, each with its IP and TCP headers.
+#[test]
+fn bytes_of_segments_are_those_of_ip_packets() {
+    let log = LogOptions { accepted: true, rejected: true, entries: 10 };
+    let with = Options { flow_log: Some(log), ..options(Xdp::Auto) };
+    let mut bed = TestBed::load(&with, &open()).expect("the programs load");
+    let bytes = v4([2; 6], 6, (address("192.0.2.1"), address("198.51.100.1")), &tcp(1, 2, 16), 40 + 3000);
+    for program in [Program::TcIngress, Program::TcEgress] {
+        // On ingress the kernel does not say what the segments have on the wire.
+        for wire_len in [0, 3000 + 3 * 54] {
+            let wire = Wire { gso_segs: 3, gso_size: 1000, wire_len };
+            bed.run_program(program, &bytes, Some(wire)).expect("it runs");
+        }
+    }
+    let window = bed.windows().expect("it is read").0.expect("a window runs");
+    let counts: Vec<_> = window.records.iter().map(|(_, record)| (record.packets, record.bytes)).collect();
+    assert_eq!(counts, [(6, 2 * (3000 + 3 * 40)); 2]);
+}
+
+const ACCOUNT: &str = "123456789010";
+const ENI: &str = "eni-1235b8ca123456789";
+
+/// A policy with a flow log on the near end; `more`: further keys of the interface and of the flow log.
+fn policy(cable: &Cable, interface: &str, log: &str) -> String {
+    format!(
+        r#"version = 1
+[nacl.lab]
+inbound = [
+  {{ rule = 100, action = "allow", protocol = "tcp", ports = 22, source = "0.0.0.0/0" }},
+  {{ rule = 110, action = "allow", protocol = "icmp", icmp = {{ type = -1 }}, source = "0.0.0.0/0" }},
+  {{ rule = 120, action = "allow", protocol = "udp", ports = "4000-4999", source = "0.0.0.0/0" }},
+  {{ rule = 130, action = "allow", protocol = "tcp", ports = "4000-4999", source = "0.0.0.0/0" }},
+]
+outbound = [
+  {{ rule = 100, action = "allow", protocol = "tcp", ports = "1024-65535", destination = "0.0.0.0/0" }},
+]
+[interface.{NEAR}]
+netns = "{}"
+nacl = "lab"
+id = "{ENI}"
+{interface}
+{log}"#,
+        cable.here
+    )
+}
+
+fn flow_log(place: &std::path::Path, more: &str) -> String {
+    let file = place.join("flows.log");
+    format!("[flow_log.flows]\ndestination = \"{}\"\naccount_id = \"{ACCOUNT}\"\n{more}", file.display())
+}
+
+/// What was written, with `S` and `E` for times.
+fn written(place: &Place) -> Vec<String> {
+    let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
+    assert!(text.is_empty() || text.ends_with('\n'), "half a line: {text:?}");
+    text.lines().map(normal).collect()
+}
+
+/// A line of AWS's default format without its times, which are as they should be.
+fn normal(line: &str) -> String {
+    let mut fields: Vec<&str> = line.split(' ').collect();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time").as_secs();
+    let times = [fields[10], fields[11]].map(|time| time.parse::<u64>().expect("seconds"));
+    assert!(times[0] <= times[1], "{line}");
+    // Those that AWS documents are years old.
+    assert!(times[1] <= now + 1, "{line}");
+    (fields[10], fields[11]) = ("S", "E");
+    fields.join(" ")
+}
+
+/// Waits until the running windows hold so many packets.
+fn holds(place: &Place, packets: u64) -> Value {
+    let start = Instant::now();
+    loop {
+        let flows: Value = serde_json::from_str(&place.ask(&["flows", "--json"])).expect("JSON");
+        let records = flows["interfaces"][0]["records"].as_array().expect("records");
+        let there: u64 = records.iter().filter_map(|record| record["packets"].as_u64()).sum();
+        if there == packets {
+            return flows;
+        }
+        assert!(start.elapsed() < PATIENCE, "{there} packets, and {packets} were sent: {flows:#}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// An address nobody has, so that nobody answers: the near end is no router.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
+
+/// Lets a window end first that is about to, so that what follows stands in one.
+fn calm() {
+    const MARGIN: u64 = 20;
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time").as_secs();
+    let left = 600 - now % 600;
+    if left < MARGIN {
+        sleep(Duration::from_secs(left + 1));
+    }
+}
+
+fn mac(netns: &str, interface: &str) -> [u8; 6] {
+    let text = ip(&["-n", netns, "-br", "link", "show", "dev", interface]);
+    let text = text.split_whitespace().nth(2).expect("an address");
+    let bytes: Vec<u8> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a byte")).collect();
+    bytes.try_into().expect("six bytes")
+}
+
+/// Twenty packets with 4249 bytes of IP between them, as AWS's examples have them.
+fn twenty(cable: &Cable, src: &str, dst: &str, (sport, dport): (u16, u16)) {
+    let to = mac(&cable.here, NEAR);
+    for number in 0..20 {
+        let length = if number == 0 { 221 } else { 212 };
+        let bytes =
+            v4(to, 6, (address(src), address(dst)), &tcp(sport, dport, if number == 0 { 2 } else { 16 }), length);
+        frame(&cable.there, FAR, &bytes);
+    }
+}
+
+/// Section "Flow log record examples" of AWS's documentation: the lines, and the traffic that makes them.
+#[test]
+fn documented_lines_come_out_of_documented_traffic() {
+    calm();
+    let cable = Cable::new();
+    let place = Place::new("");
+    let addressed = |address: &str, groups: &str| {
+        let interface = format!("addresses = [\"{address}\"]\nflow_log = \"flows\"\n{groups}");
+        let log = flow_log(
+            place.directory.path(),
+            "[security_group.ping]\ninbound = [{ protocol = \"icmp\", source = \"0.0.0.0/0\" }]\noutbound = []\n[security_group.closed]\ninbound = []\noutbound = []\n",
+        );
+        policy(&cable, &interface, &log)
+    };
+    let reload = |address: &str, groups: &str| {
+        place.write(&addressed(address, groups));
+        place.ask(&["reload"]);
+        // What was met before is written under the names it was met with.
+        holds(&place, 0);
+    };
+    place.write(&addressed("172.31.16.21", ""));
+    let daemon = place.start(&[]);
+
+    twenty(&cable, "172.31.16.139", "172.31.16.21", (20641, 22));
+    holds(&place, 20);
+    reload("172.31.9.12", "");
+    twenty(&cable, "172.31.9.69", "172.31.9.12", (49761, 3389));
+    holds(&place, 20);
+
+    // Real replies of a real host: its security group lets them pass, its network ACL does not.
+    ip(&["-n", &cable.here, "address", "add", "172.31.16.139/32", "dev", NEAR]);
+    ip(&["-n", &cable.here, "route", "add", "203.0.113.12/32", "dev", NEAR]);
+    let far = ip(&["-n", &cable.there, "-br", "link", "show", "dev", FAR]);
+    let far = far.split_whitespace().nth(2).expect("an address");
+    ip(&["-n", &cable.here, "neigh", "replace", "203.0.113.12", "lladdr", far, "dev", NEAR]);
+    let ping = |identifier| {
+        for sequence in 0..4 {
+            let ends = (address("203.0.113.12"), address("172.31.16.139"));
+            frame(&cable.there, FAR, &v4(mac(&cable.here, NEAR), 1, ends, &echo(identifier, sequence), 84));
+        }
+    };
+    reload("172.31.16.139", "security_groups = [\"ping\"]\n");
+    ping(1);
+    let flows = holds(&place, 8);
+    let layers: Vec<_> = flows["interfaces"][0]["records"]
+        .as_array()
+        .expect("records")
+        .iter()
+        .map(|record| (record["nacld_layer"].clone(), record["nacld_rule"].clone()))
+        .collect();
+    assert!(layers.contains(&("nacl".into(), "inbound 110".into())), "{layers:?}");
+    assert!(layers.contains(&("nacl".into(), "outbound *".into())), "{layers:?}");
+    // Its security group does not let them in: one record, because there is nothing to reply to. Under the same names the window
+    // goes on.
+    place.write(&addressed("172.31.16.139", "security_groups = [\"closed\"]\n"));
+    place.ask(&["reload"]);
+    // Another ping: what is remembered of the first one lives on (S32).
+    ping(2);
+    holds(&place, 12);
+    daemon.ends_well(Signal::SIGTERM);
+
+    let documented = [
+        "2 123456789010 eni-1235b8ca123456789 172.31.16.139 172.31.16.21 20641 22 6 20 4249 1418530010 1418530070 ACCEPT OK",
+        "2 123456789010 eni-1235b8ca123456789 172.31.9.69 172.31.9.12 49761 3389 6 20 4249 1418530010 1418530070 REJECT OK",
+        "2 123456789010 eni-1235b8ca123456789 203.0.113.12 172.31.16.139 0 0 1 4 336 1432917027 1432917142 ACCEPT OK",
+        "2 123456789010 eni-1235b8ca123456789 172.31.16.139 203.0.113.12 0 0 1 4 336 1432917094 1432917142 REJECT OK",
+        "2 123456789010 eni-1235b8ca123456789 203.0.113.12 172.31.16.139 0 0 1 4 336 1432917027 1432917142 REJECT OK",
+    ];
+    let mut lines = written(&place);
+    // Of one second the order is that of addresses.
+    lines[2..4].sort_by_key(|line| line.contains("REJECT"));
+    assert_eq!(lines, documented.map(normal));
+}
+
+/// Windows without traffic, windows with more than there was room for, and switching it on and off while it runs.
+#[test]
+fn a_window_says_what_it_lacks_and_it_is_switched_live() {
+    calm();
+    let cable = Cable::new();
+    let place = Place::new("");
+    let on = |more: &str| policy(&cable, "flow_log = \"flows\"", &flow_log(place.directory.path(), more));
+    place.write(&policy(&cable, "", ""));
+    let daemon = place.start(&[]);
+    let output = place.nacld(&["flows"]);
+    let said = support::place::text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("flow_log = \"flows\""), "{said}");
+
+    place.write(&on(""));
+    place.ask(&["reload"]);
+    // It is told by the second that there was nothing.
+    sleep(Duration::from_millis(1600));
+    place.write(&on("entries = 1\n"));
+    place.ask(&["reload"]);
+    let to = mac(&cable.here, NEAR);
+    for port in [4000, 4000, 4001] {
+        frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, port), 28 + 10));
+    }
+    let start = Instant::now();
+    let flows = loop {
+        let flows: Value = serde_json::from_str(&place.ask(&["flows", "--json"])).expect("JSON");
+        let records = flows["interfaces"][0]["records"].as_array().expect("records").clone();
+        if records.len() == 2 && records[0]["packets"] == 2 {
+            break records;
+        }
+        assert!(start.elapsed() < PATIENCE, "{flows:#}");
+        sleep(Duration::from_millis(20));
+    };
+    assert_eq!((&flows[1]["log_status"], &flows[1]["nacld_lost"]), (&"SKIPDATA".into(), &1.into()));
+    place.write(&policy(&cable, "", ""));
+    place.ask(&["reload"]);
+    frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, 4000), 28));
+    assert_eq!(place.nacld(&["flows"]).status.code(), Some(1));
+    daemon.ends_well(Signal::SIGTERM);
+
+    let lines = written(&place);
+    let [nodata, rest @ ..] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(*nodata, format!("2 {ACCOUNT} {ENI} - - - - - - - S E - NODATA"));
+    assert_eq!(rest[0], format!("2 {ACCOUNT} {ENI} {THERE} {HERE} 5000 4000 17 2 76 S E ACCEPT OK"));
+    assert_eq!(rest[1], format!("2 {ACCOUNT} {ENI} - - - - - - - S E - SKIPDATA"));
+    assert_eq!(rest.len(), 2, "{rest:?}");
+}
+
+/// A daemon that is killed takes nothing with it, and what comes while nobody is there is told by the next.
+#[test]
+fn a_killed_daemon_loses_no_record() {
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    place.write(&policy(&cable, "flow_log = \"flows\"", &flow_log(place.directory.path(), "style = \"json\"\n")));
+    let to = mac(&cable.here, NEAR);
+    let send = |count: usize, port: u16| {
+        for _ in 0..count {
+            frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, port), 100));
+        }
+    };
+    let daemon = place.start(&[]);
+    send(5, 4000);
+    daemon.killed();
+    send(7, 4000);
+    send(3, 3999);
+    let daemon = place.start(&[]);
+    send(2, 4000);
+    let start = Instant::now();
+    while (place.hits(0, &120.into()), place.hits(0, &"*".into())) != (14, 3) {
+        assert!(start.elapsed() < PATIENCE, "{} and {}", place.hits(0, &120.into()), place.hits(0, &"*".into()));
+        sleep(Duration::from_millis(20));
+    }
+    daemon.ends(Signal::SIGTERM);
+
+    let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
+    let records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let sum = |port: u16, action: &str, field: &str| -> u64 {
+        let of = |record: &&Value| record["dstport"] == port && record["action"] == action && record["srcport"] == 5000;
+        records.iter().filter(of).map(|record| record[field].as_u64().expect("a number")).sum()
+    };
+    // As many as the rules have counted: none lost and none twice.
+    assert_eq!((sum(4000, "ACCEPT", "packets"), sum(4000, "ACCEPT", "bytes")), (14, 1400), "{text}");
+    assert_eq!((sum(3999, "REJECT", "packets"), sum(3999, "REJECT", "bytes")), (3, 300), "{text}");
+    let one = records.iter().find(|record| record["dstport"] == 4000).expect("a record");
+    assert_eq!((&one["nacld_rule"], &one["nacld_line"]), (&"inbound 120".into(), &6.into()), "{text}");
+    assert_eq!((&one["nacld_layer"], &one["nacld_policy"]), (&"nacl".into(), &"lab".into()), "{text}");
+    assert_eq!((&one["version"], &one["account_id"], &one["log_status"]), (&2.into(), &ACCOUNT.into(), &"OK".into()));
+}
+
+/// A short connection within one window: 3 from who asks, 19 from who answers (F9).
+#[test]
+fn flags_of_a_short_connection_are_or_ed() {
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    let format = "format = \"${version} ${srcport} ${dstport} ${tcp-flags} ${flow-direction} ${type} ${pkt-srcaddr} ${action}\"\n";
+    place.write(&policy(&cable, "flow_log = \"flows\"", &flow_log(place.directory.path(), format)));
+    let daemon = place.start(&[]);
+    let listener =
+        netns::within(Some(&cable.here), || TcpListener::bind((HERE, 4003)).expect("a port")).expect("entered");
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("what was sent");
+        text
+    });
+    let port = netns::within(Some(&cable.there), || {
+        let mut stream = TcpStream::connect((HERE, 4003)).expect("a connection");
+        stream.write_all(b"nacld").expect("it is sent");
+        let port = stream.local_addr().expect("an address").port();
+        stream.shutdown(std::net::Shutdown::Write).expect("it is closed");
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).expect("the other end closes too");
+        port
+    })
+    .expect("entered");
+    assert_eq!(server.join().expect("a server"), "nacld");
+    // The last ACK is on its way when both have closed.
+    let start = Instant::now();
+    let (asks, answers) =
+        (format!("5 {port} 4003 3 ingress IPv4 {THERE} ACCEPT"), format!("5 4003 {port} 19 egress IPv4 {HERE} ACCEPT"));
+    let shown = [
+        "flows",
+        "--format",
+        "${version} ${srcport} ${dstport} ${tcp-flags} ${flow-direction} ${type} ${pkt-srcaddr} ${action}",
+    ];
+    loop {
+        let text = place.ask(&shown);
+        if text.contains(&asks) && text.contains(&answers) {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{text}");
+        sleep(Duration::from_millis(20));
+    }
+    daemon.ends_well(Signal::SIGTERM);
+    let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    let mut wanted = [asks.as_str(), &answers];
+    wanted.sort_unstable();
+    assert_eq!(lines, wanted);
+}
