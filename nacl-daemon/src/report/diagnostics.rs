@@ -1,19 +1,16 @@
 //! Diagnostics → text in rustc's style, and JSON. Decides nothing about policies, and knows no terminal: whether colour
 //! is wanted is the caller's to say.
 
-use std::{iter::once, net::IpAddr, ops::Range};
+use std::{iter::once, ops::Range};
 
 use annotate_snippets::{
     AnnotationKind, Group, Level, Origin, Patch, Renderer, Snippet, normalize_untrusted_str, renderer::DecorStyle,
 };
-use nacl_common::{Direction, Family, Fragment, Packet};
 use serde::Serialize;
+use serde_json::Value;
 
-use super::explain::flow_line;
-use crate::{
-    analyze,
-    policy::{Diagnostic, Example, Severity},
-};
+use super::{explain::flow_line, regions};
+use crate::policy::{Diagnostic, Example, Severity};
 
 /// Columns of a rendering.
 const WIDTH: usize = 120;
@@ -151,47 +148,9 @@ impl<'a> Json<'a> {
 pub(super) struct JsonExample<'a> {
     interface: Option<&'a str>,
     layer: &'static str,
-    packet: JsonPacket,
+    packet: Value,
     action: &'static str,
     by: &'a str,
-}
-
-/// A packet in the words of `explain --jsonl`.
-#[derive(Clone, Debug, Serialize)]
-struct JsonPacket {
-    direction: &'static str,
-    src: IpAddr,
-    dst: IpAddr,
-    protocol: u8,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sport: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    dport: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    icmp_type: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    icmp_code: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fragment: Option<&'static str>,
-}
-
-impl JsonPacket {
-    fn of(direction: Direction, packet: &Packet) -> Self {
-        let later = packet.fragment == Fragment::Later;
-        let ported = matches!(packet.protocol, 6 | 17) && !later;
-        let icmp = packet.protocol == if packet.family == Family::V4 { 1 } else { 58 } && !later;
-        Self {
-            direction: direction.name(),
-            src: analyze::address(packet.family, packet.src),
-            dst: analyze::address(packet.family, packet.dst),
-            protocol: packet.protocol,
-            sport: ported.then_some(packet.sport),
-            dport: ported.then_some(packet.dport),
-            icmp_type: icmp.then_some((packet.dport >> 8) as u8),
-            icmp_code: icmp.then_some(packet.dport as u8),
-            fragment: later.then_some("later"),
-        }
-    }
 }
 
 /// Where something stands: bytes from 0, lines and columns (in characters) from 1, the end exclusive.
@@ -265,7 +224,7 @@ fn json_example(example: &Example) -> JsonExample<'_> {
     JsonExample {
         interface: example.interface.as_deref(),
         layer: example.layer.name(),
-        packet: JsonPacket::of(example.direction, &example.packet),
+        packet: regions::line(example.direction, &example.packet),
         action: if example.allow { "allow" } else { "deny" },
         by: &example.by,
     }

@@ -3,7 +3,10 @@
 
 use nacl_common::Direction;
 
-use super::case::{Case, Flaw, Part};
+use super::{
+    brute::plain,
+    case::{Case, Flaw, Part},
+};
 
 pub const ETHERNET: u32 = 1;
 
@@ -175,25 +178,7 @@ pub fn packet(direction: Direction, protocol: u8, remote: &str, local: &str, fla
     };
     let ((remote, there), (local, here)) = (end(remote), end(local));
     let (sport, dport) = if direction == Direction::Inbound { (there, here) } else { (here, there) };
-    Case {
-        direction,
-        remote,
-        local,
-        protocol,
-        sport,
-        dport,
-        icmp: (0, 0),
-        echo: 0,
-        flags,
-        part: Part::Whole,
-        ident: 0,
-        hop_limit: 64,
-        tags: 0,
-        options: 0,
-        extensions: Vec::new(),
-        hidden: None,
-        flaw: Flaw::None,
-    }
+    Case { direction, remote, local, protocol, sport, dport, icmp: (0, 0), flags, ..plain(direction, remote.is_ipv6()) }
 }
 
 /// Under this policy the replies to clients of Windows XP die.

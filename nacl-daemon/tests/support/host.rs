@@ -13,7 +13,8 @@ use nacl_daemon::{
 };
 
 use super::{
-    case::{Case, Flaw, Part},
+    brute::plain,
+    case::Case,
     memory::{Oracle, SECOND},
     oracle::{self, Decider, Expected},
     sequence::{Policy, Subject},
@@ -216,14 +217,7 @@ impl Talk {
             icmp: (if v6 { 128 } else { 8 }, 0),
             echo: self.ports.0,
             flags,
-            part: Part::Whole,
-            ident: 0,
-            hop_limit: 64,
-            tags: 0,
-            options: 0,
-            extensions: Vec::new(),
-            hidden: None,
-            flaw: Flaw::None,
+            ..plain(self.origin, v6)
         }
     }
 
