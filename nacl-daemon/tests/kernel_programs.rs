@@ -3,7 +3,14 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
 
 use nacl_common::{
     Action, Control, Direction, Event, Reason, Verdict,
@@ -452,6 +459,37 @@ fn the_object_has_no_panic_and_the_verifier_little_to_walk() {
         // A bound that is far away holds nothing.
         assert!(verified > most / 4 * 3, "{program}: {verified}; its bound of {most} can be lowered");
     }
+}
+
+/// The verifier ends its walk with EAGAIN where its thread has a signal to handle; seen once, on a machine that was frozen
+/// for a moment while these tests ran.
+#[test]
+fn a_signal_while_a_program_is_loaded_is_no_failure() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: a handler that does nothing; nobody else here uses this signal.
+    unsafe { libc::signal(libc::SIGUSR2, nothing as *const () as libc::sighandler_t) };
+    let (tell, told) = mpsc::channel();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let loading = scope.spawn(|| {
+            let mut bed = TestBed::load(&options(Xdp::Auto), &open()).expect("the first two load");
+            // SAFETY: it only tells who this is.
+            tell.send(unsafe { libc::pthread_self() }).expect("somebody waits");
+            let loaded = bed.verified();
+            done.store(true, Ordering::Release);
+            loaded
+        });
+        let thread = told.recv().expect("the thread starts");
+        // More than the two tries that aya makes, and fewer than end all of them; a walk takes a quarter of a second and more.
+        for _ in 0..6 {
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!done.load(Ordering::Acquire), "the signals came too late to disturb anything");
+            // SAFETY: the thread is joined below.
+            unsafe { libc::pthread_kill(thread, libc::SIGUSR2) };
+        }
+        let loaded = loading.join().expect("the thread ends").expect("the other two load");
+        assert_eq!(loaded.len(), 4);
+    });
 }
 
 /// A reload an hour for six weeks: each makes a map, and what it replaced must go.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
     maps::{Map, MapData, MapError},
     programs::{
         Program as AyaProgram, ProgramError, ProgramFd, ProgramInfo, SchedClassifier, TestRun, TestRunOptions,
@@ -184,6 +184,9 @@ impl Object {
         let trace = options.trace;
         let (entries, ring) = (options.tracking.entries, ring(options.tracking.entries));
         let mut loader = EbpfLoader::new();
+        // Asked for on failure only. Each instruction that is walked would be a line: more than the largest log (16 MiB)
+        // holds of these programs, so that the kernel ends the second try with ENOSPC and the reason is not in it.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
         // Off by default, by another value than 0.
         if test {
             loader.override_global("TEST", &1_u32, true);
@@ -230,7 +233,7 @@ impl Object {
     fn xdp_named(&mut self, which: Program) -> Result<&mut Xdp, DataplaneError> {
         let program = self.program::<Xdp>(which.name())?;
         if program.fd().is_err() {
-            program.load().map_err(|source| refused(which.name(), source))?;
+            undisturbed(|| program.load()).map_err(|source| refused(which.name(), source))?;
         }
         Ok(program)
     }
@@ -239,7 +242,7 @@ impl Object {
     pub fn tc(&mut self, which: Program) -> Result<&mut SchedClassifier, DataplaneError> {
         let program = self.program::<SchedClassifier>(which.name())?;
         if program.fd().is_err() {
-            program.load().map_err(|source| refused(which.name(), source))?;
+            undisturbed(|| program.load()).map_err(|source| refused(which.name(), source))?;
         }
         Ok(program)
     }
@@ -300,6 +303,23 @@ fn room(compiled: &Compiled, least: u32) -> u32 {
 /// Rule slots a policy uses: one more than the highest.
 pub fn slots(compiled: &Compiled) -> u32 {
     compiled.slots.len() as u32
+}
+
+/// How often a program is loaded that a signal disturbs, as in libbpf (`PROG_LOAD_ATTEMPTS`).
+const ATTEMPTS: usize = 5;
+
+/// Loads a program again where a signal to this thread ended the verifier's walk: the kernel says EAGAIN then (since 4.20),
+/// and a SIGHUP, or a freezer, must not be the reason why nothing is enforced.
+fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let disturbed = |result: &Result<(), ProgramError>| matches!(result, Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN));
+    let mut result = load();
+    for _ in 1..ATTEMPTS {
+        if !disturbed(&result) {
+            break;
+        }
+        result = load();
+    }
+    result
 }
 
 fn refused(program: &'static str, source: ProgramError) -> DataplaneError {
