@@ -45,7 +45,7 @@ pub struct Detail {
     /// What packets are to one another: `same flows` on all cores or `own flows`, a `flood` of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load: Option<&'static str>,
-    /// Anything else: `uncounted`, `events`, `iperf3`, `both-cores`.
+    /// Anything else: `uncounted`, `events`, `flow log`, `iperf3`, `both-cores`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variant: Option<&'static str>,
 }

@@ -6,7 +6,7 @@ use std::{cell::RefCell, rc::Rc};
 use anyhow::{Context, Result, ensure};
 use nacl_daemon::{
     compile::{Compiled, compile},
-    dataplane::{BenchBed, Events, Options, Program},
+    dataplane::{BenchBed, Events, LogOptions, Options, Program},
     resolve::{Interface, Layers, Side},
 };
 
@@ -116,21 +116,35 @@ fn stateless(plan: &Plan, cells: &mut Vec<Cell<'_>>, family: u8, size: usize) ->
     Ok(())
 }
 
-/// What counting costs, and telling of what was denied.
+/// What counting costs, telling of what was denied, and a flow log: of one flow, and of as many as there are probes.
 fn variants(plan: &Plan, cells: &mut Vec<Cell<'_>>, family: u8) -> Result<()> {
     let repeat = plan.repeat;
-    let interface = rules::interface(&rules::entries(family, RULES));
+    let entries = rules::entries(family, RULES);
+    let interface = rules::interface(&entries);
     let compiled = compile(&interface, None)?;
+    let logged = LogOptions { accepted: true, rejected: true, entries: 2 * PROBES as u32 };
     for hook in [Hook::Xdp, Hook::Tc] {
-        for (variant, counted, events) in [("uncounted", false, Events::None), ("events", true, Events::Denied)] {
-            let mut row = Row::new(hook.name(), "test_run", "stateless", family, RULES, "hot");
+        let row = |variant, pattern| {
+            let mut row = Row::new(hook.name(), "test_run", "stateless", family, RULES, pattern);
             row.detail.variant = Some(variant);
-            let options = Options { events, ..options(&interface, hook) };
+            row
+        };
+        for (variant, counted, events, flow_log) in [
+            ("uncounted", false, Events::None, None),
+            ("events", true, Events::Denied, None),
+            ("flow log", true, Events::None, Some(logged)),
+        ] {
+            let options = Options { events, flow_log, ..options(&interface, hook) };
             let mut bed = BenchBed::load(&options, &compiled, counted)?;
             let frame = rules::frame(rules::hot(family), ACK);
             let take = move || Ok(nanoseconds(bed.time(program(hook), &frame, repeat)?));
-            cells.push(Cell { row, take: Box::new(take) });
+            cells.push(Cell { row: row(variant, "hot"), take: Box::new(take) });
         }
+        let options = Options { flow_log: Some(logged), ..options(&interface, hook) };
+        let mut bed = BenchBed::load(&options, &compiled, true)?;
+        let next = bed.program(program(hook))?;
+        let kernel = Kernel::with(&rules::probes(&entries, PROBES))?;
+        cells.push(scattered(row("flow log", "random"), plan, hook, kernel, &next, bed)?);
     }
     Ok(())
 }

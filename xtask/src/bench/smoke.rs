@@ -89,6 +89,10 @@ fn needs(run: &Run) -> Vec<Need> {
         need("test_run", format!("groups, IPv{family}"), "", any(&|row| xdp(row) && detail(row, "layers", "groups")));
         let uncounted = |row: &Row| xdp(row) && detail(row, "variant", "uncounted");
         need("test_run", format!("uncounted, IPv{family}"), "", any(&uncounted));
+        for pattern in ["hot", "random"] {
+            let logged = |row: &Row| xdp(row) && row.pattern == pattern && detail(row, "variant", "flow log");
+            need("test_run", format!("flow log, IPv{family}, {pattern}"), "", any(&logged));
+        }
         for (subject, called) in
             [("xdp", ""), ("linear", ""), ("nft-ordered", "nft"), ("nft-set", "nft"), ("iptables", "iptables")]
         {
