@@ -23,7 +23,7 @@ use nacl_common::{
 };
 use nacl_daemon::{
     compile::{self, Compiled, compile},
-    dataplane::{Counters, DataplaneError, Note, Options, Terms, TestBed, attach},
+    dataplane::{Counters, DataplaneError, Events, Note, Options, Terms, TestBed, attach},
     engine::{Engine, SECOND},
     frame, netns,
     resolve::{Group, GroupRule, Interface, Mode, Nacl, Peer, Protocol, Rule, Tracking, Xdp},
@@ -704,7 +704,7 @@ fn later_fragments_share_the_verdict_of_the_first() {
         vec![rule(50, Action::Deny, Some(CLOSED), "0.0.0.0/0"), rule(60, Action::Allow, Some(OPEN), "0.0.0.0/0")];
     let interface = interface(Mode::Stateless, inbound, Vec::new());
     let policy = compiled(&interface);
-    let attachment = attach(&cable.target(), &as_said(&interface), &policy).expect("it attaches");
+    let mut attachment = attach(&cable.target(), &as_said(&interface), &policy).expect("it attaches");
     // Three fragments each, by a real stack.
     let body: Vec<u8> = (0..4000_u32).map(|at| at as u8).collect();
     let arrives = |port: u16| {
@@ -729,11 +729,28 @@ fn later_fragments_share_the_verdict_of_the_first() {
     assert_eq!(counters.slots[&slot(&policy, Direction::Inbound, 50)].packets, 3);
     assert_eq!(counted(&counters, Reason::NaclImplicit, Direction::Inbound), 0);
 
-    // Reordered: a later one that comes first has nothing to go by.
+    // Somebody begins to look in the middle of a datagram: nothing is judged otherwise.
     let socket = within(&cable.there, || packet_socket(FAR));
-    let whole = Packet { ident: 99, ..udp(u32::from(THERE), 40_000, OPEN) };
+    let whole = Packet { ident: 98, ..udp(u32::from(THERE), 40_000, OPEN) };
     let first = Packet { fragment: Fragment::First, ..whole };
     let later = Packet { fragment: Fragment::Later, sport: 0, dport: 0, ..whole };
+    send(&socket, &frame::bytes(&first));
+    std::thread::sleep(Duration::from_millis(50));
+    let epoch = attachment.epoch();
+    attachment.report(Events::All);
+    send(&socket, &frame::bytes(&later));
+    std::thread::sleep(Duration::from_millis(50));
+    let told = std::iter::from_fn(|| attachment.events().next()).last().expect("it is reported");
+    assert_eq!((told.reason, told.epoch), (Reason::SharedFragment as u8, epoch));
+    attachment.report(Events::Denied);
+    assert_eq!(attachment.epoch(), epoch);
+    let counters = attachment.counters().expect("counters");
+    assert_eq!(counters.slots[&slot(&policy, Direction::Inbound, 60)].packets, 5);
+    assert_eq!(counted(&counters, Reason::SharedFragment, Direction::Inbound), 5);
+
+    // Reordered: a later one that comes first has nothing to go by.
+    let first = Packet { ident: 99, ..first };
+    let later = Packet { ident: 99, ..later };
     for packet in [&later, &first, &later] {
         send(&socket, &frame::bytes(packet));
     }
@@ -741,8 +758,8 @@ fn later_fragments_share_the_verdict_of_the_first() {
     let counters = attachment.counters().expect("counters");
     // By itself it is denied as if it had every port: rule 50 denies one, and that rule 60 allows one does not help.
     assert_eq!(counters.slots[&slot(&policy, Direction::Inbound, 50)].packets, 4);
-    assert_eq!(counters.slots[&slot(&policy, Direction::Inbound, 60)].packets, 5);
-    assert_eq!(counted(&counters, Reason::NaclRule, Direction::Inbound), 4);
-    assert_eq!(counted(&counters, Reason::SharedFragment, Direction::Inbound), 5);
+    assert_eq!(counters.slots[&slot(&policy, Direction::Inbound, 60)].packets, 7);
+    assert_eq!(counted(&counters, Reason::NaclRule, Direction::Inbound), 5);
+    assert_eq!(counted(&counters, Reason::SharedFragment, Direction::Inbound), 6);
     assert_eq!(attachment.flows().expect("the table is read"), [], "an interface that does not track");
 }

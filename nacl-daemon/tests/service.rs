@@ -343,6 +343,10 @@ impl Attached for FakeAttachment {
         Ok(device.epoch)
     }
 
+    fn report(&mut self, events: Events) {
+        self.fake.lock().attached.get_mut(&self.name).unwrap().events = Some(events);
+    }
+
     fn seek(&mut self, sought: &[Sought]) {
         self.fake.lock().attached.get_mut(&self.name).unwrap().sought = sought.to_vec();
     }
@@ -852,6 +856,59 @@ async fn events_name_the_rule_and_its_line() {
         device.bell.as_mut().unwrap().write_all(b"!").unwrap();
     }
     assert_eq!(stream.next().await["rule"], 110);
+}
+
+/// Fragments share a verdict within one epoch only: had it moved, looking would have dropped packets.
+#[tokio::test]
+async fn who_listens_changes_nothing_and_need_not_wait_for_a_confirmation() {
+    let daemon = Daemon::start(WEB).await;
+    let seen = || {
+        let inner = daemon.fake.lock();
+        let device = &inner.attached["fake0"];
+        (device.events, device.epoch, device.notes.len())
+    };
+    let stream = Lines::open(&daemon, "/v1/events?action=all").await;
+    assert_eq!(seen(), (Some(Events::All), 1, 1));
+    drop(stream);
+    daemon.write(&WEB.replace("ports = 22", "ports = 23"));
+    daemon.client.reload(false, Some(Duration::from_mins(10))).await.unwrap();
+    let _stream = Lines::open(&daemon, "/v1/events?action=all").await;
+    assert_eq!(seen(), (Some(Events::All), 2, 2));
+    daemon.client.roll_back().await.unwrap();
+    assert_eq!(seen(), (Some(Events::All), 3, 3), "what is in force again is reported too");
+}
+
+/// Loading programs takes seconds, with the state locked. All of this runs on one thread: who waits for the state on it would
+/// never let it go on.
+#[tokio::test]
+async fn the_api_answers_while_the_kernel_is_slow() {
+    let daemon = Daemon::start(WEB).await;
+    let stream = Lines::open(&daemon, "/v1/events?action=all").await;
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (holds, held) = tokio::sync::oneshot::channel();
+    let fake = daemon.fake.clone();
+    let busy = std::thread::spawn(move || {
+        let _kernel = fake.lock();
+        holds.send(()).unwrap();
+        // Until the sender is dropped.
+        released.recv().unwrap_err();
+    });
+    held.await.unwrap();
+    daemon.write(&WEB.replace("ports = 22", "ports = 23"));
+    let (reloading, listening) = (Client::new(&daemon.socket()), Client::new(&daemon.socket()));
+    let reload = tokio::spawn(async move { reloading.reload(false, None).await });
+    let listen =
+        tokio::spawn(async move { listening.send(Method::GET, "/v1/events?action=all&interface=fake0").await });
+    drop(stream);
+    // Time for all of them to run into the lock.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let answer = tokio::time::timeout(Duration::from_secs(20), daemon.json(Method::GET, "/v1")).await;
+    assert_eq!(answer.expect("it answers").0, 200);
+    assert!(!reload.is_finished() && !listen.is_finished());
+    drop(release);
+    busy.join().unwrap();
+    reload.await.unwrap().unwrap();
+    assert_eq!(listen.await.unwrap().unwrap().status(), 200);
 }
 
 #[tokio::test]

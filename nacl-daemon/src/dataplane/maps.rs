@@ -31,7 +31,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Counters, DataplaneError, Memory, Options, Window,
+    Counters, DataplaneError, Events, Memory, Options, Window,
     flowlog::{FLOW_LOG, Windows},
     generations::{self, Generations},
     mapped::Mapped,
@@ -414,6 +414,21 @@ impl Maps {
         let new = if sought.is_empty() { old.0 & !BOTH } else { old.0 | BOTH };
         if new != old.0 {
             self.word(0).store(new, Ordering::Release);
+        }
+    }
+
+    /// Has the kernel report no packets, denied ones, or all of them. No switch: nothing is judged otherwise, so the epoch stays, and
+    /// with it what fragments share. What a change that awaits confirmation would go back to reports the same.
+    pub fn report(&mut self, events: Events) {
+        const ALL: u64 = Control::EVENTS_DENIED | Control::EVENTS_ALLOWED | Control::SEEKS;
+        let mut words = vec![0];
+        if let Some(Fallback { control, .. }) = &mut self.fallback {
+            control.0 = control.0 & !ALL | events.flags();
+            words.push(Control::FALLBACK);
+        }
+        for word in words {
+            let old = self.word(word).load(Ordering::Acquire);
+            self.word(word).store(old & !ALL | events.flags(), Ordering::Release);
         }
     }
 

@@ -84,6 +84,17 @@ pub enum Events {
     All,
 }
 
+impl Events {
+    /// The flags of the control word.
+    const fn flags(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Denied => Control::EVENTS_DENIED,
+            Self::All => Control::EVENTS_DENIED | Control::EVENTS_ALLOWED,
+        }
+    }
+}
+
 /// Settings of an interface. All but `xdp` and `trace` may change with [`Attachment::install`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
@@ -145,11 +156,7 @@ impl From<&Interface> for Options {
 impl Options {
     /// The flags of the control word.
     const fn flags(self) -> u64 {
-        let mut flags = match self.events {
-            Events::None => 0,
-            Events::Denied => Control::EVENTS_DENIED,
-            Events::All => Control::EVENTS_DENIED | Control::EVENTS_ALLOWED,
-        };
+        let mut flags = self.events.flags();
         if self.enforce {
             flags |= Control::ENFORCE;
         }
@@ -542,6 +549,11 @@ impl Attachment {
     pub fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, DataplaneError> {
         let journal = &mut self.journal;
         self.maps.toggle(*options, flags, &mut |epoch, account, keep| write_down(journal, epoch, account, note, keep))
+    }
+
+    /// Has the kernel report no packets, denied ones, or all of them. Nothing is judged otherwise.
+    pub fn report(&mut self, events: Events) {
+        self.maps.report(events);
     }
 
     /// Has requests to these services reported though they pass, and to no others, until the next switch; so many at once as

@@ -363,7 +363,7 @@ pub fn router(service: Arc<Service>) -> Router {
 /// The kernel is asked on a thread that may wait.
 async fn waiting<T: Send + 'static>(
     service: Arc<Service>,
-    work: impl FnOnce(&Service) -> Result<T, Failure> + Send + 'static,
+    work: impl FnOnce(&Arc<Service>) -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
     let done = tokio::task::spawn_blocking(move || work(&service)).await;
     done.unwrap_or_else(|error| {
@@ -373,7 +373,7 @@ async fn waiting<T: Send + 'static>(
 
 async fn blocking<T: Send + 'static>(
     service: Arc<Service>,
-    work: impl FnOnce(&Service) -> Result<T, Failure> + Send + 'static,
+    work: impl FnOnce(&Arc<Service>) -> Result<T, Failure> + Send + 'static,
 ) -> Outcome<T> {
     Ok(Json(Answer::new(waiting(service, work).await?)))
 }
@@ -677,7 +677,8 @@ fn line<T: Serialize>(body: &T) -> Option<String> {
 async fn events(State(service): State<Arc<Service>>, asked: Asked<Wish>) -> Result<Response, Failure> {
     let Query(mut wish) = asked.map_err(|error| senseless(error.body_text()))?;
     if let Some(asked) = &wish.interface {
-        match service.state().name(asked) {
+        let asked = asked.clone();
+        match waiting(Arc::clone(&service), move |service| Ok(service.state().name(&asked))).await? {
             Ok(name) => wish.interface = Some(name),
             // It may be attached later.
             Err(StateError::NotAttached { .. }) => {}
@@ -688,9 +689,7 @@ async fn events(State(service): State<Arc<Service>>, asked: Asked<Wish>) -> Resu
     let curious = if wish.wanted() == Wanted::Deny {
         None
     } else {
-        let service = Arc::clone(&service);
-        let asked = tokio::task::spawn_blocking(move || service.report_all()).await;
-        Some(asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?)
+        Some(waiting(Arc::clone(&service), |service| Ok(service.report_all())).await?)
     };
     let listener = Listener { records, broken, service, wish, _curious: curious };
     let lines = stream::unfold(listener, async |mut listener| {

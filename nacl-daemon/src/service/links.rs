@@ -33,7 +33,7 @@ pub async fn watch(service: Arc<Service>) {
     let changed = Arc::new(Notify::new());
     let mut monitors: BTreeMap<Option<String>, Monitor> = BTreeMap::new();
     loop {
-        let names = service.state().namespaces();
+        let Ok(names) = service.ask(|state| state.namespaces()).await else { return };
         let elsewhere = names.iter().any(Option::is_some);
         monitors.retain(|name, monitor| names.contains(name) && monitor.is_alive(name.as_deref()));
         for name in names {

@@ -38,6 +38,7 @@ use std::{
 use tokio::{
     io::unix::AsyncFd,
     sync::{Notify, broadcast, watch},
+    task::JoinError,
 };
 
 use self::{
@@ -233,13 +234,8 @@ impl Service {
         problems: Result<Vec<String>, StateError>,
         notice: impl FnOnce(&Brief) -> Notice<'_>,
     ) -> Result<Settled, StateError> {
-        // Whoever began or ceased to listen meanwhile could not change what is reported.
-        let wanted = if *self.lock_curious() == 0 { Events::Denied } else { Events::All };
         let (attached, now) = {
-            let mut state = self.state();
-            if let Err(error) = state.report(wanted) {
-                tracing::warn!(reason = state::chain(&error), "which packets are reported stays as it was");
-            }
+            let state = self.state();
             (state.in_charge(), state.brief())
         };
         self.changed();
@@ -256,7 +252,7 @@ impl Service {
     /// have gone back already; this makes the daemon follow.
     pub async fn expire(self: Arc<Self>) {
         loop {
-            let pending = self.state().pending();
+            let Ok(pending) = self.ask(|state| state.pending()).await else { return };
             match pending {
                 None => self.pending_changed.notified().await,
                 Some(left) if left.is_zero() => {
@@ -335,13 +331,28 @@ impl Service {
     }
 
     /// Has allowed packets reported too, for as long as the answer lives.
-    pub fn report_all(self: &Arc<Self>) -> Result<Curious, StateError> {
-        let mut curious = self.lock_curious();
-        if *curious == 0 {
-            self.state().report(Events::All)?;
-        }
-        *curious += 1;
-        Ok(Curious(Arc::clone(self)))
+    pub fn report_all(self: &Arc<Self>) -> Curious {
+        *self.lock_curious() += 1;
+        self.report_wanted();
+        Curious(Arc::clone(self))
+    }
+
+    /// Has reported what those who listen want.
+    fn report_wanted(&self) {
+        let mut state = self.state();
+        // Counted under the lock of the state: of two who begin or cease at once, the last one sees both.
+        let events = if *self.lock_curious() == 0 { Events::Denied } else { Events::All };
+        state.report(events);
+    }
+
+    /// Asks the state something from an async task. It is locked while interfaces are attached and the kernel loads programs, seconds
+    /// in which no worker may stand and wait: all of the API would, and the watchdog with it.
+    pub(super) async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        ask: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let service = Arc::clone(self);
+        tokio::task::spawn_blocking(move || ask(&mut service.state())).await
     }
 
     /// Broken returns from now on, as they are found.
@@ -352,7 +363,7 @@ impl Service {
     /// Sees to what the kernel looks for, until the daemon ends.
     pub async fn seek(self: Arc<Self>) {
         loop {
-            let doubts = self.state().seek();
+            let Ok(doubts) = self.ask(State::seek).await else { return };
             if doubts {
                 tokio::time::sleep(LOOK_AGAIN).await;
             } else {
@@ -400,7 +411,8 @@ impl Service {
         let mut pumps = tokio::task::JoinSet::new();
         let mut known = BTreeSet::new();
         loop {
-            let sources = self.state().sources(&known);
+            let before = std::mem::take(&mut known);
+            let Ok(sources) = self.ask(move |state| state.sources(&before)).await else { return };
             known = sources.iter().map(|(id, _)| *id).collect();
             for (id, descriptors) in sources {
                 let registered = descriptors.and_then(|descriptors| {
@@ -467,12 +479,12 @@ pub struct Curious(Arc<Service>);
 
 impl Drop for Curious {
     fn drop(&mut self) {
-        let mut curious = self.0.lock_curious();
-        *curious -= 1;
-        if *curious == 0
-            && let Err(error) = self.0.state().report(Events::Denied)
-        {
-            tracing::warn!(reason = %state::chain(&error), "allowed packets are still reported");
+        *self.0.lock_curious() -= 1;
+        let service = Arc::clone(&self.0);
+        // Whoever drops it is an async task, as a rule, and the state may be locked for seconds.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || service.report_wanted())),
+            Err(_) => service.report_wanted(),
         }
     }
 }

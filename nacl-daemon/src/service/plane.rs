@@ -19,7 +19,9 @@ use thiserror::Error;
 
 use crate::{
     compile::{Compiled, SlotTable},
-    dataplane::{self, Attachment, Counters, Egress, Ingress, Note, Options, Start, Store, Target, Terms, Window},
+    dataplane::{
+        self, Attachment, Counters, Egress, Events, Ingress, Note, Options, Start, Store, Target, Terms, Window,
+    },
     observe::{Hooks, Memory},
 };
 
@@ -82,6 +84,8 @@ pub trait Attached: Send {
     /// Changes settings, mode and layers at once, under the same policy. `flags`: as [`Compiled::flags`]. Returns the new
     /// epoch.
     fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, PlaneError>;
+    /// Has the kernel report no packets, denied ones, or all of them. Nothing is judged otherwise.
+    fn report(&mut self, events: Events);
     /// Has requests to these services reported though they pass, and to no others, until the next switch; so many at once as
     /// [`nacl_common::Control::SOUGHT_AT_ONCE`] says. Nothing is judged otherwise.
     fn seek(&mut self, sought: &[Sought]);
@@ -269,6 +273,10 @@ impl Attached for Attachment {
 
     fn toggle(&mut self, options: &Options, flags: u64, note: &Note) -> Result<u32, PlaneError> {
         Ok(self.toggle(options, flags, note)?)
+    }
+
+    fn report(&mut self, events: Events) {
+        self.report(events);
     }
 
     fn seek(&mut self, sought: &[Sought]) {

@@ -444,19 +444,26 @@ impl State {
         Options { events: self.events, trace: self.settings.trace, ..Options::from(interface) }
     }
 
-    /// Has the kernel report denied packets, or all of them. A switch like any other, so the epoch moves.
-    pub fn report(&mut self, events: Events) -> Result<(), StateError> {
+    /// Has the kernel report denied packets, or all of them, now and after whatever comes into force next.
+    pub fn report(&mut self, events: Events) {
         if self.events == events {
-            return Ok(());
-        }
-        self.settled()?;
-        let source = self.source();
-        for enforced in self.interfaces.values_mut() {
-            let options = Options { events, ..enforced.meant.options };
-            enforced.toggle(enforced.meant.interface.clone(), options, &source)?;
+            return;
         }
         self.events = events;
-        Ok(())
+        let now = self.plane.now();
+        for held in self.interfaces.values_mut() {
+            held.attachment.report(events);
+            held.seek(now);
+        }
+        let held = self.interfaces.values_mut().map(|held| &mut held.meant);
+        let waiting = self.absent.values_mut().map(|waiting| &mut waiting.meant);
+        let pending = self.pending.iter_mut().flat_map(|pending| {
+            let waiting = pending.absent.values_mut().map(|waiting| &mut waiting.meant);
+            pending.before.values_mut().chain(waiting)
+        });
+        for meant in held.chain(waiting).chain(pending) {
+            meant.options.events = events;
+        }
     }
 
     /// The name in the policy of the interface that is meant: by that name, or by its device where that is unique.
