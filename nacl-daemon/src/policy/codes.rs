@@ -73,6 +73,7 @@ codes! {
     VERSION = "E006" Error "`version` is missing, or names a language this program does not speak";
     UNKNOWN_VALUE = "E007" Error "a value that is none of those the key takes";
     BAD_NAME = "E008" Error "a name no interface or network namespace can have";
+    INVISIBLE = "E009" Error "a character that a terminal obeys instead of showing it";
     RULE_NUMBER = "E010" Error "a rule number outside 1 to 32766 (N1, N2)";
     DUPLICATE_NUMBER = "E011" Error "a rule number used twice in one direction; IPv4 and IPv6 share the numbers (N4, N5)";
     STAR = "E012" Error "a `*` rule that is more than the implied deny of everything (N2, N3)";

@@ -9,7 +9,7 @@ use toml::de::DeTable;
 use super::{
     Diagnostic, codes, flowlog, group, rule,
     syntax::{self, Broken},
-    tree::{Entry, Hint, Reader, Table, Unknown, Value, entries_of},
+    tree::{self, Entry, Hint, Reader, Table, Unknown, Value, entries_of},
     written::{At, Eni, Interface, List, Nacl, Policy, Subnet, Vpc},
 };
 use crate::resolve::{Layers, Mode, OnExit, Side, Xdp};
@@ -46,6 +46,7 @@ pub(super) fn read(text: &str) -> Read {
     let (document, errors) = DeTable::parse_recoverable(text);
     let mut reader = Reader { text, diagnostics: Vec::new() };
     let broken = syntax::report(&mut reader, document.get_ref(), &errors);
+    invisible(&mut reader, document.get_ref());
     let top = Table::read(&mut reader, "a policy", 0..0, document.get_ref(), &TOP, &top_hint);
     version(&mut reader, &top);
     let mut policy = Policy::default();
@@ -82,6 +83,35 @@ pub(super) fn read(text: &str) -> Read {
     let ends = [("detach", OnExit::Detach), ("keep", OnExit::Keep)];
     policy.on_exit = choice(&mut reader, &top, "on_exit", &ends).unwrap_or_default();
     Read { policy, diagnostics: reader.diagnostics, broken }
+}
+
+/// Whether a terminal obeys a character instead of showing it: controls, and what turns the direction of writing.
+fn obeyed(char: char) -> bool {
+    char.is_control() || matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Characters that must not reach a terminal, whether they stand in the file or behind an escape.
+fn invisible(reader: &mut Reader<'_>, document: &DeTable<'_>) {
+    let text = reader.text;
+    let refuse = |span: Range<usize>, char: char| {
+        Diagnostic::new(&codes::INVISIBLE, span, format!("U+{:04X} cannot be shown", char as u32))
+            .at("a character that a terminal obeys")
+            .help("write it without")
+    };
+    // Those of ASCII are no valid TOML already, but for the ends of lines and tabs.
+    let plain = text.char_indices().filter(|(_, char)| obeyed(*char) && !char.is_ascii());
+    let found: Vec<_> = plain.map(|(at, char)| refuse(at..at + char.len_utf8(), char)).collect();
+    let mut escaped = Vec::new();
+    let mut look = |span: Range<usize>, value: &str| {
+        let shown = text.get(span.clone()).unwrap_or_default();
+        if let Some(char) = value.chars().find(|char| obeyed(*char) && (char.is_ascii() || !shown.contains(*char))) {
+            escaped.push(refuse(span, char));
+        }
+    };
+    tree::texts(document, &mut look);
+    for diagnostic in found.into_iter().chain(escaped) {
+        reader.push(diagnostic);
+    }
 }
 
 /// Names of tables that come from habit.

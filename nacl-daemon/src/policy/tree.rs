@@ -43,6 +43,22 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
+/// Every key and every string of a document, however deep, and where it stands.
+pub(super) fn texts(table: &DeTable<'_>, look: &mut impl FnMut(Range<usize>, &str)) {
+    fn value(found: &Spanned<DeValue<'_>>, look: &mut impl FnMut(Range<usize>, &str)) {
+        match found.get_ref() {
+            DeValue::String(text) => look(found.span(), text),
+            DeValue::Array(array) => array.iter().for_each(|one| value(one, look)),
+            DeValue::Table(table) => texts(table, look),
+            _ => {}
+        }
+    }
+    for (key, found) in table {
+        look(key.span(), key.get_ref());
+        value(found, look);
+    }
+}
+
 impl<'d> Value<'d> {
     pub(super) fn new(value: &'d Spanned<DeValue<'d>>) -> Self {
         Self { data: value.get_ref(), start: value.span().start, end: value.span().end }

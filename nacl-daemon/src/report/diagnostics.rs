@@ -1,7 +1,7 @@
 //! Diagnostics → text in rustc's style, and JSON. Decides nothing about policies, and knows no terminal: whether colour
 //! is wanted is the caller's to say.
 
-use std::{iter::once, ops::Range};
+use std::{borrow::Cow, iter::once, ops::Range};
 
 use annotate_snippets::{
     AnnotationKind, Group, Level, Origin, Patch, Renderer, Snippet, normalize_untrusted_str, renderer::DecorStyle,
@@ -19,12 +19,20 @@ const WIDTH: usize = 120;
 pub fn render(file: &str, text: &str, diagnostics: &[Diagnostic], colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     let renderer = renderer.decor_style(DecorStyle::Ascii).term_width(WIDTH);
+    let text = shown(text);
     let mut out = String::new();
     for diagnostic in diagnostics {
-        out.push_str(&renderer.render(&report(file, text, diagnostic)));
+        out.push_str(&renderer.render(&report(file, &text, diagnostic)));
         out.push_str("\n\n");
     }
     out
+}
+
+/// A text of which nothing is obeyed by a terminal that the renderer would let pass: the controls beyond ASCII. Each is replaced by a character
+/// of as many bytes, so that places stay.
+fn shown(text: &str) -> Cow<'_, str> {
+    let control = |char: char| matches!(char, '\u{80}'..='\u{9f}');
+    if text.contains(control) { Cow::Owned(text.replace(control, "\u{bf}")) } else { Cow::Borrowed(text) }
 }
 
 fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic) -> Vec<Group<'a>> {
