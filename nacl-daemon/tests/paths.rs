@@ -570,3 +570,48 @@ fn a_machine_reads_a_way_and_what_it_knows_already() {
         Some(4)
     );
 }
+
+/// Two interfaces of one subnet, and a port that only one of their groups opens: who asks about the other one is not answered by
+/// the only interface there is.
+#[test]
+fn an_interface_elsewhere_is_not_judged_by_the_one_that_is_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policy.toml");
+    let policy = r#"version = 1
+[vpc]
+cidrs = ["10.0.0.0/16"]
+[subnet.web]
+cidrs = ["10.0.1.0/24"]
+[security_group.sg-a]
+inbound = [{ protocol = "tcp", ports = 22, source = "198.51.100.0/24" }]
+outbound = []
+[security_group.sg-b]
+inbound = [{ protocol = "tcp", ports = 443, source = "198.51.100.0/24" }]
+outbound = []
+[eni.x]
+addresses = ["10.0.1.7"]
+subnet = "web"
+security_groups = ["sg-b"]
+[interface.eth0]
+addresses = ["10.0.1.9"]
+subnet = "web"
+security_groups = ["sg-a", "sg-b"]
+"#;
+    fs::write(&file, policy).unwrap();
+    let explain = |destination: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_nacld"))
+            .args(["explain", "tcp", "198.51.100.7:5000", destination, "--exit-code", "-c"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(explain("10.0.1.9:22").0, Some(0));
+    let (code, text) = explain("10.0.1.7:22");
+    assert_eq!(code, Some(5), "{text}");
+    assert_eq!(explain("10.0.1.7:443").0, Some(0));
+    // Nobody the policy knows: the only interface is asked, and that is said.
+    let (code, text) = explain("10.0.1.8:22");
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("neither end is an address of this interface"), "{text}");
+}

@@ -5,7 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use nacl_common::{Direction, Family, Fragment, Packet, packet::EXTENSION_HEADERS};
 use thiserror::Error;
 
-use crate::{policy, resolve::Interface};
+use crate::{
+    policy,
+    resolve::{Interface, Side},
+};
 
 /// TCP flags of the first packets.
 const SYN: u8 = 0x02;
@@ -185,7 +188,12 @@ impl Flow {
             (true, false) => Some(Direction::Outbound),
             _ => None,
         };
+        // A router's side has the addresses of nobody who is judged.
+        let foreign = !interface.addresses.is_empty() && !owns(self.source) && !owns(self.destination);
         match known(&owns).or_else(|| known(&inside)) {
+            Some(direction) if foreign && interface.side == Side::Host => {
+                (direction, Some("neither end is an address of this interface; it is judged as if it were"))
+            }
             Some(direction) => (direction, None),
             None => (
                 Direction::Inbound,

@@ -124,6 +124,11 @@ impl Ends {
         self.both().iter().filter(|end| matches!(end.kind, Kind::Interface | Kind::Eni)).count()
     }
 
+    /// Whether one of them is an interface elsewhere.
+    pub fn elsewhere(&self) -> bool {
+        self.both().iter().any(|end| end.kind == Kind::Eni)
+    }
+
     /// Sets what judges at both ends, where there is such a layer.
     pub fn set_layers(&mut self, layers: Layers) {
         for interface in [&mut self.from, &mut self.to].into_iter().filter_map(|end| end.interface.as_mut()) {
