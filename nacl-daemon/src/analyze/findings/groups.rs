@@ -1,7 +1,7 @@
 //! Rules of security groups that never decide, that the network ACL cuts, or that open everything; and "packet too big", which
 //! groups do not let in as the answer to anything (S40).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use nacl_common::{
     Control, Direction, Family, Fragment, Layer, Packet,
@@ -10,7 +10,7 @@ use nacl_common::{
 };
 
 use super::{
-    LABELS,
+    LABELS, list_of,
     services::{message_help, too_big},
     view::judged,
 };
@@ -167,7 +167,15 @@ fn never_decides<'p>(
     // Another interface may have the group without the others.
     let same_group = met.taken.keys().all(|(other, ..)| other == group);
     let removed = removal(&policy.text, &rule.span).filter(|_| same_group);
-    diagnostic = diagnostic.help("remove it, or the wider rule if that was not meant");
+    diagnostic = diagnostic.help(if same_group {
+        "remove it, or the wider rule if that was not meant".to_owned()
+    } else {
+        let others: BTreeSet<_> = met.taken.keys().map(|(other, ..)| other).filter(|other| *other != group).collect();
+        let others = list_of(&others.into_iter().map(|other| format!("{other:?}")).collect::<Vec<_>>());
+        format!(
+            "an interface with {group:?} and without {others} would need it; where there is none, it can be removed"
+        )
+    });
     if let Some(span) = removed {
         diagnostic = diagnostic.fix(span, "");
     }

@@ -334,7 +334,14 @@ fn diagnostic(view: &View, direction: Direction, code: &'static Code, group: &[B
     } else {
         diagnostic.note(format!("ports that are answered: {shares}; of the others {end} (N8, N23)"))
     };
-    if let Some(help) = help(view, direction, request, port, client) {
+    // One rule mends one protocol of one family.
+    let mut kinds_of = BTreeSet::new();
+    let ends = group.iter().filter(|one| kinds_of.insert((one.protocol, one.request.family as u8)));
+    let asked = ends.map(|one| {
+        let (client, port) = one.ports.lacks(kinds).unwrap_or((Client::Any, u16::MAX));
+        (one.request, port, client)
+    });
+    if let Some(help) = help(view, direction, asked) {
         diagnostic = diagnostic.help(help);
     }
     diagnostic.proved_by([
@@ -352,33 +359,34 @@ fn ping(view: &View, direction: Direction, rule: &Rule, request: &Packet) -> Dia
     )
     .at("echo requests pass here")
     .note("a network ACL remembers nothing: an echo reply needs a rule of its own in the other list (N8)");
-    if let Some(help) = help(view, direction, request, 0, Client::Any) {
+    if let Some(help) = help(view, direction, [(*request, 0, Client::Any)]) {
         diagnostic = diagnostic.help(help);
     }
     diagnostic.proved_by([view.example(direction, request), view.example(direction.reverse(), &answer(request))])
 }
 
-/// The smallest rule that lets replies pass, tried in the engine; it lets more pass, so nobody but the author may add it.
-fn help(view: &View, direction: Direction, request: &Packet, port: u16, client: Client) -> Option<String> {
-    let flow = Flow {
-        protocol: request.protocol,
-        source: address(request.family, request.src),
-        destination: address(request.family, request.dst),
-        sport: port,
-        dport: request.dport,
-    };
-    // Who is served is not known, but who asks from here is.
-    let client = if direction == Direction::Outbound { client } else { Client::Any };
-    let fix = smallest_fix(&view.interface, flow, direction, Some(client))?;
-    let rules: Vec<_> = fix
-        .rules
-        .iter()
-        .filter_map(|rule| match rule {
-            NewRule::Nacl { direction, rule, .. } => {
-                Some(format!("{} to `{}`", rule_toml(rule, *direction), direction.name()))
+/// The smallest rules that let replies pass, tried in the engine one after the other; they let more pass, so nobody but the author may
+/// add them. `asked`: a request, the port it comes from, and whose port that is.
+fn help(view: &View, direction: Direction, asked: impl IntoIterator<Item = (Packet, u16, Client)>) -> Option<String> {
+    let mut interface = view.interface.clone();
+    let mut rules = Vec::new();
+    for (request, port, client) in asked {
+        let flow = Flow {
+            protocol: request.protocol,
+            source: address(request.family, request.src),
+            destination: address(request.family, request.dst),
+            sport: port,
+            dport: request.dport,
+        };
+        // Who is served is not known, but who asks from here is.
+        let client = if direction == Direction::Outbound { client } else { Client::Any };
+        let Some(fix) = smallest_fix(&interface, flow, direction, Some(client)) else { continue };
+        for rule in fix.rules {
+            interface = rule.added_to(&interface);
+            if let NewRule::Nacl { direction, rule, .. } = rule {
+                rules.push(format!("{} to `{}`", rule_toml(&rule, direction), direction.name()));
             }
-            NewRule::Group { .. } => None,
-        })
-        .collect();
+        }
+    }
     (!rules.is_empty()).then(|| format!("add {}", rules.join(", and ")))
 }
