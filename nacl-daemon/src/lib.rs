@@ -9,6 +9,7 @@ pub mod compile;
 pub mod dataplane;
 pub mod doctor;
 pub mod engine;
+pub mod files;
 pub mod frame;
 pub mod lab;
 pub mod logs;

@@ -1,8 +1,13 @@
 //! `nacld check`.
 
-use std::{fs, io::Write, path::Path};
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{MetadataExt, fchown},
+    path::Path,
+};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use nacl_daemon::{
     analyze::{self, Mended},
     compile::{CompileError, refusals},
@@ -172,10 +177,21 @@ fn difference(file: &str, old: &str, new: &str) -> String {
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     let what = || format!("cannot write {}", path.display());
     let place = fs::canonicalize(path).with_context(what)?;
+    let old = fs::metadata(&place).with_context(what)?;
+    // A descriptor that has a name leads to a file that nobody named.
+    ensure!(
+        old.is_file() && !["/dev", "/proc"].iter().any(|other| path.starts_with(other)),
+        "cannot write {}: it is no file; name the policy itself",
+        path.display()
+    );
     let directory = place.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::new_in(directory).with_context(what)?;
     file.write_all(text.as_bytes()).with_context(what)?;
-    file.as_file().set_permissions(fs::metadata(&place).with_context(what)?.permissions()).with_context(what)?;
+    // Whose it is first: that takes rights away.
+    fchown(file.as_file(), Some(old.uid()), Some(old.gid())).with_context(|| {
+        format!("{} stays as it is: it belongs to user {}, and so must what replaces it", path.display(), old.uid())
+    })?;
+    file.as_file().set_permissions(old.permissions()).with_context(what)?;
     file.as_file().sync_all().with_context(what)?;
     file.persist(&place).with_context(what)?;
     Ok(())

@@ -1,13 +1,13 @@
 //! Policy files for the verbs that take one: reading, and showing what is wrong with them. Wiring only.
 
 use std::{
-    fs,
-    io::{self, Read, Write},
+    io::{self, Write},
     path::Path,
 };
 
 use anyhow::Context;
 use nacl_daemon::{
+    files,
     policy::{self, Outcome, Severity},
     report::diagnostics,
     resolve::{Host, Interface, Resolved},
@@ -25,12 +25,10 @@ pub struct Loaded {
 /// Reads a policy file, or standard input for `-`. Fails only where the file cannot be read.
 pub fn load(path: &Path, host: &dyn Host) -> anyhow::Result<Loaded> {
     let (file, bytes) = if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-        ("<stdin>".to_owned(), bytes)
+        ("<stdin>".to_owned(), files::bounded(io::stdin().lock()).context("cannot read standard input")?)
     } else {
         let file = path.display().to_string();
-        (file.clone(), fs::read(path).with_context(|| format!("cannot read {file}"))?)
+        (file.clone(), files::read(path).with_context(|| format!("cannot read {file}"))?)
     };
     let (text, outcome) = policy::load_bytes(&file, bytes, host);
     Ok(Loaded { file, text, outcome })

@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use super::{Service, prepare};
+use crate::files;
 
 /// The file is read when nothing has happened to it for so long: an editor takes several steps.
 const CALM: Duration = Duration::from_millis(100);
@@ -74,7 +75,7 @@ impl Follower {
     }
 
     fn compare(&mut self) -> Option<Duration> {
-        let text = if let Ok(bytes) = fs::read(&self.file) {
+        let text = if let Ok(bytes) = files::read(&self.file) {
             self.missing = None;
             prepare::digest(&bytes)
         } else {

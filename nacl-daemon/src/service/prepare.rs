@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::{
     compile::{CompileError, Compiled, Compiler, SlotTable},
+    files,
     policy::{self, Diagnostic},
     resolve::{Host, Interface, OnExit, Resolved},
 };
@@ -106,7 +107,7 @@ impl Reading {
 
 /// Reads and resolves a policy file.
 pub fn read(file: &Path, host: &dyn Host) -> Result<Reading, PrepareError> {
-    let bytes = fs::read(file).map_err(|source| PrepareError::Read { file: file.to_owned(), source })?;
+    let bytes = files::read(file).map_err(|source| PrepareError::Read { file: file.to_owned(), source })?;
     let (text, outcome) = policy::load_bytes(&file.display().to_string(), bytes, host);
     Ok(Reading { file: file.to_owned(), text, diagnostics: outcome.diagnostics, resolved: outcome.resolved })
 }
