@@ -14,13 +14,13 @@ use thiserror::Error;
 use winnow::{
     ModalResult, Parser,
     ascii::multispace0,
-    combinator::{alt, opt, preceded},
+    combinator::{opt, preceded},
     error::{ContextError, ErrMode, StrContext, StrContextValue},
     token::take_while,
 };
 
 use super::{Number, Record};
-use crate::policy;
+use crate::policy::{self, names};
 
 /// An expression about verdicts. Its text form is the one it was written in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -332,7 +332,8 @@ fn follows_word(input: &mut &str, name: &str) -> bool {
 fn ports(input: &mut &str, end: End) -> ModalResult<Test> {
     let range = |word: &str| {
         let (first, last) = word.split_once('-').unwrap_or((word, word));
-        let range = (first.parse::<u16>().ok()?, last.parse::<u16>().ok()?);
+        let port = |name: &str| name.parse().ok().or_else(|| names::service(name));
+        let range: (u16, u16) = (port(first)?, port(last)?);
         (range.0 <= range.1).then_some(range)
     };
     let (first, last) = value(input, "a port, or a range such as 1024-65535", range)?;
@@ -351,7 +352,10 @@ fn net(word: &str) -> Option<IpNet> {
 /// The next word as a value.
 fn value<T>(input: &mut &str, what: &'static str, read: impl Fn(&str) -> Option<T>) -> ModalResult<T> {
     let at = look(input);
-    let said: ModalResult<&str> = alt((quoted, word)).parse_next(input);
+    // A name that is opened has to be closed: as a word it would be another name, which nothing has.
+    let opened = at.starts_with('"');
+    let said: ModalResult<&str> = if opened { quoted.parse_next(input) } else { word.parse_next(input) };
+    let what = if said.is_err() && opened { "a closing quote" } else { what };
     said.ok().and_then(read).ok_or_else(|| expected(input, at, what))
 }
 

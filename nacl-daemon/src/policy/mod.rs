@@ -5,7 +5,7 @@ pub mod codes;
 mod edit;
 mod flowlog;
 mod group;
-mod names;
+pub(crate) mod names;
 mod read;
 mod rule;
 mod syntax;

@@ -67,8 +67,12 @@ impl ClientError {
                     .to_owned(),
             ),
             Self::NotAllowed(_) => Some("run as root, or as a member of the socket file's group".to_owned()),
+            Self::Broken(_) => Some(
+                "it was ended, or died; what is enforced is what was enforced before, unless it was told to detach: nacld doctor"
+                    .to_owned(),
+            ),
             Self::Refused(problem) => problem.hint.clone(),
-            _ => None,
+            Self::Unreachable { .. } | Self::Strange { .. } => None,
         }
     }
 }
