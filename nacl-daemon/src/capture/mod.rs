@@ -77,11 +77,16 @@ pub enum Wrong {
     #[error("the packet is of interface {0}, which the file has not described")]
     NoInterface(u32),
     /// The system cannot read it.
-    #[error("it cannot be read")]
-    Io(#[source] std::io::Error),
+    #[error("it cannot be read: {0}")]
+    Io(std::io::Error),
 }
 
 impl CaptureError {
+    /// Whether nothing at all could be read.
+    pub const fn at_the_beginning(&self) -> bool {
+        self.offset == 0
+    }
+
     /// What a person can do about it.
     pub fn hint(&self) -> Option<String> {
         match self.what {

@@ -1,6 +1,7 @@
 //! `nacld replay`: a capture from a file to the engine or the loaded program, and what became of it to standard output.
 
 use std::{
+    borrow::Cow,
     convert::Infallible,
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Write},
@@ -15,7 +16,7 @@ use nacl_daemon::{
         records::Windows,
         replay::{Local, Seen},
     },
-    capture::{Captured, Reader},
+    capture::{CaptureError, Captured, Reader},
     compile::{SlotTable, compile},
     dataplane::{Options, TestBed, Window},
     engine::Engine,
@@ -100,12 +101,12 @@ impl Told<'_> {
     ) -> anyhow::Result<Exit> {
         let mut out = BufWriter::new(anstream::stdout().lock());
         let mut windows = Windows::new(self.args.window);
-        // What was read before an error is told all the same.
+        // What was read before an error is told all the same; of what is no capture there is nothing to tell.
         let read = self.packets(&mut replay, input, &mut judge, &mut windows, &mut out);
         if let Err(error) = &read
-            && error.downcast_ref::<nacl_daemon::capture::CaptureError>().is_none()
+            && error.downcast_ref::<CaptureError>().is_none_or(CaptureError::at_the_beginning)
         {
-            return read.map(|()| Exit::Done);
+            return read.map(|()| Exit::Done).with_context(|| format!("{} cannot be replayed", self.name()));
         }
         out.write_all(self.records(windows.finish()).as_bytes())?;
         let summary = replay.finish(self.asked.interface);
@@ -117,11 +118,14 @@ impl Told<'_> {
             if self.args.flows { tell(text)? } else { out.write_all(text.as_bytes())? }
         }
         out.flush()?;
-        let name = match self.args.file.to_str() {
+        read.map(|()| Exit::Done).with_context(|| format!("{} was not read to its end", self.name()))
+    }
+
+    fn name(&self) -> Cow<'_, str> {
+        match self.args.file.to_str() {
             Some("-") => "standard input".into(),
             _ => self.args.file.to_string_lossy(),
-        };
-        read.map(|()| Exit::Done).with_context(|| format!("{name} was not read to its end"))
+        }
     }
 
     fn packets<E: std::error::Error + Send + Sync + 'static>(

@@ -1,12 +1,19 @@
 //! Metrics on a port of this machine's own, for a Prometheus that cannot read a unix socket: `/metrics` and nothing else, and only
 //! from this machine. What they say is said by `report::metrics`.
 
-use std::{io, net::SocketAddr, str::FromStr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
 
 use axum::{
     Router,
-    http::StatusCode,
-    middleware,
+    extract::Request,
+    http::{Method, StatusCode, header::HOST},
+    middleware::{self, Next},
+    response::Response,
     routing::{MethodRouter, get},
 };
 use tokio::net::TcpListener;
@@ -64,12 +71,49 @@ pub fn router(service: Arc<Service>) -> Router {
         .route(PATH, route)
         .fallback(async || Failure::of(StatusCode::NOT_FOUND, "there is nothing here but /metrics"))
         .layer(middleware::from_fn(access::admit))
+        .layer(middleware::from_fn(only_read_here))
         .with_state(service)
+}
+
+/// Lets through who reads, and calls this machine by a name that only this machine has.
+async fn only_read_here(request: Request, next: Next) -> Result<Response, Failure> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Failure::of(StatusCode::METHOD_NOT_ALLOWED, "there is nothing to change here: GET /metrics"));
+    }
+    let host = request.headers().get(HOST).map(|host| host.to_str().unwrap_or_default());
+    if host.is_some_and(|host| !is_own(host)) {
+        return Err(Failure::of(
+            StatusCode::MISDIRECTED_REQUEST,
+            "only this machine's own names are answered: ask for 127.0.0.1, [::1] or localhost",
+        ));
+    }
+    Ok(next.run(request).await)
+}
+
+/// Whether a `Host` is one that nobody else can have: a page of somebody else's, whose name is made to mean 127.0.0.1 once a browser
+/// here has loaded it (DNS rebinding), asks under that name.
+fn is_own(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_else_s_name() {
+        for own in ["127.0.0.1:9464", "127.0.0.1", "localhost:9464", "LOCALHOST", "[::1]:9464", "[::1]"] {
+            assert!(is_own(own), "{own}");
+        }
+        for other in ["evil.example", "evil.example:9464", "localhost.evil.example:80", "10.0.0.1:9464", "", ":9464"] {
+            assert!(!is_own(other), "{other}");
+        }
+    }
 
     #[test]
     fn nobody_else_s_address() {

@@ -364,12 +364,14 @@ async fn a_port_tells_the_same_and_nothing_else() {
         ("GET /", "404"),
         ("GET /v1/status", "404"),
         ("GET /v1/metrics", "404"),
-        ("POST /metrics", "403"),
-        ("POST /v1/stop", "403"),
+        ("POST /metrics", "405"),
+        ("POST /v1/stop", "405"),
     ] {
         let answer = asked(address, request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{request}: {answer}");
     }
+    let page = asked(address, "GET /metrics HTTP/1.1\r\nhost: evil.example").await;
+    assert!(page.starts_with("HTTP/1.1 4"), "{page}");
     // Whoever comes second is told, and has changed nothing.
     let (directory, fake) = (tempfile::tempdir().unwrap(), Fake::default());
     let config = Config { metrics: port, ..Daemon::config(&directory) };
