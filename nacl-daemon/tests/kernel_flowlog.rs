@@ -8,8 +8,10 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
     thread::{self, sleep},
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 use nacl_common::{
@@ -264,7 +266,7 @@ id = "{ENI}"
     )
 }
 
-fn flow_log(place: &std::path::Path, more: &str) -> String {
+fn flow_log(place: &Path, more: &str) -> String {
     let file = place.join("flows.log");
     format!("[flow_log.flows]\ndestination = \"{}\"\naccount_id = \"{ACCOUNT}\"\n{more}", file.display())
 }
@@ -272,8 +274,10 @@ fn flow_log(place: &std::path::Path, more: &str) -> String {
 /// What was written, with `S` and `E` for times.
 fn written(place: &Place) -> Vec<String> {
     let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
-    assert!(text.is_empty() || text.ends_with('\n'), "half a line: {text:?}");
-    text.lines().map(normal).collect()
+    assert!(text.ends_with('\n'), "half a line: {text:?}");
+    let head = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action log-status\n";
+    let records = text.strip_prefix(head).expect("the names of the fields");
+    records.lines().map(normal).collect()
 }
 
 /// A line of AWS's default format without its times, which are as they should be.
@@ -548,8 +552,155 @@ fn flags_of_a_short_connection_are_or_ed() {
     daemon.ends_well(Signal::SIGTERM);
     let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
     let mut lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.remove(0), "version srcport dstport tcp-flags flow-direction type pkt-srcaddr action");
     lines.sort_unstable();
     let mut wanted = [asks.as_str(), &answers];
     wanted.sort_unstable();
     assert_eq!(lines, wanted);
+}
+
+/// Files of windows as in AWS's buckets, of two regions as of two machines, read by an engine that has nothing to do with nacld.
+#[test]
+fn another_engine_reads_what_was_written() {
+    const FIELDS: [&str; 13] = [
+        "version",
+        "account-id",
+        "interface-id",
+        "srcaddr",
+        "dstport",
+        "protocol",
+        "packets",
+        "bytes",
+        "action",
+        "log-status",
+        "tcp-flags",
+        "flow-direction",
+        "vpc-id",
+    ];
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    let format = FIELDS.map(|field| format!("${{{field}}}")).join(" ");
+    let root = place.directory.path().join("flows");
+    let log = |region: &str, file_format: &str| {
+        format!(
+            "[flow_log.flows]\ndestination = \"{}/{file_format}/\"\nfile_format = \"{file_format}\"\n\
+             hive_compatible_partitions = true\nper_hour_partition = true\naccount_id = \"{ACCOUNT}\"\n\
+             region = \"{region}\"\nformat = \"{format} ${{start}} ${{end}}\"\n",
+            root.display()
+        )
+    };
+    let set = |region: &str, file_format: &str| {
+        place.write(&policy(&cable, "flow_log = \"flows\"", &log(region, file_format)));
+    };
+    let to = mac(&cable.here, NEAR);
+    let traffic = || {
+        for port in [4000, 4000, 3999] {
+            frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, port), 100));
+        }
+        frame(&cable.there, FAR, &v4(to, 6, (THERE, NOBODY), &tcp(5000, 4003, 2), 40));
+        let flows = holds(&place, 4);
+        assert_eq!(flows["interfaces"][0]["records"].as_array().map(Vec::len), Some(3));
+        let text = place.ask(&["flows", "--format", &format]);
+        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    set("eu-central-1", "parquet");
+    let daemon = place.start(&[]);
+    let mut shown: Vec<_> = traffic().into_iter().map(|line| format!("eu-central-1 {line}")).collect();
+    set("us-east-1", "parquet");
+    place.ask(&["reload"]);
+    holds(&place, 0);
+    shown.extend(traffic().into_iter().map(|line| format!("us-east-1 {line}")));
+    set("us-east-1", "plain-text");
+    place.ask(&["reload"]);
+    holds(&place, 0);
+    let lines = traffic();
+    daemon.ends_well(Signal::SIGTERM);
+    shown.sort();
+
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/flowlog.md");
+    let manual = fs::read_to_string(manual).expect("the documentation");
+    let blocks = manual.split("```sql\n-- DuckDB\n").skip(1).map(|rest| rest.split("```").next().expect("a block"));
+    let parquet = root.join("parquet");
+    let statements: Vec<_> =
+        blocks.map(|block| block.replace("/srv/flows", parquet.to_str().expect("text")).replace(';', "")).collect();
+    assert_eq!(statements.len(), 2, "those of the documentation");
+    let told = engine(
+        r#"
+import duckdb, json, sys
+files = sys.argv[1] + "/parquet/AWSLogs/**/*.parquet"
+flows = f"read_parquet('{files}', hive_partitioning = true, hive_types_autocast = false, filename = true)"
+rows = duckdb.sql(f"SELECT * FROM {flows}")
+texts = f"read_csv('{sys.argv[1]}/plain-text/AWSLogs/**/*.log.gz', delim = ' ', nullstr = '-', hive_partitioning = true)"
+print(json.dumps({
+    "types": dict(zip(rows.columns, map(str, rows.types))),
+    "rows": [dict(zip(rows.columns, row)) for row in rows.fetchall()],
+    "documented": [duckdb.sql(statement).fetchall() for statement in sys.argv[2:]],
+    "lines": duckdb.sql(f"SELECT count(*), sum(packets) FROM {texts}").fetchall()[0],
+}, default = str))
+"#,
+        &[root.to_str().expect("text")].into_iter().chain(statements.iter().map(String::as_str)).collect::<Vec<_>>(),
+    );
+    for (column, kind) in [
+        ("version", "INTEGER"),
+        ("account_id", "VARCHAR"),
+        ("dstport", "INTEGER"),
+        ("protocol", "INTEGER"),
+        ("packets", "BIGINT"),
+        ("bytes", "BIGINT"),
+        ("tcp_flags", "INTEGER"),
+        ("start", "BIGINT"),
+        ("log_status", "VARCHAR"),
+    ] {
+        assert_eq!(told["types"][column], kind, "{column}");
+    }
+    let rows = told["rows"].as_array().expect("rows");
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut read: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let fields = FIELDS.map(|field| text(&row[field.replace('-', "_")])).join(" ");
+            format!("{} {fields}", text(&row["aws-region"]))
+        })
+        .collect();
+    read.sort();
+    assert_eq!(read, shown);
+    for row in rows {
+        assert_eq!((&row["aws-account-id"], &row["aws-service"]), (&ACCOUNT.into(), &"vpcflowlogs".into()));
+        let time = UNIX_EPOCH + Duration::from_secs(row["start"].as_u64().expect("seconds"));
+        let time = humantime::format_rfc3339_seconds(time).to_string();
+        let parts = ["year", "month", "day", "hour"].map(|part| text(&row[part])).join(" ");
+        assert_eq!(parts, time[..13].replace(['-', 'T'], " "));
+        let name = text(&row["filename"]);
+        let name = name.rsplit('/').next().expect("a name");
+        let start = format!("{ACCOUNT}_vpcflowlogs_{}_fl-", text(&row["aws-region"]));
+        assert!(name.starts_with(&start) && name.ends_with(".log.parquet"), "{name}");
+    }
+    let [refused, whole] = [0, 1].map(|at| told["documented"][at].as_array().expect("rows"));
+    assert_eq!(refused.len(), 2, "one refused packet in each region: {refused:?}");
+    assert!(!whole.is_empty());
+    assert_eq!(told["lines"], serde_json::json!([lines.len(), 4]));
+}
+
+/// What an engine of another making says, asked in Python.
+fn engine(program: &str, arguments: &[&str]) -> Value {
+    let tools = std::env::current_exe().expect("a path");
+    let tools = tools.ancestors().nth(3).expect("the target directory").join("tools/python");
+    let python = |name: &str| {
+        let mut command = Command::new(name);
+        command.env("PYTHONPATH", &tools).stdin(Stdio::null());
+        command
+    };
+    let knows =
+        |name: &&str| python(name).args(["-c", "import duckdb"]).output().is_ok_and(|output| output.status.success());
+    let name = ["/usr/bin/python3", "python3"].into_iter().find(knows);
+    let name = name.expect("Python's duckdb is needed (`cargo xtask setup` installs it)");
+    let output = python(name).args(["-c", program]).args(arguments).output().expect("it runs");
+    assert!(output.status.success(), "{}", support::place::text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }
