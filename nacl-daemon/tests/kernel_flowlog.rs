@@ -7,13 +7,15 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixDatagram,
     path::Path,
     process::{Command, Stdio},
     thread::{self, sleep},
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use flate2::read::GzDecoder;
 use nacl_common::{
     Action, Counter, Direction,
     border::{LogKey, Logged},
@@ -557,6 +559,278 @@ fn flags_of_a_short_connection_are_or_ed() {
     let mut wanted = [asks.as_str(), &answers];
     wanted.sort_unstable();
     assert_eq!(lines, wanted);
+}
+
+/// Records of a file of JSON lines.
+fn records(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Sends a datagram from each of some ports to each of others, all at once from one socket each.
+fn datagrams(cable: &Cable, from: std::ops::Range<u16>, to: std::ops::Range<u16>) {
+    netns::within(Some(&cable.there), || {
+        for port in from {
+            let socket = UdpSocket::bind((THERE, port)).expect("a port");
+            for port in to.clone() {
+                // That nobody listens there may be told of what was sent before.
+                while socket.send_to(b"nacld", (HERE, port)).is_err() {}
+            }
+        }
+    })
+    .expect("entered");
+}
+
+/// Waits until so many packets have met the list on their way in.
+fn met(place: &Place, packets: u64) {
+    let start = Instant::now();
+    loop {
+        let there = place.hits(0, &120.into()) + place.hits(0, &"*".into());
+        if there == packets {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{there} packets, and {packets} were sent");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// What flows in, of records: source and destination port, and packets.
+fn inward<'r>(records: impl IntoIterator<Item = &'r Value>) -> BTreeMap<(u64, u64), u64> {
+    let mut found = BTreeMap::new();
+    for record in records {
+        if record["flow_direction"] == "ingress" && record["protocol"] == 17 {
+            let number = |field: &str| record[field].as_u64().expect("a number");
+            *found.entry((number("srcport"), number("dstport"))).or_default() += number("packets");
+        }
+    }
+    found
+}
+
+const JSON: &str = "style = \"json\"\nformat = \"${srcaddr} ${srcport} ${dstport} ${protocol} ${packets} ${flow-direction} ${log-status}\"\n";
+
+/// Windows of more than a MiB: what gave way is compressed, and every record stands in one file, once.
+#[test]
+fn a_full_file_gives_way_and_no_record_is_lost_or_doubled() {
+    const FROM: std::ops::Range<u16> = 6000..6004;
+    const TO: std::ops::Range<u16> = 4000..5000;
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    // Another account is another flow log: the window ends.
+    let under = |account: u32| {
+        let log =
+            flow_log(place.directory.path(), &format!("{JSON}rotate_mib = 1\n")).replace(ACCOUNT, &account.to_string());
+        place.write(&policy(&cable, "flow_log = \"flows\"", &log));
+    };
+    under(1);
+    let daemon = place.start(&[]);
+    let each = FROM.len() as u64 * TO.len() as u64;
+    for window in 1..=3_u32 {
+        datagrams(&cable, FROM, TO);
+        met(&place, each * u64::from(window));
+        if window < 3 {
+            under(window + 1);
+            place.ask(&["reload"]);
+        }
+    }
+    daemon.ends_well(Signal::SIGTERM);
+    let mut files: Vec<String> = Vec::new();
+    for entry in fs::read_dir(place.directory.path()).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_str().expect("text").to_owned();
+        if name.contains("flows.log-") {
+            let is_packed = path.extension().is_some_and(|extension| extension == "gz");
+            assert!(name.starts_with("flows.log-") && is_packed, "{name} is left");
+            let mut text = String::new();
+            GzDecoder::new(fs::File::open(&path).expect("a file")).read_to_string(&mut text).expect("it is whole");
+            files.push(text);
+        }
+    }
+    files.push(fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log"));
+    assert_eq!(files.len(), 3, "each window is larger than a file may be");
+    let all: Vec<Value> = files.iter().flat_map(|text| records(text)).collect();
+    let found = inward(&all);
+    assert_eq!(found.len() as u64, each);
+    assert!(found.values().all(|packets| *packets == 3), "a record is lost, or there twice");
+    for text in &files {
+        let one = inward(&records(text));
+        assert!(
+            one.len() as u64 == each && one.values().all(|packets| *packets == 1),
+            "windows stand in one file each"
+        );
+    }
+}
+
+/// A disk of 64 KiB, full, and then not full any more.
+#[test]
+fn a_full_disk_changes_nothing_that_is_enforced_and_is_told() {
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    let disk = place.directory.path().join("disk");
+    fs::create_dir(&disk).expect("a directory");
+    let under = |account: u32| {
+        let log = flow_log(&disk, JSON).replace(ACCOUNT, &account.to_string());
+        place.write(&policy(&cable, "flow_log = \"flows\"", &log));
+    };
+    under(1);
+    let mut command = place.run_among(&format!("mount -t tmpfs -o size=64k tmpfs {}", disk.display()));
+    command.env("NACLD_LOG", "info");
+    let daemon = place.start_by(command);
+    // As the daemon sees it.
+    let seen = Path::new("/proc")
+        .join(daemon.child.id().to_string())
+        .join("root")
+        .join(disk.strip_prefix("/").expect("absolute"));
+    let log = || fs::read_to_string(seen.join("flows.log")).expect("a flow log");
+    let next = |account: u32| {
+        under(account);
+        place.ask(&["reload"]);
+    };
+    let until = |what: &dyn Fn() -> bool, why: &str| {
+        let start = Instant::now();
+        while !what() {
+            assert!(start.elapsed() < PATIENCE, "{why}: {}{:#}", daemon.err(), place.status());
+            sleep(Duration::from_millis(20));
+        }
+    };
+    let problems = || place.status()["problems"].to_string();
+    datagrams(&cable, 6000..6001, 4000..4001);
+    met(&place, 1);
+    next(2);
+    until(&|| seen.join("flows.log").exists() && log().contains("4000"), "it is written");
+    let before = log();
+
+    let mut ballast = fs::File::create(seen.join("ballast")).expect("a file");
+    while ballast.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
+    drop(ballast);
+    // More than what is left of a page that the file has already.
+    for (window, account) in [(1, 3), (2, 4)] {
+        datagrams(&cable, 6000..6001, 4000..4100);
+        met(&place, 1 + 100 * window);
+        next(account);
+        let lost = |count: u64| format!("{count} records are lost");
+        until(&|| problems().contains("cannot be written") && !problems().contains(&lost(0)), "the status says it");
+        // Replies that nobody listens there are records too.
+        until(&|| (100 * window..=220 * window).any(|count| problems().contains(&lost(count))), "and how many");
+        assert_eq!(log(), before, "nothing of it is written");
+    }
+    // What is denied is denied, and what is allowed is allowed.
+    datagrams(&cable, 6000..6001, 3000..3010);
+    let start = Instant::now();
+    while place.hits(0, &"*".into()) != 10 {
+        assert!(start.elapsed() < PATIENCE, "{}", place.hits(0, &"*".into()));
+        sleep(Duration::from_millis(20));
+    }
+    assert_eq!(daemon.err().matches("the flow log cannot be written").count(), 1, "once: {}", daemon.err());
+
+    fs::remove_file(seen.join("ballast")).expect("it is removed");
+    next(5);
+    until(&|| !problems().contains("cannot be written"), "there is room again");
+    until(&|| daemon.err().contains("the flow log is written again"), "and the log says so");
+    let text = log();
+    let after = records(text.strip_prefix(&before).expect("what stood there still does"));
+    assert_eq!(after[0]["log_status"], "SKIPDATA", "{text}");
+    assert_eq!(after.iter().filter(|record| record["log_status"] == "SKIPDATA").count(), 1, "{text}");
+    assert_eq!(inward(&after), (3000..3010).map(|port| ((6000, port), 1)).collect(), "{text}");
+    daemon.ends(Signal::SIGTERM);
+}
+
+/// The journal's own protocol, to a socket that listens where the journal's does.
+#[test]
+fn the_journal_is_told_each_record_in_fields() {
+    calm();
+    let cable = Cable::new();
+    let place = Place::new("");
+    let journal = place.directory.path().join("journal");
+    let run = place.directory.path().join("machine");
+    fs::create_dir(&journal).and_then(|()| fs::create_dir(&run)).expect("directories");
+    let socket = UnixDatagram::bind(journal.join("socket")).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a patience");
+    let log = format!("[flow_log.flows]\ndestination = \"journal\"\naccount_id = \"{ACCOUNT}\"\n");
+    place.write(&policy(&cable, "flow_log = \"flows\"", &log));
+    // Its /run has the namespaces of this one and our journal, whatever this machine has there.
+    let mounts = format!(
+        "mount --rbind /run {run}\nmount -t tmpfs tmpfs /run\nmkdir -p /run/netns /run/systemd/journal\n\
+         mount --rbind {run}/netns /run/netns\nmount --bind {journal} /run/systemd/journal",
+        run = run.display(),
+        journal = journal.display()
+    );
+    let daemon = place.start_by(place.run_among(&mounts));
+    let to = mac(&cable.here, NEAR);
+    for port in [4000, 4000, 3999] {
+        frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, port), 100));
+    }
+    holds(&place, 3);
+    daemon.ends(Signal::SIGTERM);
+    let mut entries: Vec<BTreeMap<String, String>> = Vec::new();
+    for _ in 0..2 {
+        let mut bytes = vec![0; 1 << 16];
+        let length = socket.recv(&mut bytes).expect("an entry");
+        let text = std::str::from_utf8(&bytes[..length]).expect("text");
+        let field = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        entries.push(text.lines().map(|line| field(line).expect("NAME=value")).collect());
+    }
+    entries.sort_by_key(|entry| entry["NACLD_FLOW_DSTPORT"].clone());
+    socket.set_nonblocking(true).expect("it is set");
+    assert!(socket.recv(&mut [0; 16]).is_err(), "one entry a record");
+    for (entry, port, packets, action, rule) in
+        [(&entries[0], "3999", "1", "REJECT", "inbound *"), (&entries[1], "4000", "2", "ACCEPT", "inbound 120")]
+    {
+        let has = |name: &str| entry.get(name).map_or("nothing", String::as_str);
+        let line = normal(has("MESSAGE"));
+        let bytes = packets.parse::<u64>().expect("a number") * 100;
+        assert_eq!(line, format!("2 {ACCOUNT} {ENI} {THERE} {HERE} 5000 {port} 17 {packets} {bytes} S E {action} OK"));
+        let expected = [
+            ("SYSLOG_IDENTIFIER", "nacld"),
+            ("PRIORITY", "6"),
+            ("NACLD_FLOW_ACCOUNT_ID", ACCOUNT),
+            ("NACLD_FLOW_DSTPORT", port),
+            ("NACLD_FLOW_LOG_STATUS", "OK"),
+            ("NACLD_RULE", rule),
+            ("NACLD_INTERFACE", NEAR),
+        ];
+        for (name, value) in expected {
+            assert_eq!(has(name), value, "{name}: {entry:?}");
+        }
+    }
+}
+
+/// Programs that are loaded in another way have other maps: what stands in the old ones is written before they go.
+#[test]
+fn programs_that_are_loaded_anew_take_no_record_with_them() {
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    let with = |xdp: &str, more: &str| {
+        let log = flow_log(place.directory.path(), &format!("{JSON}{more}"));
+        place.write(&policy(&cable, &format!("xdp = \"{xdp}\"\nflow_log = \"flows\""), &log));
+    };
+    with("auto", "");
+    let to = mac(&cable.here, NEAR);
+    let send = |count: usize| {
+        for _ in 0..count {
+            frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, 4000), 100));
+        }
+    };
+    let daemon = place.start(&[]);
+    send(3);
+    daemon.killed();
+    send(4);
+    with("tc", "");
+    let daemon = place.start(&[]);
+    daemon.says("its programs are loaded anew");
+    send(5);
+    holds(&place, 5);
+    daemon.killed();
+    with("tc", "[tracking]\nentries = 1024\n");
+    let daemon = place.start(&[]);
+    daemon.says("its programs are loaded anew");
+    daemon.ends(Signal::SIGTERM);
+    let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
+    assert_eq!(inward(&records(&text)), [((5000, 4000), 12)].into(), "{text}");
 }
 
 /// Files of windows as in AWS's buckets, of two regions as of two machines, read by an engine that has nothing to do with nacld.
