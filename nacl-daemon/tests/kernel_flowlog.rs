@@ -7,11 +7,15 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::{Command, Stdio},
     thread::{self, sleep},
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use flate2::read::GzDecoder;
 use nacl_common::{
     Action, Counter, Direction,
     border::{LogKey, Logged},
@@ -264,7 +268,7 @@ id = "{ENI}"
     )
 }
 
-fn flow_log(place: &std::path::Path, more: &str) -> String {
+fn flow_log(place: &Path, more: &str) -> String {
     let file = place.join("flows.log");
     format!("[flow_log.flows]\ndestination = \"{}\"\naccount_id = \"{ACCOUNT}\"\n{more}", file.display())
 }
@@ -272,8 +276,10 @@ fn flow_log(place: &std::path::Path, more: &str) -> String {
 /// What was written, with `S` and `E` for times.
 fn written(place: &Place) -> Vec<String> {
     let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
-    assert!(text.is_empty() || text.ends_with('\n'), "half a line: {text:?}");
-    text.lines().map(normal).collect()
+    assert!(text.ends_with('\n'), "half a line: {text:?}");
+    let head = "version account-id interface-id srcaddr dstaddr srcport dstport protocol packets bytes start end action log-status\n";
+    let records = text.strip_prefix(head).expect("the names of the fields");
+    records.lines().map(normal).collect()
 }
 
 /// A line of AWS's default format without its times, which are as they should be.
@@ -548,8 +554,427 @@ fn flags_of_a_short_connection_are_or_ed() {
     daemon.ends_well(Signal::SIGTERM);
     let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
     let mut lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.remove(0), "version srcport dstport tcp-flags flow-direction type pkt-srcaddr action");
     lines.sort_unstable();
     let mut wanted = [asks.as_str(), &answers];
     wanted.sort_unstable();
     assert_eq!(lines, wanted);
+}
+
+/// Records of a file of JSON lines.
+fn records(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+/// Sends a datagram from each of some ports to each of others, all at once from one socket each.
+fn datagrams(cable: &Cable, from: std::ops::Range<u16>, to: std::ops::Range<u16>) {
+    netns::within(Some(&cable.there), || {
+        for port in from {
+            let socket = UdpSocket::bind((THERE, port)).expect("a port");
+            for port in to.clone() {
+                // That nobody listens there may be told of what was sent before.
+                while socket.send_to(b"nacld", (HERE, port)).is_err() {}
+            }
+        }
+    })
+    .expect("entered");
+}
+
+/// Waits until so many packets have met the list on their way in.
+fn met(place: &Place, packets: u64) {
+    let start = Instant::now();
+    loop {
+        let there = place.hits(0, &120.into()) + place.hits(0, &"*".into());
+        if there == packets {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{there} packets, and {packets} were sent");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// What flows in, of records: source and destination port, and packets.
+fn inward<'r>(records: impl IntoIterator<Item = &'r Value>) -> BTreeMap<(u64, u64), u64> {
+    let mut found = BTreeMap::new();
+    for record in records {
+        if record["flow_direction"] == "ingress" && record["protocol"] == 17 {
+            let number = |field: &str| record[field].as_u64().expect("a number");
+            *found.entry((number("srcport"), number("dstport"))).or_default() += number("packets");
+        }
+    }
+    found
+}
+
+const JSON: &str = "style = \"json\"\nformat = \"${srcaddr} ${srcport} ${dstport} ${protocol} ${packets} ${flow-direction} ${log-status}\"\n";
+
+/// Windows of more than a MiB: what gave way is compressed, and every record stands in one file, once.
+#[test]
+fn a_full_file_gives_way_and_no_record_is_lost_or_doubled() {
+    const FROM: std::ops::Range<u16> = 6000..6004;
+    const TO: std::ops::Range<u16> = 4000..5000;
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    // Another account is another flow log: the window ends.
+    let under = |account: u32| {
+        let log =
+            flow_log(place.directory.path(), &format!("{JSON}rotate_mib = 1\n")).replace(ACCOUNT, &account.to_string());
+        place.write(&policy(&cable, "flow_log = \"flows\"", &log));
+    };
+    under(1);
+    let daemon = place.start(&[]);
+    let each = FROM.len() as u64 * TO.len() as u64;
+    for window in 1..=3_u32 {
+        datagrams(&cable, FROM, TO);
+        met(&place, each * u64::from(window));
+        if window < 3 {
+            under(window + 1);
+            place.ask(&["reload"]);
+        }
+    }
+    daemon.ends_well(Signal::SIGTERM);
+    let mut files: Vec<String> = Vec::new();
+    for entry in fs::read_dir(place.directory.path()).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_str().expect("text").to_owned();
+        if name.contains("flows.log-") {
+            let is_packed = path.extension().is_some_and(|extension| extension == "gz");
+            assert!(name.starts_with("flows.log-") && is_packed, "{name} is left");
+            let mut text = String::new();
+            GzDecoder::new(fs::File::open(&path).expect("a file")).read_to_string(&mut text).expect("it is whole");
+            files.push(text);
+        }
+    }
+    files.push(fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log"));
+    assert_eq!(files.len(), 3, "each window is larger than a file may be");
+    let all: Vec<Value> = files.iter().flat_map(|text| records(text)).collect();
+    let found = inward(&all);
+    assert_eq!(found.len() as u64, each);
+    assert!(found.values().all(|packets| *packets == 3), "a record is lost, or there twice");
+    for text in &files {
+        let one = inward(&records(text));
+        assert!(
+            one.len() as u64 == each && one.values().all(|packets| *packets == 1),
+            "windows stand in one file each"
+        );
+    }
+}
+
+/// A disk of 64 KiB, full, and then not full any more.
+#[test]
+fn a_full_disk_changes_nothing_that_is_enforced_and_is_told() {
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    let disk = place.directory.path().join("disk");
+    fs::create_dir(&disk).expect("a directory");
+    let under = |account: u32| {
+        let log = flow_log(&disk, JSON).replace(ACCOUNT, &account.to_string());
+        place.write(&policy(&cable, "flow_log = \"flows\"", &log));
+    };
+    under(1);
+    let mut command = place.run_among(&format!("mount -t tmpfs -o size=64k tmpfs {}", disk.display()));
+    command.env("NACLD_LOG", "info");
+    let daemon = place.start_by(command);
+    // As the daemon sees it.
+    let seen = Path::new("/proc")
+        .join(daemon.child.id().to_string())
+        .join("root")
+        .join(disk.strip_prefix("/").expect("absolute"));
+    let log = || fs::read_to_string(seen.join("flows.log")).expect("a flow log");
+    let next = |account: u32| {
+        under(account);
+        place.ask(&["reload"]);
+    };
+    let until = |what: &dyn Fn() -> bool, why: &str| {
+        let start = Instant::now();
+        while !what() {
+            assert!(start.elapsed() < PATIENCE, "{why}: {}{:#}", daemon.err(), place.status());
+            sleep(Duration::from_millis(20));
+        }
+    };
+    let problems = || place.status()["problems"].to_string();
+    datagrams(&cable, 6000..6001, 4000..4001);
+    met(&place, 1);
+    next(2);
+    until(&|| seen.join("flows.log").exists() && log().contains("4000"), "it is written");
+    let before = log();
+
+    let mut ballast = fs::File::create(seen.join("ballast")).expect("a file");
+    while ballast.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
+    drop(ballast);
+    // More than what is left of a page that the file has already.
+    for (window, account) in [(1, 3), (2, 4)] {
+        datagrams(&cable, 6000..6001, 4000..4100);
+        met(&place, 1 + 100 * window);
+        next(account);
+        let lost = |count: u64| format!("{count} records are lost");
+        until(&|| problems().contains("cannot be written") && !problems().contains(&lost(0)), "the status says it");
+        // Replies that nobody listens there are records too.
+        until(&|| (100 * window..=220 * window).any(|count| problems().contains(&lost(count))), "and how many");
+        assert_eq!(log(), before, "nothing of it is written");
+    }
+    // What is denied is denied, and what is allowed is allowed.
+    datagrams(&cable, 6000..6001, 3000..3010);
+    let start = Instant::now();
+    while place.hits(0, &"*".into()) != 10 {
+        assert!(start.elapsed() < PATIENCE, "{}", place.hits(0, &"*".into()));
+        sleep(Duration::from_millis(20));
+    }
+    assert_eq!(daemon.err().matches("the flow log cannot be written").count(), 1, "once: {}", daemon.err());
+
+    fs::remove_file(seen.join("ballast")).expect("it is removed");
+    next(5);
+    until(&|| !problems().contains("cannot be written"), "there is room again");
+    until(&|| daemon.err().contains("the flow log is written again"), "and the log says so");
+    let text = log();
+    let after = records(text.strip_prefix(&before).expect("what stood there still does"));
+    assert_eq!(after[0]["log_status"], "SKIPDATA", "{text}");
+    assert_eq!(after.iter().filter(|record| record["log_status"] == "SKIPDATA").count(), 1, "{text}");
+    assert_eq!(inward(&after), (3000..3010).map(|port| ((6000, port), 1)).collect(), "{text}");
+    daemon.ends(Signal::SIGTERM);
+}
+
+/// The journal's own protocol, to a socket that listens where the journal's does.
+#[test]
+fn the_journal_is_told_each_record_in_fields() {
+    calm();
+    let cable = Cable::new();
+    let place = Place::new("");
+    let journal = place.directory.path().join("journal");
+    let run = place.directory.path().join("machine");
+    fs::create_dir(&journal).and_then(|()| fs::create_dir(&run)).expect("directories");
+    let socket = UnixDatagram::bind(journal.join("socket")).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a patience");
+    let log = format!("[flow_log.flows]\ndestination = \"journal\"\naccount_id = \"{ACCOUNT}\"\n");
+    place.write(&policy(&cable, "flow_log = \"flows\"", &log));
+    // Its /run has the namespaces of this one and our journal, whatever this machine has there.
+    let mounts = format!(
+        "mount --rbind /run {run}\nmount -t tmpfs tmpfs /run\nmkdir -p /run/netns /run/systemd/journal\n\
+         mount --rbind {run}/netns /run/netns\nmount --bind {journal} /run/systemd/journal",
+        run = run.display(),
+        journal = journal.display()
+    );
+    let daemon = place.start_by(place.run_among(&mounts));
+    let to = mac(&cable.here, NEAR);
+    for port in [4000, 4000, 3999] {
+        frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, port), 100));
+    }
+    holds(&place, 3);
+    daemon.ends(Signal::SIGTERM);
+    let mut entries: Vec<BTreeMap<String, String>> = Vec::new();
+    for _ in 0..2 {
+        let mut bytes = vec![0; 1 << 16];
+        let length = socket.recv(&mut bytes).expect("an entry");
+        let text = std::str::from_utf8(&bytes[..length]).expect("text");
+        let field = |line: &str| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        entries.push(text.lines().map(|line| field(line).expect("NAME=value")).collect());
+    }
+    entries.sort_by_key(|entry| entry["NACLD_FLOW_DSTPORT"].clone());
+    socket.set_nonblocking(true).expect("it is set");
+    assert!(socket.recv(&mut [0; 16]).is_err(), "one entry a record");
+    for (entry, port, packets, action, rule) in
+        [(&entries[0], "3999", "1", "REJECT", "inbound *"), (&entries[1], "4000", "2", "ACCEPT", "inbound 120")]
+    {
+        let has = |name: &str| entry.get(name).map_or("nothing", String::as_str);
+        let line = normal(has("MESSAGE"));
+        let bytes = packets.parse::<u64>().expect("a number") * 100;
+        assert_eq!(line, format!("2 {ACCOUNT} {ENI} {THERE} {HERE} 5000 {port} 17 {packets} {bytes} S E {action} OK"));
+        let expected = [
+            ("SYSLOG_IDENTIFIER", "nacld"),
+            ("PRIORITY", "6"),
+            ("NACLD_FLOW_ACCOUNT_ID", ACCOUNT),
+            ("NACLD_FLOW_DSTPORT", port),
+            ("NACLD_FLOW_LOG_STATUS", "OK"),
+            ("NACLD_RULE", rule),
+            ("NACLD_INTERFACE", NEAR),
+        ];
+        for (name, value) in expected {
+            assert_eq!(has(name), value, "{name}: {entry:?}");
+        }
+    }
+}
+
+/// Programs that are loaded in another way have other maps: what stands in the old ones is written before they go.
+#[test]
+fn programs_that_are_loaded_anew_take_no_record_with_them() {
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    let with = |xdp: &str, more: &str| {
+        let log = flow_log(place.directory.path(), &format!("{JSON}{more}"));
+        place.write(&policy(&cable, &format!("xdp = \"{xdp}\"\nflow_log = \"flows\""), &log));
+    };
+    with("auto", "");
+    let to = mac(&cable.here, NEAR);
+    let send = |count: usize| {
+        for _ in 0..count {
+            frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, 4000), 100));
+        }
+    };
+    let daemon = place.start(&[]);
+    send(3);
+    daemon.killed();
+    send(4);
+    with("tc", "");
+    let daemon = place.start(&[]);
+    daemon.says("its programs are loaded anew");
+    send(5);
+    holds(&place, 5);
+    daemon.killed();
+    with("tc", "[tracking]\nentries = 1024\n");
+    let daemon = place.start(&[]);
+    daemon.says("its programs are loaded anew");
+    daemon.ends(Signal::SIGTERM);
+    let text = fs::read_to_string(place.directory.path().join("flows.log")).expect("a flow log");
+    assert_eq!(inward(&records(&text)), [((5000, 4000), 12)].into(), "{text}");
+}
+
+/// Files of windows as in AWS's buckets, of two regions as of two machines, read by an engine that has nothing to do with nacld.
+#[test]
+fn another_engine_reads_what_was_written() {
+    const FIELDS: [&str; 13] = [
+        "version",
+        "account-id",
+        "interface-id",
+        "srcaddr",
+        "dstport",
+        "protocol",
+        "packets",
+        "bytes",
+        "action",
+        "log-status",
+        "tcp-flags",
+        "flow-direction",
+        "vpc-id",
+    ];
+    calm();
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new("");
+    let format = FIELDS.map(|field| format!("${{{field}}}")).join(" ");
+    let root = place.directory.path().join("flows");
+    let log = |region: &str, file_format: &str| {
+        format!(
+            "[flow_log.flows]\ndestination = \"{}/{file_format}/\"\nfile_format = \"{file_format}\"\n\
+             hive_compatible_partitions = true\nper_hour_partition = true\naccount_id = \"{ACCOUNT}\"\n\
+             region = \"{region}\"\nformat = \"{format} ${{start}} ${{end}}\"\n",
+            root.display()
+        )
+    };
+    let set = |region: &str, file_format: &str| {
+        place.write(&policy(&cable, "flow_log = \"flows\"", &log(region, file_format)));
+    };
+    let to = mac(&cable.here, NEAR);
+    let traffic = || {
+        for port in [4000, 4000, 3999] {
+            frame(&cable.there, FAR, &v4(to, 17, (THERE, NOBODY), &udp(5000, port), 100));
+        }
+        frame(&cable.there, FAR, &v4(to, 6, (THERE, NOBODY), &tcp(5000, 4003, 2), 40));
+        let flows = holds(&place, 4);
+        assert_eq!(flows["interfaces"][0]["records"].as_array().map(Vec::len), Some(3));
+        let text = place.ask(&["flows", "--format", &format]);
+        text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    set("eu-central-1", "parquet");
+    let daemon = place.start(&[]);
+    let mut shown: Vec<_> = traffic().into_iter().map(|line| format!("eu-central-1 {line}")).collect();
+    set("us-east-1", "parquet");
+    place.ask(&["reload"]);
+    holds(&place, 0);
+    shown.extend(traffic().into_iter().map(|line| format!("us-east-1 {line}")));
+    set("us-east-1", "plain-text");
+    place.ask(&["reload"]);
+    holds(&place, 0);
+    let lines = traffic();
+    daemon.ends_well(Signal::SIGTERM);
+    shown.sort();
+
+    let manual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/flowlog.md");
+    let manual = fs::read_to_string(manual).expect("the documentation");
+    let blocks = manual.split("```sql\n-- DuckDB\n").skip(1).map(|rest| rest.split("```").next().expect("a block"));
+    let parquet = root.join("parquet");
+    let statements: Vec<_> =
+        blocks.map(|block| block.replace("/srv/flows", parquet.to_str().expect("text")).replace(';', "")).collect();
+    assert_eq!(statements.len(), 2, "those of the documentation");
+    let told = engine(
+        r#"
+import duckdb, json, sys
+files = sys.argv[1] + "/parquet/AWSLogs/**/*.parquet"
+flows = f"read_parquet('{files}', hive_partitioning = true, hive_types_autocast = false, filename = true)"
+rows = duckdb.sql(f"SELECT * FROM {flows}")
+texts = f"read_csv('{sys.argv[1]}/plain-text/AWSLogs/**/*.log.gz', delim = ' ', nullstr = '-', hive_partitioning = true)"
+print(json.dumps({
+    "types": dict(zip(rows.columns, map(str, rows.types))),
+    "rows": [dict(zip(rows.columns, row)) for row in rows.fetchall()],
+    "documented": [duckdb.sql(statement).fetchall() for statement in sys.argv[2:]],
+    "lines": duckdb.sql(f"SELECT count(*), sum(packets) FROM {texts}").fetchall()[0],
+}, default = str))
+"#,
+        &[root.to_str().expect("text")].into_iter().chain(statements.iter().map(String::as_str)).collect::<Vec<_>>(),
+    );
+    for (column, kind) in [
+        ("version", "INTEGER"),
+        ("account_id", "VARCHAR"),
+        ("dstport", "INTEGER"),
+        ("protocol", "INTEGER"),
+        ("packets", "BIGINT"),
+        ("bytes", "BIGINT"),
+        ("tcp_flags", "INTEGER"),
+        ("start", "BIGINT"),
+        ("log_status", "VARCHAR"),
+    ] {
+        assert_eq!(told["types"][column], kind, "{column}");
+    }
+    let rows = told["rows"].as_array().expect("rows");
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut read: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let fields = FIELDS.map(|field| text(&row[field.replace('-', "_")])).join(" ");
+            format!("{} {fields}", text(&row["aws-region"]))
+        })
+        .collect();
+    read.sort();
+    assert_eq!(read, shown);
+    for row in rows {
+        assert_eq!((&row["aws-account-id"], &row["aws-service"]), (&ACCOUNT.into(), &"vpcflowlogs".into()));
+        let time = UNIX_EPOCH + Duration::from_secs(row["start"].as_u64().expect("seconds"));
+        let time = humantime::format_rfc3339_seconds(time).to_string();
+        let parts = ["year", "month", "day", "hour"].map(|part| text(&row[part])).join(" ");
+        assert_eq!(parts, time[..13].replace(['-', 'T'], " "));
+        let name = text(&row["filename"]);
+        let name = name.rsplit('/').next().expect("a name");
+        let start = format!("{ACCOUNT}_vpcflowlogs_{}_fl-", text(&row["aws-region"]));
+        assert!(name.starts_with(&start) && name.ends_with(".log.parquet"), "{name}");
+    }
+    let [refused, whole] = [0, 1].map(|at| told["documented"][at].as_array().expect("rows"));
+    assert_eq!(refused.len(), 2, "one refused packet in each region: {refused:?}");
+    assert!(!whole.is_empty());
+    assert_eq!(told["lines"], serde_json::json!([lines.len(), 4]));
+}
+
+/// What an engine of another making says, asked in Python.
+fn engine(program: &str, arguments: &[&str]) -> Value {
+    let tools = std::env::current_exe().expect("a path");
+    let tools = tools.ancestors().nth(3).expect("the target directory").join("tools/python");
+    let python = |name: &str| {
+        let mut command = Command::new(name);
+        command.env("PYTHONPATH", &tools).stdin(Stdio::null());
+        command
+    };
+    let knows =
+        |name: &&str| python(name).args(["-c", "import duckdb"]).output().is_ok_and(|output| output.status.success());
+    let name = ["/usr/bin/python3", "python3"].into_iter().find(knows);
+    let name = name.expect("Python's duckdb is needed (`cargo xtask setup` installs it)");
+    let output = python(name).args(["-c", program]).args(arguments).output().expect("it runs");
+    assert!(output.status.success(), "{}", support::place::text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
 }

@@ -140,7 +140,7 @@ pub fn epoch() -> Result<u64> {
 fn build(ready: &Ready, machine: &Machine, target_dir: &Path) -> Result<PathBuf> {
     say(&format!("building nacld for {} (some minutes the first time)", machine.triple));
     let mut command = if machine.native { cargo() } else { cross(ready, machine)? };
-    command.args(["build", "--locked", "--package", PACKAGE, "--bin", "nacld", "--features", "kernel"]);
+    command.args(["build", "--locked", "--package", PACKAGE, "--bin", "nacld", "--features", "kernel,parquet"]);
     command.args(["--profile", PROFILE, "--target-dir"]).arg(target_dir);
     if !machine.native {
         command.args(["--target", &machine.triple]);

@@ -246,9 +246,14 @@ fn linker() -> Result<PathBuf> {
 }
 
 /// Labs and wire tests lay cables with `ip`, and translate addresses with `nft` (L12); what `nacld doctor` says mends an
-/// interface is tried with `ethtool`. The screen of `nacld top` is looked at through `tmux`, and metrics are read by another
-/// implementation of their format.
+/// interface is tried with `ethtool`. The screen of `nacld top` is looked at through `tmux`; metrics are read by another
+/// implementation of their format, and Parquet by another engine.
 fn tools() -> Result<()> {
+    packages()?;
+    engine()
+}
+
+fn packages() -> Result<()> {
     let wanted = [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool"), ("tmux", "tmux")];
     let missing = wanted.into_iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| package);
     let missing: Vec<_> = missing.chain((!reads_metrics()).then_some("python3-prometheus-client")).collect();
@@ -270,6 +275,40 @@ fn reads_metrics() -> bool {
         output(Command::new(python).args(import).stderr(Stdio::null())).is_some()
     };
     knows("/usr/bin/python3") || knows("python3")
+}
+
+/// An engine that reads what nacld writes as Parquet, in a directory of its own: Debian has none.
+const ENGINE: &str = "duckdb==2.0.0";
+
+/// Where Python finds it.
+fn python_packages() -> PathBuf {
+    target().join("tools/python")
+}
+
+/// Whether a Python has this module, with what is in the directory of ours.
+fn has_module(python: &str, module: &str) -> bool {
+    let mut command = Command::new(python);
+    command.env("PYTHONPATH", python_packages()).args(["-c", &format!("import {module}")]);
+    output(command.stderr(Stdio::null())).is_some()
+}
+
+/// Installs the engine for the Python that is found first and has pip.
+fn engine() -> Result<()> {
+    const PYTHONS: [&str; 2] = ["/usr/bin/python3", "python3"];
+    if PYTHONS.iter().any(|python| has_module(python, "duckdb")) {
+        return Ok(());
+    }
+    let with_pip = || PYTHONS.into_iter().find(|python| has_module(python, "pip"));
+    if with_pip().is_none() && find("apt-get").is_some() {
+        say("installing python3-pip (a few seconds)");
+        apt(&["python3-pip"])?;
+    }
+    let python = with_pip().context("install python3-pip with this machine's package manager")?;
+    say(&format!("installing {ENGINE} into {} (24 MB)", python_packages().display()));
+    let mut command = Command::new(python);
+    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]);
+    command.args(["--only-binary", ":all:", "--target"]).arg(python_packages()).arg(ENGINE);
+    execute(&mut command).with_context(|| format!("pip could not install {ENGINE}"))
 }
 
 /// What nacld is compared with, for the benchmark only. Without them it measures the rest and says what it left out, so

@@ -299,15 +299,19 @@ fn primary(addresses: &[IpAddr]) -> Vec<IpAddr> {
 
 /// An id for an interface that has none: another one for each machine, namespace and name, and the same whenever it is asked for.
 fn made_up(machine: &str, Place { interface, device, netns }: &Place) -> String {
+    made_up_id("eni-", &[machine, netns.as_deref().unwrap_or_default(), interface, device])
+}
+
+/// An id that tells these parts from others, as long as AWS's: seventeen digits behind its kind.
+pub fn made_up_id(kind: &str, parts: &[&str]) -> String {
     let mut digest = Sha256::new();
-    for part in [machine, netns.as_deref().unwrap_or_default(), interface, device] {
+    for part in parts {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     }
     let digest = digest.finalize();
-    let mut id = digest.iter().take(9).fold(String::from("eni-"), |text, byte| text + &format!("{byte:02x}"));
-    // As long as AWS's: seventeen digits.
-    id.truncate("eni-".len() + 17);
+    let mut id = digest.iter().take(9).fold(String::from(kind), |text, byte| text + &format!("{byte:02x}"));
+    id.truncate(kind.len() + 17);
     id
 }
 

@@ -14,7 +14,7 @@ mod status;
 
 pub use broken::{BrokenCount, BrokenReturn};
 pub use event::{Clock, Record};
-pub use flowlog::{Eni, FlowRecord, InterfaceFlows, LogStatus};
+pub use flowlog::{Eni, FlowRecord, InterfaceFlows, LogStatus, made_up_id};
 pub use flows::{Admitted, Filter, Naming, Remembered, StateCount, Tracking, TrackingStats};
 pub use history::History;
 pub use hits::{

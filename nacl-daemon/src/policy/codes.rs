@@ -106,7 +106,7 @@ codes! {
     NO_SUCH_LAYER = "E044" Error "`layers` names one the interface does not have";
     DEVICE_TWICE = "E045" Error "one device of one network namespace in two interfaces";
     GROUP_TWICE = "E046" Error "a security group twice on one interface";
-    FLOW_LOG = "E047" Error "a format, a window, a destination or a number that a flow log cannot have (F1, F2, F13)";
+    FLOW_LOG = "E047" Error "a format, a window, a destination, a form of file or a number that a flow log cannot have (F1, F2, F13, F15)";
     UNKNOWN_FLOW_LOG = "E048" Error "a flow log the policy does not define";
     SHARED_FILE = "E049" Error "two flow logs that write one file";
     HOST_BITS = "W001" Warning "a CIDR with host bits set; AWS zeroes them (N35)";

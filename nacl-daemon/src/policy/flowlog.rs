@@ -7,14 +7,19 @@ use super::{
     tree::{Entry, Hint, Reader, Table, Unknown, Value},
     written::FlowLog as Written,
 };
-use crate::resolve::flowlog::{Destination, Field, FlowLog, Format, FormatError, FormatFault, Identity, Style, Told};
+use crate::resolve::flowlog::{
+    Destination, Field, FileFormat, FlowLog, Format, FormatError, FormatFault, Identity, Style, Told, Tree,
+};
 
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 20] = [
     "destination",
     "format",
     "interval",
     "traffic",
     "style",
+    "file_format",
+    "hive_compatible_partitions",
+    "per_hour_partition",
     "rotate_mib",
     "rotate_hours",
     "keep",
@@ -31,16 +36,20 @@ const KNOWN: [&str; 17] = [
 
 /// `[flow_log.NAME]`
 pub(super) fn flow_log(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Written> {
+    written(reader, entry, cfg!(feature = "parquet"))
+}
+
+/// `parquet`: whether this nacld can write that.
+fn written(reader: &mut Reader<'_>, entry: &Entry<'_>, parquet: bool) -> Option<Written> {
     let what = format!("`[flow_log.{}]`", entry.key.escape_debug());
     let table = entry.value.table(reader, &what, &KNOWN, &|unknown| hint(unknown, &what))?;
     rule::description(reader, &table);
     let help = "where it goes: an absolute path, \"stdout\" or \"journal\", such as `destination = \"/var/log/nacld/flows.log\"`";
-    let destination = table
-        .require_at(reader, "destination", &entry.key_span, help)
-        .and_then(|value| destination(reader, value))
-        // Reported; what is made up in its place is used by nobody.
-        .unwrap_or(Destination::Stdout);
-    let mut log = FlowLog::new(entry.key, destination);
+    let destination =
+        table.require_at(reader, "destination", &entry.key_span, help).and_then(|value| destination(reader, value));
+    let is_known = destination.is_some();
+    // Reported where it is not; what is made up in its place is used by nobody.
+    let mut log = FlowLog::new(entry.key, destination.unwrap_or(Destination::Stdout));
     if let Some(value) = table.get("format") {
         log.format = format(reader, value).unwrap_or_default();
     }
@@ -71,7 +80,66 @@ pub(super) fn flow_log(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Wri
         sublocation_type: word(reader, &table, "sublocation_type"),
         sublocation: word(reader, &table, "sublocation_id"),
     };
+    files(reader, &table, entry, &mut log, is_known, parquet);
     Some(Written { name: entry.key_span.clone(), log })
+}
+
+/// What AWS calls the options of a destination. `is_known`: whether it was read.
+fn files(
+    reader: &mut Reader<'_>,
+    table: &Table<'_>,
+    entry: &Entry<'_>,
+    log: &mut FlowLog,
+    is_known: bool,
+    parquet: bool,
+) {
+    const ROTATED: [&str; 3] = ["rotate_mib", "rotate_hours", "keep"];
+    let formats = [("plain-text", FileFormat::PlainText), ("parquet", FileFormat::Parquet)];
+    let written = table.get("file_format");
+    let file_format = written.and_then(|value| value.choice(reader, "file_format", &formats)).unwrap_or_default();
+    let [hive, hourly] = ["hive_compatible_partitions", "per_hour_partition"]
+        .map(|key| table.get(key).is_some_and(|value| value.boolean(reader, key).unwrap_or_default()));
+    let mut refuse = |key: &str, message: String, at: &str, help: &str| {
+        let span = table.get(key).map_or_else(|| entry.key_span.clone(), |value| value.span());
+        reader.push(Diagnostic::new(&codes::FLOW_LOG, span, message).at(at.to_owned()).help(help.to_owned()));
+    };
+    let is_parquet = file_format == FileFormat::Parquet;
+    if is_parquet && !parquet {
+        refuse(
+            "file_format",
+            "this nacld was built without Parquet".to_owned(),
+            "needs the feature `parquet`",
+            "build it with `--features parquet`, as the packages are, or write \"plain-text\"",
+        );
+    }
+    if is_parquet && log.style == Style::Json {
+        let help = "leave one of the two out: columns have the names and types that AWS gives them";
+        refuse("style", "Parquet has columns, and no objects".to_owned(), "not with `file_format = \"parquet\"`", help);
+    }
+    let Destination::Directory(tree) = &mut log.destination else {
+        let asked = [("file_format", is_parquet), ("hive_compatible_partitions", hive), ("per_hour_partition", hourly)];
+        for (key, _) in asked.into_iter().filter(|(_, asked)| *asked && is_known) {
+            let help =
+                "let `destination` end with a slash, such as \"/var/log/nacld/flows/\": each window is a file there";
+            refuse(key, format!("`{key}` needs a directory for a destination"), "not for this destination", help);
+        }
+        return;
+    };
+    (tree.file_format, tree.hive_compatible_partitions, tree.per_hour_partition) = (file_format, hive, hourly);
+    for key in ROTATED.into_iter().filter(|key| table.get(key).is_some()) {
+        let help = "remove it: each window is a file of its own there, and how long it stays is not nacld's to say";
+        refuse(key, format!("`{key}` is of a file, and the destination is a directory"), "nothing rotates", help);
+    }
+    let identity = [("account_id", &log.identity.account), ("region", &log.identity.region)];
+    for (key, _) in identity.into_iter().filter(|(key, value)| value.is_none() && table.get(key).is_none()) {
+        let help = format!("say it as AWS does: `{key} = …`");
+        refuse(
+            key,
+            format!("`{key}` is in the path of every file (F15), and missing"),
+            "needed by its destination",
+            &help,
+        );
+    }
 }
 
 fn hint(unknown: &Unknown<'_, '_>, what: &str) -> Option<Hint> {
@@ -80,6 +148,13 @@ fn hint(unknown: &Unknown<'_, '_>, what: &str) -> Option<Hint> {
         "max_aggregation_interval" | "aggregation_interval" | "window" => ("interval", "it is written `interval`"),
         "traffic_type" | "filter" => ("traffic", "it is written `traffic`"),
         "file" | "path" | "log_destination" | "to" => ("destination", "it is written `destination`"),
+        "file_type" | "log_file_format" => ("file_format", "it is written `file_format`"),
+        "hive" | "hive_partitions" | "hive_compatible" => {
+            ("hive_compatible_partitions", "it is written `hive_compatible_partitions`")
+        }
+        "hourly" | "hourly_partitions" | "per_hour_partitions" => {
+            ("per_hour_partition", "it is written `per_hour_partition`")
+        }
         "account" => ("account_id", "it is written `account_id`"),
         "vpc" => ("vpc_id", "it is written `vpc_id`"),
         "subnet" | "subnet_id" => {
@@ -107,9 +182,15 @@ fn destination(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Destination>
     match text {
         "stdout" => Some(Destination::Stdout),
         "journal" => Some(Destination::Journal),
-        _ if text.starts_with('/') && !text.ends_with('/') && !text.contains('\0') => {
-            Some(Destination::File(PathBuf::from(text)))
-        }
+        _ if text.starts_with('/') && !text.contains('\0') => Some(match text.strip_suffix('/') {
+            Some(_) => Destination::Directory(Tree {
+                root: PathBuf::from(text),
+                file_format: FileFormat::default(),
+                hive_compatible_partitions: false,
+                per_hour_partition: false,
+            }),
+            None => Destination::File(PathBuf::from(text)),
+        }),
         _ => {
             let message = format!("a flow log cannot go to \"{}\"", text.escape_debug());
             let diagnostic = Diagnostic::new(&codes::FLOW_LOG, value.span(), message)
@@ -168,7 +249,7 @@ fn word(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<String>
 
 /// Whether a text can stand between blanks, and in the name of a directory.
 pub(super) fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|sign| sign.is_ascii_graphic() && sign != '/')
+    !matches!(text, "" | "." | "..") && text.chars().all(|sign| sign.is_ascii_graphic() && sign != '/')
 }
 
 /// What is said of an id that cannot.
@@ -229,4 +310,55 @@ fn format(reader: &mut Reader<'_>, value: Value<'_>) -> Option<Format> {
         });
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use toml::de::DeTable;
+
+    use super::*;
+    use crate::policy::tree::entries_of;
+
+    /// What is read, and the messages, of a nacld that can write Parquet or not.
+    fn read(keys: &str, parquet: bool) -> (Destination, Vec<String>) {
+        let text = format!("[f]\n{keys}");
+        let (document, errors) = DeTable::parse_recoverable(&text);
+        assert!(errors.is_empty(), "{errors:?}");
+        let mut reader = Reader { text: &text, diagnostics: Vec::new() };
+        let log = written(&mut reader, &entries_of(document.get_ref())[0], parquet).unwrap().log;
+        let told = |one: Diagnostic| format!("{} {}: {}", one.code, &text[one.span], one.message);
+        (log.destination, reader.diagnostics.into_iter().map(told).collect())
+    }
+
+    const KNOWN_THERE: &str = "account_id = \"1\"\nregion = \"eu\"\n";
+
+    #[test]
+    fn parquet_is_for_who_can_write_it() {
+        let keys =
+            format!("destination = \"/d/\"\nfile_format = \"parquet\"\nper_hour_partition = true\n{KNOWN_THERE}");
+        let tree = Tree {
+            root: PathBuf::from("/d/"),
+            file_format: FileFormat::Parquet,
+            hive_compatible_partitions: false,
+            per_hour_partition: true,
+        };
+        assert_eq!(read(&keys, true), (Destination::Directory(tree), Vec::new()));
+        assert_eq!(read(&keys, false).1, ["E047 \"parquet\": this nacld was built without Parquet"]);
+        let json = format!("{keys}style = \"json\"\n");
+        assert_eq!(read(&json, true).1, ["E047 \"json\": Parquet has columns, and no objects"]);
+        let file = keys.replace("/d/", "/d");
+        let needs = |key: &str, value: &str| format!("E047 {value}: `{key}` needs a directory for a destination");
+        assert_eq!(read(&file, true).1, [needs("file_format", "\"parquet\""), needs("per_hour_partition", "true")]);
+    }
+
+    #[test]
+    fn options_that_say_nothing_are_let_be() {
+        for keys in ["file_format = \"plain-text\"", "hive_compatible_partitions = false"] {
+            for destination in ["/d", "stdout", "journal"] {
+                assert_eq!(read(&format!("destination = \"{destination}\"\n{keys}"), false).1, [""; 0]);
+            }
+            let directory = format!("destination = \"/d/\"\n{keys}\n{KNOWN_THERE}");
+            assert_eq!(read(&directory, false).1, [""; 0]);
+        }
+    }
 }

@@ -1,12 +1,19 @@
-//! Records of a flow log → lines: AWS's fields with blanks between them, JSON, and the journal's fields.
+//! Records of a flow log → lines: AWS's fields with blanks between them, JSON, and the journal's fields; and whole files of them.
 
-use std::fmt::{Display, Write as _};
+#[cfg(feature = "parquet")]
+mod parquet;
 
+use std::{
+    fmt::{Display, Write as _},
+    io::{self, Write as _},
+};
+
+use flate2::{Compression, write::GzEncoder};
 use serde_json::{Map, Value};
 
 use crate::{
     observe::FlowRecord,
-    resolve::flowlog::{Field, Format, Style},
+    resolve::flowlog::{Field, FileFormat, Format, Style},
 };
 
 /// One field; nothing where it does not apply (F2).
@@ -100,6 +107,49 @@ pub fn styled(record: &FlowRecord, format: &Format, style: Style) -> String {
     }
 }
 
+/// What a file of lines begins with: the names of the fields, as in AWS's (F15). Nothing where each line says them.
+pub fn head(format: &Format, style: Style) -> String {
+    match style {
+        Style::Aws => names(format) + "\n",
+        Style::Json => String::new(),
+    }
+}
+
+fn names(format: &Format) -> String {
+    format.fields().iter().map(|field| field.name()).collect::<Vec<_>>().join(" ")
+}
+
+/// A file that holds these records and nothing else.
+///
+/// # Errors
+/// This nacld has no Parquet.
+pub fn file(records: &[&FlowRecord], format: &Format, style: Style, file_format: FileFormat) -> io::Result<Vec<u8>> {
+    match file_format {
+        FileFormat::PlainText => {
+            let mut file = GzEncoder::new(Vec::new(), Compression::default());
+            file.write_all(head(format, style).as_bytes())?;
+            for record in records {
+                file.write_all(styled(record, format, style).as_bytes())?;
+            }
+            file.finish()
+        }
+        #[cfg(feature = "parquet")]
+        FileFormat::Parquet => parquet::file(records, format),
+        // Of a policy that another build has put in force.
+        #[cfg(not(feature = "parquet"))]
+        FileFormat::Parquet => Err(io::Error::new(io::ErrorKind::Unsupported, "this nacld was built without Parquet")),
+    }
+}
+
+/// How the name of such a file ends.
+pub const fn extension(style: Style, file_format: FileFormat) -> &'static str {
+    match (file_format, style) {
+        (FileFormat::Parquet, _) => "log.parquet",
+        (FileFormat::PlainText, Style::Aws) => "log.gz",
+        (FileFormat::PlainText, Style::Json) => "json.gz",
+    }
+}
+
 /// A datagram for the journal: the record as a message, and each of its fields as one of the journal's own,
 /// `NACLD_FLOW_SRCADDR=…`.
 pub fn journal(record: &FlowRecord, format: &Format, style: Style) -> Vec<u8> {
@@ -135,12 +185,11 @@ hint: define one in the policy and name it on the interface, then `nacld reload`
   flow_log = \"flows\"
 ";
 
-/// Records as a person reads them, one line each; `names`: under the names of the fields.
-pub fn table(records: &[FlowRecord], format: &Format, names: bool) -> String {
+/// Records as a person reads them, one line each; `with_names`: under the names of the fields.
+pub fn table(records: &[FlowRecord], format: &Format, with_names: bool) -> String {
     let mut text = String::new();
-    if names {
-        let names: Vec<_> = format.fields().iter().map(|field| field.name()).collect();
-        text.push_str(&names.join(" "));
+    if with_names {
+        text.push_str(&names(format));
         text.push('\n');
     }
     for record in records {

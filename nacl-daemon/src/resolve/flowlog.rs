@@ -270,10 +270,35 @@ impl Told {
 pub enum Destination {
     /// A file.
     File(PathBuf),
+    /// A directory in which each window of each interface has a file of its own, as in AWS's buckets (F15).
+    Directory(Tree),
     /// The daemon's standard output.
     Stdout,
     /// The journal, as fields.
     Journal,
+}
+
+/// What AWS calls the options of a destination, below a directory that stands for its bucket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Tree {
+    /// The directory.
+    pub root: PathBuf,
+    /// What its files are.
+    pub file_format: FileFormat,
+    /// Whether directories are named `year=2026`, which engines read as columns, or `2026`.
+    pub hive_compatible_partitions: bool,
+    /// Whether hours have directories of their own.
+    pub per_hour_partition: bool,
+}
+
+/// What a window's own file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum FileFormat {
+    /// Lines, compressed.
+    #[default]
+    PlainText,
+    /// Apache Parquet: columns, compressed. Needs the feature `parquet`.
+    Parquet,
 }
 
 /// What a record looks like.

@@ -2,12 +2,13 @@
 //! cannot be written is said loudly and changes nothing that is enforced; the window it should have had is told as SKIPDATA.
 
 mod file;
+mod tree;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     os::unix::net::UnixDatagram,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, LazyLock, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     dataplane::Window,
-    observe::{Clock, Eni, FlowRecord, History, InterfaceFlows, LogStatus},
+    observe::{Clock, Eni, FlowRecord, History, InterfaceFlows, LogStatus, Place},
     report,
     resolve::{
         Interface,
@@ -37,7 +38,7 @@ static MACHINE: LazyLock<String> =
     LazyLock::new(|| std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned());
 
 /// An interface with its flow log.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Of {
     id: u64,
     log: Arc<FlowLog>,
@@ -58,10 +59,12 @@ impl Of {
     }
 }
 
-/// What windows of an interface hold, to be written.
+/// What a window of an interface holds, to be written.
 pub(super) struct Batch {
     of: Of,
-    windows: Vec<u32>,
+    window: u32,
+    /// When it began, by the kernel's clock: with the window's id that tells it from all others since the machine was started.
+    began: u64,
     records: Vec<FlowRecord>,
     /// From when to when.
     span: (u64, u64),
@@ -121,18 +124,14 @@ impl FlowLogs {
     pub(super) fn keep(&mut self, of: Option<Of>, mut windows: Vec<Window>, history: &History) {
         let Some(of) = of else { return };
         windows.retain(|window| !self.known.contains(&(of.id, window.id)));
-        if windows.is_empty() {
-            return;
-        }
         // Asked anew each time: the clock of the day may have been set.
         let clock = Clock::now();
-        let records = windows.iter().flat_map(|window| of.eni.records(window, history, clock, false)).collect();
-        let began = windows.iter().map(|window| window.began).min().unwrap_or_default();
-        let ended = windows.iter().map(|window| window.ended).max().unwrap_or_default();
-        self.known.extend(windows.iter().map(|window| (of.id, window.id)));
-        let (windows, span) =
-            (windows.iter().map(|window| window.id).collect(), (clock.rounded(began), clock.rounded(ended)));
-        self.claimed.push(Batch { of, windows, records, span });
+        for window in windows {
+            let records = of.eni.records(&window, history, clock, false);
+            let span = (clock.rounded(window.began), clock.rounded(window.ended));
+            self.known.insert((of.id, window.id));
+            self.claimed.push(Batch { of: of.clone(), window: window.id, began: window.began, records, span });
+        }
     }
 }
 
@@ -166,13 +165,11 @@ impl State {
 
     /// Has the kernel forget what was written.
     fn flow_logs_written(&mut self, batches: &[Batch], problems: Vec<String>) {
-        for Batch { of, windows, .. } in batches {
+        for Batch { of, window, .. } in batches {
             if let Some(held) = self.interfaces.values_mut().find(|held| held.id == of.id) {
-                held.attachment.written(windows);
+                held.attachment.written(&[*window]);
             }
-            for window in windows {
-                self.flow_logs.known.remove(&(of.id, *window));
-            }
+            self.flow_logs.known.remove(&(of.id, *window));
         }
         self.flow_logs.problems = problems;
     }
@@ -243,6 +240,8 @@ pub struct Writers {
     skipped: BTreeMap<(String, String), (u64, u64)>,
     /// By flow log: why it cannot be written, and how many records that has cost.
     failing: BTreeMap<String, (String, u64)>,
+    /// Files whose rotated ones were looked after since the start: a daemon before this one may have been killed over them.
+    tidied: BTreeSet<PathBuf>,
 }
 
 impl Writers {
@@ -265,7 +264,12 @@ impl Writers {
         if all.is_empty() {
             return;
         }
-        match put(log, &all) {
+        if let Destination::File(path) = &log.destination
+            && self.tidied.insert(path.clone())
+        {
+            file::tidy(path, log.rotation);
+        }
+        match put(batch, &all) {
             Ok(()) => {
                 self.skipped.remove(&key);
                 // What another interface lost of the same log is not yet told.
@@ -277,7 +281,15 @@ impl Writers {
             }
             Err(error) => {
                 let why = chain(&error);
-                tracing::error!(flow_log = log.name, interface = key.1, reason = why, "the flow log cannot be written");
+                // Said once for a reason, and then by the status until it is written again.
+                if self.failing.get(&log.name).is_none_or(|(before, _)| *before != why) {
+                    tracing::error!(
+                        flow_log = log.name,
+                        interface = key.1,
+                        reason = why,
+                        "the flow log cannot be written"
+                    );
+                }
                 let (began, ended) = skipped.unwrap_or(*span);
                 self.skipped.insert(key, (began.min(span.0), ended.max(span.1)));
                 let failing = self.failing.entry(log.name.clone()).or_default();
@@ -292,11 +304,29 @@ fn records(count: u64) -> String {
 }
 
 /// Writes records where they are to go: all of them or none, as far as that can be said.
-fn put(log: &FlowLog, records: &[&FlowRecord]) -> io::Result<()> {
+fn put(batch: &Batch, records: &[&FlowRecord]) -> io::Result<()> {
+    let Of { log, eni, .. } = &batch.of;
     let text =
         || records.iter().map(|record| report::flowlog::styled(record, &log.format, log.style)).collect::<String>();
     match &log.destination {
-        Destination::File(path) => file::append(path, log.rotation, text().as_bytes(), SystemTime::now()),
+        Destination::File(path) => {
+            let head = report::flowlog::head(&log.format, log.style);
+            file::append(path, log.rotation, head.as_bytes(), text().as_bytes(), SystemTime::now())
+        }
+        Destination::Directory(tree) => {
+            let bytes = report::flowlog::file(records, &log.format, log.style, tree.file_format)?;
+            let Place { interface, device, netns } = eni.place();
+            let window = [
+                netns.as_deref().unwrap_or_default(),
+                interface,
+                device,
+                &batch.window.to_string(),
+                &batch.began.to_string(),
+            ];
+            let contents = tree::Contents { machine: &MACHINE, window: &window, began: batch.span.0 };
+            let extension = report::flowlog::extension(log.style, tree.file_format);
+            tree::put(&tree.root, &tree::place(log, tree, &contents, extension), &bytes)
+        }
         Destination::Stdout => {
             let mut out = io::stdout().lock();
             out.write_all(text().as_bytes())?;
@@ -317,10 +347,7 @@ mod tests {
     use std::{fs, sync::Arc};
 
     use super::*;
-    use crate::{
-        observe::Place,
-        resolve::{Interface, Nacl},
-    };
+    use crate::resolve::{Interface, Nacl};
 
     #[test]
     fn ticks_are_whole_minutes() {
@@ -342,7 +369,8 @@ mod tests {
         let eni = Eni::new(place, &interface, &log, "");
         let batch = |span| Batch {
             of: Of { id: 1, log: Arc::clone(&log), eni: eni.clone() },
-            windows: vec![1],
+            window: 1,
+            began: 0,
             records: vec![eni.without_packets(LogStatus::NoData, span)],
             span,
         };
@@ -357,6 +385,7 @@ mod tests {
         writers.write(&batch((240, 300)));
         let written = fs::read_to_string(&path).unwrap();
         let line = |start, end, status| format!("2 - eni-1 - - - - - - - {start} {end} - {status}\n");
-        assert_eq!(written, line(60, 180, "SKIPDATA") + &line(180, 240, "NODATA") + &line(240, 300, "NODATA"));
+        let head = report::flowlog::head(&log.format, log.style);
+        assert_eq!(written, head + &line(60, 180, "SKIPDATA") + &line(180, 240, "NODATA") + &line(240, 300, "NODATA"));
     }
 }

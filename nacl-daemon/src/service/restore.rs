@@ -124,11 +124,13 @@ impl State {
                 .filter(|(name, held)| cannot_stay(name, held))
                 .map(|(name, _)| name.clone())
                 .collect();
-            for held in names.iter().filter_map(|name| self.interfaces.remove(name)) {
+            for mut held in names.iter().filter_map(|name| self.interfaces.remove(name)) {
                 tracing::warn!(
                     interface = held.name,
                     "its programs are loaded anew, and what was remembered and counted is lost"
                 );
+                // What it has recorded is in maps that go with them.
+                self.flow_logs.take(&mut held);
                 held.attachment.leave();
             }
         }

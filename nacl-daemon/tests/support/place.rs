@@ -108,6 +108,17 @@ impl Place {
         command
     }
 
+    /// A daemon that sees mounts of its own, which end with it. `mounts`: a shell's commands that lay them.
+    pub fn run_among(&self, mounts: &str) -> Command {
+        let nacld = self.command(&["run", "--config", "policy.toml"]);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", &format!("{mounts}\nexec \"$0\" \"$@\"")]);
+        command.arg(nacld.get_program()).args(nacld.get_args());
+        command.envs(nacld.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(self.directory.path()).stdin(Stdio::null());
+        command
+    }
+
     /// Runs a verb to its end.
     pub fn nacld(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
