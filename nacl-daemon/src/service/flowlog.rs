@@ -2,11 +2,12 @@
 //! cannot be written is said loudly and changes nothing that is enforced; the window it should have had is told as SKIPDATA.
 
 mod file;
+mod stream;
 mod tree;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, Write as _},
+    io,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, PoisonError},
@@ -33,9 +34,12 @@ const TICK: u64 = 60;
 /// Where the journal takes entries.
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-/// What tells this machine from others, as systemd has it; nothing where there is none.
-static MACHINE: LazyLock<String> =
-    LazyLock::new(|| std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned());
+/// What tells this machine from others, as systemd has it; in a container, which often has none, what tells this boot: else all of
+/// them would write records of one interface.
+static MACHINE: LazyLock<String> = LazyLock::new(|| {
+    let told = |file| std::fs::read_to_string(file).ok().map(|text| text.trim().to_owned()).filter(|id| !id.is_empty());
+    told("/etc/machine-id").or_else(|| told("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
+});
 
 /// An interface with its flow log.
 #[derive(Clone, PartialEq, Eq)]
@@ -163,6 +167,12 @@ impl State {
         std::mem::take(&mut self.flow_logs.claimed)
     }
 
+    /// Names of the flow logs that interfaces have.
+    fn flow_log_names(&self) -> BTreeSet<String> {
+        let logs = self.interfaces.values().filter_map(|held| held.meant.interface.flow_log.as_ref());
+        logs.map(|log| log.name.clone()).collect()
+    }
+
     /// Has the kernel forget what was written.
     fn flow_logs_written(&mut self, batches: &[Batch], problems: Vec<String>) {
         for Batch { of, window, .. } in batches {
@@ -222,7 +232,9 @@ impl Service {
         for batch in &batches {
             writers.write(batch);
         }
-        self.state().flow_logs_written(&batches, writers.problems());
+        let mut state = self.state();
+        writers.forget_but(&state.flow_log_names());
+        state.flow_logs_written(&batches, writers.problems());
     }
 }
 
@@ -253,6 +265,23 @@ impl Writers {
             )
         };
         self.failing.iter().map(problem).collect()
+    }
+
+    /// Forgets how it went with flow logs that the policy no longer has: nothing will ever be written to them again.
+    fn forget_but(&mut self, names: &BTreeSet<String>) {
+        self.skipped.retain(|(name, _), _| names.contains(name));
+        self.failing.retain(|name, (why, lost)| {
+            let stays = names.contains(name);
+            if !stays {
+                tracing::warn!(
+                    flow_log = name,
+                    was = why,
+                    lost,
+                    "the flow log is no more, and what could not be written is lost"
+                );
+            }
+            stays
+        });
     }
 
     fn write(&mut self, batch: &Batch) {
@@ -327,11 +356,7 @@ fn put(batch: &Batch, records: &[&FlowRecord]) -> io::Result<()> {
             let extension = report::flowlog::extension(log.style, tree.file_format);
             tree::put(&tree.root, &tree::place(log, tree, &contents, extension), &bytes)
         }
-        Destination::Stdout => {
-            let mut out = io::stdout().lock();
-            out.write_all(text().as_bytes())?;
-            out.flush()
-        }
+        Destination::Stdout => stream::put(text()),
         Destination::Journal => {
             let socket = UnixDatagram::unbound()?;
             for record in records {

@@ -29,29 +29,30 @@ pub fn append(path: &Path, rotation: Rotation, head: &[u8], text: &[u8], now: Sy
     let (mut file, mut length) = open(path)?;
     // Lines without a head say themselves what they are, by their first sign.
     let start = if head.is_empty() { text.get(..1).unwrap_or_default() } else { head };
-    if let Some(there) = length.filter(|there| *there > 0)
-        && (is_due(&file, there + text.len() as u64, rotation, now)? || !begins(&file, start)?)
-    {
+    if length > 0 && (is_due(&file, length + text.len() as u64, rotation, now)? || !begins(&file, start)?) {
         drop(file);
         rotate(path, rotation, now)?;
         (file, length) = open(path)?;
     }
-    let head = if length == Some(0) { head } else { &[] };
+    let head = if length == 0 { head } else { &[] };
     let written = file.write_all(head).and_then(|()| file.write_all(text));
-    if let (Err(_), Some(length)) = (&written, length) {
+    if written.is_err() {
         // Half a record would be read as a whole one of nonsense.
         let _ = file.set_len(length);
     }
     written
 }
 
-/// Opens it, without the piece of a line that a process which was killed may have left. Second: its length; nothing of what is no
-/// regular file, which is a stream and not ours to begin.
-fn open(path: &Path) -> io::Result<(File, Option<u64>)> {
-    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)?;
+/// Opens it, without the piece of a line that a process which was killed may have left. Second: its length. What is no regular file
+/// is refused: a pipe that nobody reads would take the records of a window and keep everybody else's waiting.
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create(true).mode(MODE).custom_flags(libc::O_NONBLOCK);
+    let mut file = options.open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Ok((file, None));
+        let message = "it is no regular file: for another program take \"stdout\", or `nacld flows --follow`";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let length = metadata.len();
     if length == 0 {
@@ -61,7 +62,7 @@ fn open(path: &Path) -> io::Result<(File, Option<u64>)> {
     if whole < length {
         file.set_len(whole)?;
     }
-    Ok((file, Some(whole)))
+    Ok((file, whole))
 }
 
 /// A service's umask leaves its group nothing.
@@ -201,7 +202,12 @@ fn rotated(path: &Path) -> io::Result<BTreeMap<(String, u32), Old>> {
         let Some(rest) = other.strip_prefix(name).and_then(|rest| rest.strip_prefix('-')) else { continue };
         // 20261121T225503Z
         let Some((stamp, rest)) = rest.split_at_checked(16) else { continue };
-        if stamp.as_bytes()[8] != b'T' || stamp.as_bytes()[15] != b'Z' {
+        let is_stamp = stamp.bytes().enumerate().all(|(at, sign)| match at {
+            8 => sign == b'T',
+            15 => sign == b'Z',
+            _ => sign.is_ascii_digit(),
+        });
+        if !is_stamp {
             continue;
         }
         let (rest, is_compressed) = rest.strip_suffix(COMPRESSED).map_or((rest, false), |rest| (rest, true));
