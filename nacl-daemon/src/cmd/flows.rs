@@ -1,6 +1,6 @@
 //! `nacld flows`.
 
-use std::{thread::sleep, time::Duration};
+use std::{collections::HashSet, thread::sleep, time::Duration};
 
 use nacl_daemon::{
     observe::FlowRecord,
@@ -14,7 +14,7 @@ pub fn run(args: &cli::Flows) -> anyhow::Result<Exit> {
     let runtime = super::runtime()?;
     let client = Client::new(&args.socket.socket);
     let format = args.format.clone().unwrap_or_default();
-    let mut shown: Vec<FlowRecord> = Vec::new();
+    let mut shown: HashSet<FlowRecord> = HashSet::new();
     let mut begun = false;
     loop {
         let answer: Flows = runtime.block_on(client.flows(args.interface.as_deref()))?;
@@ -32,7 +32,7 @@ pub fn run(args: &cli::Flows) -> anyhow::Result<Exit> {
         if !args.follow {
             return Ok(Exit::Done);
         }
-        (begun, shown) = (true, records);
+        (begun, shown) = (true, records.into_iter().collect());
         sleep(Duration::from_secs(1));
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What a record says of its window (F6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum LogStatus {
     /// It tells of traffic.
@@ -48,7 +48,7 @@ impl LogStatus {
 const SHORTEST: u64 = 1_000_000_000;
 
 /// One record. What does not apply, or is not known, is null.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FlowRecord {
     /// Name of the interface in the policy.
     pub interface: String,

@@ -70,7 +70,8 @@ fn written(reader: &mut Reader<'_>, entry: &Entry<'_>, parquet: bool) -> Option<
     number("rotate_mib", 1..=1 << 20, &mut log.rotation.mib);
     number("rotate_hours", 0..=24 * 366, &mut log.rotation.hours);
     number("keep", 0..=10_000, &mut log.rotation.keep);
-    number("entries", 1..=16_777_216, &mut log.entries);
+    // A record is about a kilobyte while a window is written.
+    number("entries", 1..=1 << 20, &mut log.entries);
     log.identity = Identity {
         account: word(reader, &table, "account_id"),
         region: word(reader, &table, "region"),

@@ -6,7 +6,7 @@ use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::{
         Path, Query, State,
         rejection::{JsonRejection, QueryRejection},
@@ -458,8 +458,27 @@ async fn connection_stats(State(service): State<Arc<Service>>, Query(which): Que
     .await
 }
 
-async fn flows(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Outcome<Flows> {
-    blocking(service, move |service| Ok(Flows { interfaces: service.state().flows(which.interface.as_deref())? })).await
+/// Bytes of a long answer that are sent at once.
+const PIECE: usize = 1 << 16;
+
+/// A window may hold tens of megabytes of JSON, which stay until they are read: only so many at once read them as
+/// [`super::FLOW_READERS`] says.
+async fn flows(State(service): State<Arc<Service>>, Query(which): Query<Which>) -> Result<Response, Failure> {
+    let Ok(place) = Arc::clone(&service.flow_readers).try_acquire_owned() else {
+        let error = "others are reading flows already, as many as may at once".to_owned();
+        let hint = Some("ask again in a moment".to_owned());
+        return Err(Failure(StatusCode::SERVICE_UNAVAILABLE, Problem { error, hint, ..Problem::default() }));
+    };
+    let json = waiting(service, move |service| {
+        let flows = Flows { interfaces: service.state().flows(which.interface.as_deref())? };
+        let failed = |error: serde_json::Error| Failure::of(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        serde_json::to_vec(&Answer::new(flows)).map(Bytes::from).map_err(failed)
+    });
+    let pieces = stream::unfold((json.await?, place), async |(mut rest, place)| {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (rest, place)))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response())
 }
 
 #[derive(Deserialize)]

@@ -37,7 +37,7 @@ use std::{
 
 use tokio::{
     io::unix::AsyncFd,
-    sync::{Notify, broadcast, watch},
+    sync::{Notify, Semaphore, broadcast, watch},
     task::JoinError,
 };
 
@@ -65,6 +65,8 @@ pub const DEFAULT_STATE: &str = "/run/nacld";
 const RECORDS_QUEUED: usize = 4096;
 /// Broken returns, likewise.
 const BROKEN_QUEUED: usize = 256;
+/// Answers about flows that may be on their way at once: 65,536 records are 40 MB, for as long as they are not read.
+pub const FLOW_READERS: usize = 2;
 /// How often what is looked for is seen to.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Records read in one go, so that a flood of events does not keep others from the state.
@@ -84,6 +86,8 @@ pub struct Service {
     policy_changed: Notify,
     flow_logs_changed: Notify,
     stopping: watch::Sender<Option<Ended>>,
+    /// Places for those who read flows.
+    flow_readers: Arc<Semaphore>,
     /// What writes flow logs. Locked before the state, where both are.
     writers: Mutex<flowlog::Writers>,
     tell: Arc<dyn Fn(Notice) + Send + Sync>,
@@ -124,6 +128,7 @@ impl Service {
             pending_changed: Notify::new(),
             policy_changed: Notify::new(),
             flow_logs_changed: Notify::new(),
+            flow_readers: Arc::new(Semaphore::new(FLOW_READERS)),
             stopping: watch::Sender::new(None),
             writers: Mutex::default(),
             tell,
