@@ -40,6 +40,7 @@ use tokio::{
     sync::{Notify, broadcast, watch},
 };
 
+pub(crate) use self::state::rfc3339;
 use self::{
     broken::Scene,
     load::{LoadError, Loader},
