@@ -478,21 +478,22 @@ fn dialogs() {
     press(&mut model, "?");
     assert_data_eq!(
         screen(&model, (80, 24)),
-        str![[r"
+        str![[r#"
 nacld 0.1.0  web.toml 1a2b3c4d5e6f  reloaded 11-21 22:04
 eth0 1/2  stateless  layers both  enforcing  acl web  groups sg-web
 allowed 125,706 2.2k/s  denied 792 3/s  conntrack 43 of 65,536 (0%)
  1 Rules  2 Verdicts  3 Connections  4 Broken returns   by rule
     Rule          ┌ Keys ───────────────────────────────────┐   Packets
 in  90       deny │ q        quit                           │       503 ▏
-in  100      allow│ Tab 1-4  next pane, or that one         │ 1,236,067 ████████
-in  110      allow│ j k ↑ ↓  down, up; PgUp PgDn Home End   │         0
+in  100      allow│ Ctrl-Z   back to the shell; fg: go on   │ 1,236,067 ████████
+in  110      allow│ Tab 1-4  next pane, or that one         │         0
+in  *        deny │ j k ↑ ↓  down, up; PgUp PgDn Home End   │         0
 in  *        deny │ /        filter: rows with this text    │         0
-in  *        deny │ Esc      no filter                      │         0
-in  sg-web 1 allow│ s        sort by something else         │ 1,235,500 ████████
-out 100      allow│ space    pause; again: go on            │   600,750 ████
-out *        deny │ a        verdicts: those that pass too  │       289
-out *        deny │ e        verdicts: explain this one     │         0
+in  sg-web 1 allow│ Esc      no filter                      │ 1,235,500 ████████
+out 100      allow│ s        sort by something else         │   600,750 ████
+out *        deny │ space    pause; again: go on            │       289
+out *        deny │ a        verdicts: those that pass too  │         0
+                  │ e        verdicts: explain this one     │
                   │ m        stateless or stateful          │
                   │ l        which layers judge             │
                   │ i        next interface                 │
@@ -501,10 +502,9 @@ out *        deny │ e        verdicts: explain this one     │         0
 
 
 
-
 q quit  ? help  Tab pane  / filter  s sort  space pause  m mode  l layers
 
-"]]
+"#]]
     );
     press(&mut model, "xm");
     assert_data_eq!(
@@ -778,10 +778,14 @@ fn what_changes_something_asks_first() {
     press(&mut model, "il");
     assert_eq!(press(&mut model, "s"), []);
     assert_eq!(press(&mut model, "n"), [Effect::Set { interface: "lan".into(), set: layers(Layers::Nacl) }]);
-    // Control and C ends it, also over a question.
-    press(&mut model, "m");
-    let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(model.update(Message::Key(key)), Some(Effect::Quit));
+    // Control and C ends it, also over a question or while one types; Control and Z stops it.
+    for before in ["m", "n/"] {
+        press(&mut model, before);
+        for (key, effect) in [('z', Effect::Suspend), ('c', Effect::Quit)] {
+            let key = KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL);
+            assert_eq!(model.update(Message::Key(key)), Some(effect));
+        }
+    }
 }
 
 #[test]
