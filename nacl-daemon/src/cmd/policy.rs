@@ -27,7 +27,7 @@ pub fn load(path: &Path, host: &dyn Host) -> anyhow::Result<Loaded> {
     let (file, bytes) = if path == Path::new("-") {
         let mut bytes = Vec::new();
         io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-        ("<stdin>".to_owned(), bytes)
+        (policy::STDIN.to_owned(), bytes)
     } else {
         let file = path.display().to_string();
         (file.clone(), fs::read(path).with_context(|| format!("cannot read {file}"))?)
