@@ -436,8 +436,8 @@ q quit  ? help  Tab pane  / filter  s sort  space pause  m mode  l layers
 fn broken_returns_and_what_mends_them() {
     let broken = json!([{
         "interface": "eth0", "device": "eth0", "netns": null, "began": "inbound", "protocol": 6, "service": "10.0.1.10",
-        "port": 443, "remote": "0.0.0.0/0", "clients": ["windows"], "first": "2026-11-21T22:00:00Z",
-        "last": "2026-11-21T22:05:06Z", "replies": 3, "request": { "decided_by": "inbound 100", "name": "web", "line": 5 },
+        "port": 443, "cut": false, "tracked": false, "remote": "0.0.0.0/0", "clients": ["windows"],
+        "first": "2026-11-21T22:00:00Z", "last": "2026-11-21T22:05:06Z", "replies": 3, "request": { "decided_by": "inbound 100", "name": "web", "line": 5 },
         "reply": { "decided_by": "outbound *", "name": "web", "line": 0 },
         "example": { "src": "198.51.100.7", "dst": "10.0.1.10", "sport": 1025, "dport": 443, "icmp_type": null },
         "enforced": true, "says": "198.51.100.7:1025 asks 10.0.1.10:443 (tcp), and the reply is dropped",
