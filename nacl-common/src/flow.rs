@@ -269,27 +269,36 @@ const fn asks(packet: &Packet) -> bool {
     packet.protocol == 6 && packet.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
 }
 
-/// Requests to one service: what the programs look for among the packets that pass, while there is a doubt about the replies
-/// ([`Control::SEEKS`]).
+/// Requests to one service, or what runs on a connection one way: what the programs look for among the packets that pass, while there is
+/// a doubt about what should come back ([`Control::SEEKS`]).
 ///
-/// Bits: 0 to 15 destination port (of an echo its type and code), 16 to 23 protocol, 24 direction, 32 to 63 the last four bytes of the
-/// destination. It says which packets are worth a report and nothing more: another host's address may end like this one.
+/// Bits: 0 to 15 destination port (of an echo its type and code), 16 to 23 protocol, 24 direction, 25 of TCP whether the packet begins no
+/// connection, 32 to 63 the last four bytes of the destination. It says which packets are worth a report and nothing more: another host's
+/// address may end like this one.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sought(pub u64);
 
 impl Sought {
-    /// The service that a request asks.
+    const RUNS: u64 = 1 << 25;
+
+    /// Packets like this one: to the same port of the same host, and of TCP such as begin a connection or such as do not.
     #[inline(always)]
-    pub const fn by(direction: Direction, request: &Packet) -> Self {
-        let (protocol, direction) = ((request.protocol as u64) << 16, (direction as u64) << 24);
-        Self(request.dst[1] << 32 | direction | protocol | request.dport as u64)
+    pub const fn by(direction: Direction, packet: &Packet) -> Self {
+        let (protocol, direction) = ((packet.protocol as u64) << 16, (direction as u64) << 24);
+        let runs = if packet.protocol == 6 && !asks(packet) { Self::RUNS } else { 0 };
+        Self(packet.dst[1] << 32 | runs | direction | protocol | packet.dport as u64)
     }
 
-    /// Whether a packet asks that service: of TCP only what begins a connection.
+    /// Whether a packet is one of them.
     #[inline(always)]
-    pub const fn is_asked_by(self, direction: Direction, packet: &Packet) -> bool {
-        Self::by(direction, packet).0 == self.0 && (packet.protocol != 6 || asks(packet))
+    pub const fn fits(self, direction: Direction, packet: &Packet) -> bool {
+        Self::by(direction, packet).0 == self.0
+    }
+
+    /// Whether it is what runs on a connection, which begins none.
+    pub const fn runs(self) -> bool {
+        self.0 & Self::RUNS != 0
     }
 }
 

@@ -79,8 +79,19 @@ struct Sent {
     direction: Direction,
     packet: Flow,
     flags: u8,
-    /// The flow it belongs to by what its sender means: the request, or its reply.
-    means: Option<(Flow, bool)>,
+    /// What its sender means by it.
+    means: Option<Means>,
+}
+
+/// What a packet is of a flow.
+#[derive(Clone, Copy)]
+struct Means {
+    /// The flow, from who asks.
+    flow: Flow,
+    /// It goes to who asks.
+    reply: bool,
+    /// Where it passes something comes back.
+    wants: bool,
 }
 
 fn reverse(flow: &Flow) -> Flow {
@@ -105,17 +116,23 @@ fn asks(chance: &mut Chance, at: u64) -> Vec<Sent> {
     let packet = Flow { protocol, source, destination, sport, dport };
     let flags = if protocol == 6 { tcp::SYN } else { 0 };
     [0, 1, 3]
-        .map(|after| Sent { time: at + after * SECOND, direction, packet, flags, means: Some((packet, false)) })
+        .map(|after| Sent {
+            time: at + after * SECOND,
+            direction,
+            packet,
+            flags,
+            means: Some(Means { flow: packet, reply: false, wants: true }),
+        })
         .to_vec()
 }
 
-/// What belongs to nothing: backscatter, scans, streams whose beginning nobody saw.
-fn noise(chance: &mut Chance, at: u64) -> Sent {
+/// What belongs to nothing: backscatter, scans, streams whose beginning nobody saw. No two share a port, or they would belong together.
+fn noise(chance: &mut Chance, at: u64, number: u16) -> Sent {
     let direction = chance.of(&Direction::ALL);
     let local: IpAddr = LOCAL.parse().expect("an address");
     let remote: IpAddr = chance.of(&["198.51.100.7", "203.0.113.50", "192.0.2.9"]).parse().expect("an address");
     let protocol = chance.of(&[6, 6, 6, 17, 1]);
-    let high = 32769 + 2 * chance.below(16000) as u16;
+    let high = 32769 + 2 * number;
     let low = chance.of(&[22, 53, 80, 443, 8080]);
     let (sport, dport) = if chance.below(4) == 0 { (high, low) } else { (low, high) };
     let (sport, dport) = if protocol == 1 { (high, 0) } else { (sport, dport) };
@@ -169,9 +186,9 @@ fn interface(chance: &mut Chance) -> (Interface, Compiled) {
     (interface, compiled)
 }
 
-/// What came of it: flows that are broken, and how often each was told.
+/// What came of it: flows that are broken, which way each began and whether it was cut, and how often each was told.
 struct Outcome {
-    truth: BTreeMap<String, (Flow, Direction)>,
+    truth: BTreeMap<String, (Flow, Direction, bool)>,
     told: BTreeMap<String, usize>,
 }
 
@@ -194,22 +211,25 @@ fn run(interface: &Interface, compiled: &Compiled, mut packets: Vec<Sent>) -> Ou
         }
         assert!(sought.len() <= Control::SOUGHT_AT_ONCE);
         let packet = as_packet(sent);
-        let reported = !allow || sought.iter().any(|sought| sought.is_asked_by(sent.direction, &packet));
-        if let Some((flow, true)) = sent.means
+        let reported = !allow || sought.iter().any(|sought| sought.fits(sent.direction, &packet));
+        if let Some(Means { flow, reply, wants: false }) = sent.means
             && !allow
         {
-            outcome.truth.insert(format!("{flow:?}"), (flow, sent.direction.reverse()));
+            let began = if reply { sent.direction.reverse() } else { sent.direction };
+            outcome.truth.insert(format!("{flow:?}"), (flow, began, !reply));
         }
         if reported {
             let admits = |direction, packet: &Packet| compiled.judge(direction, packet).action == Action::Allow;
             if let Some(pair) = pairing.met(&event(sent, allow, &by), admits) {
                 let key = format!("{:?}", pair.flow);
-                let (flow, began) = outcome.truth.get(&key).unwrap_or_else(|| panic!("accused in vain: {key}"));
-                assert_eq!((pair.flow, pair.began), (*flow, *began));
+                let truth = outcome.truth.get(&key).unwrap_or_else(|| panic!("accused in vain: {key}"));
+                assert_eq!((pair.flow, pair.began, pair.cut), *truth);
+                let (flow, began, cut) = truth;
                 // Both rules, as the loop finds them.
                 let found = scene.explain(&pair, String::new()).expect("it is broken");
                 assert_eq!(found.request.decided_by, naive(interface, *began, flow).1);
-                assert_eq!(found.reply.decided_by, by);
+                assert_eq!(found.reply.decided_by, naive(interface, began.reverse(), &reverse(flow)).1);
+                assert_eq!(if *cut { found.request.decided_by } else { found.reply.decided_by }, by);
                 *outcome.told.entry(key).or_default() += 1;
             }
             sought = pairing.sought(now);
@@ -218,15 +238,15 @@ fn run(interface: &Interface, compiled: &Compiled, mut packets: Vec<Sent>) -> Ou
     };
     for sent in packets {
         let passes = judge(&sent);
-        if let Some((flow, false)) = sent.means
+        if let Some(Means { flow, reply, wants: true }) = sent.means
             && passes
         {
-            let flags = if flow.protocol == 6 { tcp::SYN | tcp::ACK } else { 0 };
+            let flags = if sent.flags == tcp::SYN { tcp::SYN | tcp::ACK } else { sent.flags };
             let reply = Sent {
                 direction: sent.direction.reverse(),
-                packet: reverse(&flow),
+                packet: reverse(&sent.packet),
                 flags,
-                means: Some((flow, true)),
+                means: Some(Means { flow, reply: !reply, wants: false }),
                 ..sent
             };
             judge(&reply);
@@ -246,9 +266,9 @@ fn nobody_is_accused_in_vain() {
             let at = 100 * SECOND + chance.below(40) * SECOND + chance.below(SECOND);
             packets.extend(asks(&mut chance, at));
         }
-        for _ in 0..300 {
+        for number in 0..300 {
             let at = 100 * SECOND + chance.below(44) * SECOND + chance.below(SECOND);
-            packets.push(noise(&mut chance, at));
+            packets.push(noise(&mut chance, at, number));
         }
         let Outcome { truth, told: found } = run(&interface, &compiled, packets);
         broken += truth.len();
@@ -312,36 +332,116 @@ fn backscatter_is_soon_left_alone() {
     }
 }
 
-/// A stream that goes on when the policy changes under it asks for nothing.
+/// A connection that runs: either end sends, what it sends is acknowledged, and what is not it sends again.
+fn runs(chance: &mut Chance, at: u64) -> Vec<Sent> {
+    let opened = loop {
+        let asked = asks(chance, at)[0];
+        if asked.packet.protocol == 6 {
+            break asked;
+        }
+    };
+    let (flow, reply) = (opened.packet, chance.below(2) == 0);
+    let (direction, packet) =
+        if reply { (opened.direction.reverse(), reverse(&flow)) } else { (opened.direction, flow) };
+    [0, 200, 600, 1400, 3000]
+        .map(|after| Sent {
+            time: at + after * SECOND / 1000,
+            direction,
+            packet,
+            flags: tcp::ACK,
+            means: Some(Means { flow, reply, wants: true }),
+        })
+        .to_vec()
+}
+
+/// Whose rules go away under a connection: what one end sends passes, and nothing comes back. Who asked is told by the ports.
 #[test]
-fn a_stream_that_is_cut_is_no_broken_return() {
-    let rule = |number, action, protocol, ports, line| Rule {
-        number,
-        action,
-        protocol: Protocol::Number(protocol),
-        ports: Some(ports),
+fn whoever_is_cut_is_found() {
+    let mut chance = Chance(13);
+    let (mut cut, mut broken) = (0, 0);
+    for _ in 0..POLICIES {
+        let (interface, compiled) = interface(&mut chance);
+        let flows: Vec<_> = (1..=10).flat_map(|at| runs(&mut chance, at * 1000 * SECOND)).collect();
+        let Outcome { truth, told } = run(&interface, &compiled, flows);
+        let missed: Vec<_> = truth.keys().filter(|flow| !told.contains_key(*flow)).collect();
+        assert!(missed.is_empty(), "{missed:?} of {:?}", interface.nacl);
+        cut += truth.values().filter(|(_, _, cut)| *cut).count();
+        broken += truth.values().filter(|(_, _, cut)| !cut).count();
+    }
+    assert!(cut > 100 && broken > 100, "only {cut} and {broken} flows");
+}
+
+/// Packets of connections that there are not: they are looked into, they take no more than their share, and nothing is told of them.
+#[test]
+fn packets_of_no_connection_leave_room_for_what_is_asked() {
+    let rule = |direction: Direction| Rule {
+        number: 100,
+        action: Action::Allow,
+        protocol: Protocol::Number(6),
+        ports: Some(if direction == Direction::Inbound { (443, 443) } else { (1024, 49151) }),
         icmp: None,
         cidr: "0.0.0.0/0".parse().expect("a CIDR"),
         reference: None,
         description: None,
-        line,
+        line: 1,
         span: 0..0,
     };
-    for protocol in [6, 17] {
-        let out = vec![rule(100, Action::Allow, protocol, (1024, 65535), 1)];
-        let nacl = Nacl { name: "cut".into(), id: None, inbound: Vec::new(), outbound: out };
-        let interface = Interface::new("near", Arc::new(nacl));
-        let compiled = compile(&interface, None).expect("a small policy");
-        // A client goes on to acknowledge what a server goes on to send.
-        let (client, server): (IpAddr, IpAddr) = ("198.51.100.7".parse().expect("one"), LOCAL.parse().expect("one"));
-        let forth = Flow { protocol, source: client, destination: server, sport: 52344, dport: 443 };
-        let flags = if protocol == 6 { tcp::ACK } else { 0 };
-        let stream = (0..100).flat_map(|at| {
-            let time = 1000 * SECOND + at * SECOND / 10;
-            let one = |direction, packet| Sent { time, direction, packet, flags, means: None };
-            [one(Direction::Outbound, reverse(&forth)), one(Direction::Inbound, forth)]
-        });
-        let outcome = run(&interface, &compiled, stream.collect());
-        assert!(outcome.told.is_empty(), "{:?}", outcome.told);
-    }
+    let [inbound, outbound] = Direction::ALL.map(|direction| vec![rule(direction)]);
+    let nacl = Nacl { name: "web".into(), id: None, inbound, outbound };
+    let interface = Interface::new("near", Arc::new(nacl));
+    let compiled = compile(&interface, None).expect("a small policy");
+    let (local, client): (IpAddr, IpAddr) = (LOCAL.parse().expect("one"), "198.51.100.7".parse().expect("one"));
+    // A thousand a second, each from elsewhere, to a port that is closed.
+    let stray = (0..10_000_u64).map(|number| Sent {
+        time: 1000 * SECOND + number * SECOND / 1000,
+        direction: Direction::Inbound,
+        packet: Flow {
+            protocol: 6,
+            source: IpAddr::from([192, 0, (number >> 8) as u8, number as u8]),
+            destination: local,
+            sport: 40001,
+            dport: 22,
+        },
+        flags: tcp::ACK,
+        means: None,
+    });
+    let flow = Flow { protocol: 6, source: client, destination: local, sport: 52000, dport: 443 };
+    let asked = [5, 6, 8].map(|second| Sent {
+        time: (1000 + second) * SECOND,
+        direction: Direction::Inbound,
+        packet: flow,
+        flags: tcp::SYN,
+        means: Some(Means { flow, reply: false, wants: true }),
+    });
+    let Outcome { truth, told } = run(&interface, &compiled, stray.chain(asked).collect());
+    assert_eq!((truth.len(), told.len()), (1, 1));
+}
+
+/// Of datagrams nobody knows whether somebody waits for them: a stream that goes on when the policy changes under it is not told of.
+#[test]
+fn a_stream_of_datagrams_that_is_cut_is_no_broken_return() {
+    let out = Rule {
+        number: 100,
+        action: Action::Allow,
+        protocol: Protocol::Number(17),
+        ports: Some((1024, 65535)),
+        icmp: None,
+        cidr: "0.0.0.0/0".parse().expect("a CIDR"),
+        reference: None,
+        description: None,
+        line: 1,
+        span: 0..0,
+    };
+    let nacl = Nacl { name: "cut".into(), id: None, inbound: Vec::new(), outbound: vec![out] };
+    let interface = Interface::new("near", Arc::new(nacl));
+    let compiled = compile(&interface, None).expect("a small policy");
+    let (client, server): (IpAddr, IpAddr) = ("198.51.100.7".parse().expect("one"), LOCAL.parse().expect("one"));
+    let forth = Flow { protocol: 17, source: client, destination: server, sport: 52344, dport: 443 };
+    let stream = (0..100).flat_map(|at| {
+        let time = 1000 * SECOND + at * SECOND / 10;
+        let one = |direction, packet| Sent { time, direction, packet, flags: 0, means: None };
+        [one(Direction::Outbound, reverse(&forth)), one(Direction::Inbound, forth)]
+    });
+    let outcome = run(&interface, &compiled, stream.collect());
+    assert!(outcome.told.is_empty(), "{:?}", outcome.told);
 }

@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     fs,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use nacl_common::{Direction, Family, Layer, Reason};
@@ -354,7 +354,7 @@ fn nacld(arguments: &[&str]) -> Output {
         .args(arguments)
         .env_remove("NO_COLOR")
         .current_dir(directory.path())
-        .stdin(Stdio::null())
+        .stdin(fs::File::open(directory.path().join("new.toml")).unwrap())
         .output()
         .unwrap()
 }
@@ -501,6 +501,27 @@ fn a_machine_reads_a_difference_and_its_examples() {
     let found = nacld(&["search", "old.toml", "outbound", "--json"]);
     let found: Value = serde_json::from_slice(&found.stdout).expect("JSON");
     assert_eq!(found["interfaces"][0]["found"][0]["by"]["by"], "outbound 100", "{found:#}");
+}
+
+/// What came on standard input has no name to type.
+#[test]
+fn what_comes_on_standard_input_is_not_named_in_a_command() {
+    let named = text(&nacld(&["diff", "old.toml", "new.toml"]).stdout);
+    let piped = text(&nacld(&["diff", "old.toml", "-"]).stdout);
+    let (same, command) = named.split_once("  An example, explained:\n").expect("a command");
+    assert!(command.contains("nacld explain --config new.toml"), "{command}");
+    let (also, hint) =
+        piped.split_once("  To have an example explained, save the policy in a file:\n").expect("a hint");
+    assert_eq!(same, also);
+    assert!(!piped.contains("<stdin>") && hint.contains("nacld explain takes it by --config."), "{piped}");
+    // The old one may come that way: the new one is what is explained.
+    let back = text(&nacld(&["diff", "-", "old.toml"]).stdout);
+    assert!(back.contains("nacld explain --config old.toml"), "{back}");
+    let found = text(&nacld(&["search", "-", "inbound"]).stdout);
+    assert!(!found.contains("<stdin>") && found.contains("save the policy in a file"), "{found}");
+    let json: Value = serde_json::from_slice(&nacld(&["diff", "old.toml", "-", "--json"]).stdout).expect("JSON");
+    let example = &json["interfaces"][0]["changes"][0]["regions"][0]["example"];
+    assert!(example["explain"].is_null() && example["packet"].is_object(), "{example}");
 }
 
 #[test]

@@ -300,6 +300,37 @@ fn findings_of_the_golden_files_are_confirmed_by_their_packets() {
     assert_eq!(codes.len(), 16, "{codes:?}");
 }
 
+/// What is proposed beside a rule is what its replies need, and no more.
+#[test]
+fn a_service_of_one_family_is_helped_by_what_its_replies_need() {
+    let text = |mode: &str, replies: &str| {
+        format!(
+            r#"version = 1
+[nacl.web]
+inbound = [
+  {{ rule = 100, action = "allow", protocol = "tcp", ports = 443, source = "0.0.0.0/0" }},
+  {{ rule = 105, action = "allow", protocol = "tcp", ports = 443, source = "::/0" }},
+  {{ rule = 110, action = "allow", protocol = "tcp", ports = 80, source = "0.0.0.0/0" }},
+]
+outbound = [{{ rule = 100, action = "allow", protocol = "tcp", ports = "1024-65535", destination = "{replies}" }}]
+[interface.eth0]
+nacl = "web"
+mode = "{mode}"
+"#
+        )
+    };
+    for (mode, replies, expected) in [
+        ("stateless", "0.0.0.0/0", "add the same rule for the other family, and one for its replies"),
+        ("stateless", "::/0", "add the same rule for the other family; a rule for its replies is there"),
+        ("stateful", "0.0.0.0/0", "add the same rule for the other family; replies are remembered, and need none"),
+    ] {
+        let policy = policy::load("web", &text(mode, replies), &NoHost).resolved.expect("a policy");
+        let found = findings(&policy);
+        let found = found.iter().find(|one| one.code == "N012").expect("the finding");
+        assert_eq!(found.help.as_deref(), Some(expected), "{mode}, {replies}");
+    }
+}
+
 const BROKEN: &str = r#"version = 1   # of the language
 
 [nacl.web]

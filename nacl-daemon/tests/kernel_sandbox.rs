@@ -6,6 +6,8 @@ mod support;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Output, Stdio},
@@ -30,6 +32,9 @@ use syscalls::Sysno;
 
 /// A machine that builds something else meanwhile is slow.
 const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Where metrics are told.
+const METRICS: &str = "[::1]:9464";
 
 /// The words of a key of the unit.
 fn unit(key: &str) -> Vec<String> {
@@ -68,6 +73,7 @@ fn filter(without: &[&str]) -> BpfProgram {
             "AF_UNIX" => libc::AF_UNIX,
             "AF_NETLINK" => libc::AF_NETLINK,
             "AF_INET" => libc::AF_INET,
+            "AF_INET6" => libc::AF_INET6,
             other => panic!("{other} is not known here"),
         };
         let is = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::try_from(family).unwrap());
@@ -104,7 +110,10 @@ impl Place {
     fn start(&self, cable: &Cable, filter: BpfProgram) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nacld"));
         command.args(["run", "--config", "policy.toml", "--socket", "nacld.sock", "--no-pins", "--wait", "--follow"]);
-        command.args(["--log-format", "json"]).current_dir(self.directory.path()).stdin(Stdio::null());
+        command
+            .args(["--metrics", METRICS, "--log-format", "json"])
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null());
         command.stderr(fs::File::create(self.directory.path().join("err")).unwrap());
         // SAFETY: a system call, on bytes that were made before.
         unsafe { command.pre_exec(move || apply_filter(&filter).map_err(std::io::Error::other)) };
@@ -130,10 +139,17 @@ impl Place {
 fn the_unit_s_filter_leaves_a_daemon_what_it_needs() {
     let cable = Cable::new();
     cable.acquaint();
+    ip(&["-n", &cable.here, "link", "set", "lo", "up"]);
     let place = Place::new();
     let mut child = place.start(&cable, filter(&[]));
     place.until("ready", || place.ask(&["status"]).status.success());
     assert_eq!((cable.inbound(CLOSED, 1), cable.inbound(CLOSED + 1, 1)), (0, 1));
+    // Metrics on this machine's own address of IPv6.
+    let mut metrics = nacl_daemon::netns::within(Some(&cable.here), || TcpStream::connect(METRICS)).unwrap().unwrap();
+    metrics.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    metrics.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("nacld_rule_packets_total{"), "{answer}");
     for verb in [
         &["rules"][..],
         &["conntrack", "list"],

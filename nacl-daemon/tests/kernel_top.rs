@@ -198,6 +198,47 @@ fn rules_verdicts_and_modes() {
     daemon.ends_well(Signal::SIGTERM);
 }
 
+/// The shell must be one that has jobs, as a person's.
+#[test]
+fn the_shell_has_the_terminal_while_it_is_stopped() {
+    let cable = Cable::new();
+    cable.acquaint();
+    let place = Place::new(&lab(&near(&cable)));
+    let daemon = place.start(&[]);
+    let terminal = Terminal::start(&place, (80, 24), "PS1='shell> ' bash --norc --noprofile -i");
+    let line = |line: &str| {
+        terminal.press(&["-l", line]);
+        terminal.press(&["Enter"]);
+    };
+    terminal.shows("shell>");
+    let top = place.command(&[]);
+    let program = top.get_program().to_str().expect("a path of letters");
+    line(&format!("clear; NACLD_SOCKET={} {program} top --interval 200ms", place.socket().display()));
+    terminal.shows("near  stateless");
+    let state = || terminal.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
+    for hits in ["1", "2"] {
+        assert_eq!(state().trim(), "1 0", "it has the screen");
+        terminal.press(&["C-z"]);
+        let screen = terminal.is("stopped", |screen| screen.contains("Stopped") && !screen.contains("1 Rules"));
+        assert!(screen.contains("shell>"), "{screen}");
+        assert_eq!(state().trim(), "0 1", "main screen, a cursor");
+        // Lines are edited and shown again; in a window of another size.
+        line("clear; stty -a");
+        terminal.is("as before", |screen| screen.contains("isig icanon") && screen.contains(" echo echoe"));
+        terminal.tmux(&["resize-window", "-x", if hits == "1" { "90" } else { "80" }, "-y", "24"]);
+        cable.inbound(CLOSED, 1);
+        line("fg");
+        terminal.is("there again", |screen| screen.contains("near  stateless") && screen.contains("q quit"));
+        terminal.is("hits", |screen| rule(screen, "50").contains(&hits.to_owned()));
+    }
+    terminal.press(&["q"]);
+    terminal.is("the shell", |screen| screen.contains("shell>") && !screen.contains("1 Rules"));
+    line("exit");
+    terminal.shows("ended 0");
+    drop(terminal);
+    daemon.ends_well(Signal::SIGTERM);
+}
+
 #[test]
 fn daemons_come_and_go_and_the_terminal_is_given_back() {
     let cable = Cable::new();

@@ -1,11 +1,16 @@
 //! Every lab, at host level: it loads, its expectations hold, its task is a task, and its messages point into its file.
 
+mod support;
+
 use std::{collections::BTreeSet, fs, path::Path};
 
 use nacl_daemon::{
+    compile::Decider,
     lab::{self, Level, Outcome, file, outcome::Counted, paper},
     resolve::Mode,
 };
+
+use support::lab_broken::{broken, said};
 
 const MODES: [Mode; 2] = [Mode::Stateless, Mode::Stateful];
 
@@ -37,6 +42,37 @@ fn every_expectation_holds_in_both_modes() {
         assert!(report.steps.iter().all(|step| !step.probes.is_empty()));
     }
     assert!(failed.is_empty(), "{failed}");
+}
+
+/// A person who runs a lab reads why a reply died, as who watches a daemon does.
+#[test]
+fn whose_replies_die_is_told_with_both_rules_and_a_fix() {
+    let mut count = 0;
+    for lab in labs() {
+        let report = paper::run_host(&lab, Mode::Stateless).unwrap_or_else(|error| panic!("{error}"));
+        let text = anstream::adapter::strip_str(&lab::show::lab_report(&lab, &report)).to_string();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let file = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(&lab.file)).expect("it");
+        for (step, report) in lab.steps.iter().zip(&report.steps) {
+            let expected: BTreeSet<_> = step.probes.iter().filter_map(|probe| broken(&lab, probe)).collect();
+            assert_eq!(said(&report.broken), expected, "{}, {}: {:#?}", lab.name, step.name, report.broken);
+            for one in &report.broken {
+                count += 1;
+                assert!(text.contains(&one.says), "{}: {}\n{text}", lab.name, one.says);
+                let fix = one.fix.as_ref().unwrap_or_else(|| panic!("{}: no fix", one.says));
+                assert!(fix.iter().all(|remedy| text.contains(&remedy.rule)), "{text}");
+                for ruling in [&one.request, &one.reply] {
+                    if let Decider::Nacl { number, .. } = &ruling.decided_by {
+                        let line = file.lines().nth(ruling.line - 1).expect("the line");
+                        assert!(line.contains(&format!("rule = {number},")), "{}: {ruling:?}: {line}", lab.name);
+                    }
+                }
+            }
+        }
+        let goal = report.steps.last().expect("the goal");
+        assert!(goal.broken.is_empty(), "{}: the solution is one: {:#?}", lab.name, goal.broken);
+    }
+    assert!(count >= 40, "{count}");
 }
 
 #[test]

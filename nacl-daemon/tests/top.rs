@@ -436,8 +436,8 @@ q quit  ? help  Tab pane  / filter  s sort  space pause  m mode  l layers
 fn broken_returns_and_what_mends_them() {
     let broken = json!([{
         "interface": "eth0", "device": "eth0", "netns": null, "began": "inbound", "protocol": 6, "service": "10.0.1.10",
-        "port": 443, "remote": "0.0.0.0/0", "clients": ["windows"], "first": "2026-11-21T22:00:00Z",
-        "last": "2026-11-21T22:05:06Z", "replies": 3, "request": { "decided_by": "inbound 100", "name": "web", "line": 5 },
+        "port": 443, "cut": false, "tracked": false, "remote": "0.0.0.0/0", "clients": ["windows"],
+        "first": "2026-11-21T22:00:00Z", "last": "2026-11-21T22:05:06Z", "replies": 3, "request": { "decided_by": "inbound 100", "name": "web", "line": 5 },
         "reply": { "decided_by": "outbound *", "name": "web", "line": 0 },
         "example": { "src": "198.51.100.7", "dst": "10.0.1.10", "sport": 1025, "dport": 443, "icmp_type": null },
         "enforced": true, "says": "198.51.100.7:1025 asks 10.0.1.10:443 (tcp), and the reply is dropped",
@@ -485,20 +485,20 @@ allowed 125,706 2.2k/s  denied 792 3/s  conntrack 43 of 65,536 (0%)
  1 Rules  2 Verdicts  3 Connections  4 Broken returns   by rule
     Rule          ┌ Keys ───────────────────────────────────┐   Packets
 in  90       deny │ q        quit                           │       503 ▏
-in  100      allow│ Tab 1-4  next pane, or that one         │ 1,236,067 ████████
-in  110      allow│ j k ↑ ↓  down, up; PgUp PgDn Home End   │         0
+in  100      allow│ Ctrl-Z   back to the shell; fg: go on   │ 1,236,067 ████████
+in  110      allow│ Tab 1-4  next pane, or that one         │         0
+in  *        deny │ j k ↑ ↓  down, up; PgUp PgDn Home End   │         0
 in  *        deny │ /        filter: rows with this text    │         0
-in  *        deny │ Esc      no filter                      │         0
-in  sg-web 1 allow│ s        sort by something else         │ 1,235,500 ████████
-out 100      allow│ space    pause; again: go on            │   600,750 ████
-out *        deny │ a        verdicts: those that pass too  │       289
-out *        deny │ e        verdicts: explain this one     │         0
+in  sg-web 1 allow│ Esc      no filter                      │ 1,235,500 ████████
+out 100      allow│ s        sort by something else         │   600,750 ████
+out *        deny │ space    pause; again: go on            │       289
+out *        deny │ a        verdicts: those that pass too  │         0
+                  │ e        verdicts: explain this one     │
                   │ m        stateless or stateful          │
                   │ l        which layers judge             │
                   │ i        next interface                 │
                   │          A allowed, D denied, M monitor │
                   └─────────────────────────────────────────┘
-
 
 
 
@@ -778,10 +778,14 @@ fn what_changes_something_asks_first() {
     press(&mut model, "il");
     assert_eq!(press(&mut model, "s"), []);
     assert_eq!(press(&mut model, "n"), [Effect::Set { interface: "lan".into(), set: layers(Layers::Nacl) }]);
-    // Control and C ends it, also over a question.
-    press(&mut model, "m");
-    let key = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(model.update(Message::Key(key)), Some(Effect::Quit));
+    // Control and C ends it, also over a question or while one types; Control and Z stops it.
+    for before in ["m", "n/"] {
+        press(&mut model, before);
+        for (key, effect) in [('z', Effect::Suspend), ('c', Effect::Quit)] {
+            let key = KeyEvent::new(KeyCode::Char(key), KeyModifiers::CONTROL);
+            assert_eq!(model.update(Message::Key(key)), Some(effect));
+        }
+    }
 }
 
 #[test]

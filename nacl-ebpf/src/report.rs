@@ -144,7 +144,7 @@ fn is_sought(direction: Direction, packet: &Packet) -> bool {
     while place < Control::SOUGHT_AT_ONCE {
         // SAFETY: a word of the map's value, and a u64 is read in one piece.
         let sought = Sought(unsafe { words.cast::<u64>().add(Control::SOUGHT + place).read_volatile() });
-        found |= sought.is_asked_by(direction, packet);
+        found |= sought.fits(direction, packet);
         place += 1;
     }
     found

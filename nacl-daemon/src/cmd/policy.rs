@@ -25,7 +25,7 @@ pub struct Loaded {
 /// Reads a policy file, or standard input for `-`. Fails only where the file cannot be read.
 pub fn load(path: &Path, host: &dyn Host) -> anyhow::Result<Loaded> {
     let (file, bytes) = if path == Path::new("-") {
-        ("<stdin>".to_owned(), files::bounded(io::stdin().lock()).context("cannot read standard input")?)
+        (policy::STDIN.to_owned(), files::bounded(io::stdin().lock()).context("cannot read standard input")?)
     } else {
         let file = path.display().to_string();
         (file.clone(), files::read(path).with_context(|| format!("cannot read {file}"))?)

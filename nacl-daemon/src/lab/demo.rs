@@ -11,17 +11,19 @@ use thiserror::Error;
 use super::{
     Lab, LabError,
     ask::Noticed,
+    diagnose,
     expect::Decision,
     file::{self, Policy, Probe, Settings, SourcePorts, Stage},
     net::Style as Wiring,
     outcome::{Observation, sentence},
     paper::{self, Engine, Judge},
-    show::{BAD, BOLD, DIM, GOOD, NOTE, WARN, rules, short, wrap},
+    show::{self, BAD, BOLD, DIM, GOOD, NOTE, WARN, rules, short, wrap},
     wire::{Bench, Happening, WireError},
 };
 use crate::{
     analyze::{self, Flow, NewRule},
     dataplane::{self, Counters, Events},
+    observe::BrokenReturn,
     report::rule::{endpoint, rule_toml},
     resolve::{Mode, Rule},
 };
@@ -92,7 +94,15 @@ pub fn tell(audience: &mut dyn Audience, mut lacking: Vec<String>) -> Result<Vec
     } else {
         None
     };
-    let mut story = Story { lab: &lab, bench, policy, tally: Counters::default(), audience, surprises: Vec::new() };
+    let mut story = Story {
+        lab: &lab,
+        bench,
+        policy,
+        tally: Counters::default(),
+        audience,
+        broken: Vec::new(),
+        surprises: Vec::new(),
+    };
     story.tell(&lacking)?;
     Ok(story.surprises)
 }
@@ -104,6 +114,8 @@ struct Story<'a, 'b> {
     /// On paper: what the counters would have counted.
     tally: Counters,
     audience: &'b mut dyn Audience,
+    /// Whose replies have died so far.
+    broken: Vec<BrokenReturn>,
     surprises: Vec<String>,
 }
 
@@ -131,6 +143,8 @@ impl<'a> Story<'a, '_> {
             "No numbered outbound rule matched the answers to (a) and (c): each was counted by *, which denies the rest. In the file:",
         )?;
         self.source()?;
+        self.text("A daemon finds that out by itself, from the packets. In `nacld watch`, in its status and in its log it says:")?;
+        self.diagnosis()?;
 
         self.act("4", "The proof: a client whose own port is 443")?;
         self.scene(&lab.steps[1].probes[0], HANG)?;
@@ -234,10 +248,17 @@ impl<'a> Story<'a, '_> {
 
     /// Runs one probe before the audience, and holds it against what the lab says.
     fn scene(&mut self, probe: &'a Probe, patience: Duration) -> Result<(), DemoError> {
+        let mut port = PAPER_PORT;
         let (observation, problems) = match self.bench.take() {
             Some(mut bench) => {
                 let mut shown = Ok(());
                 let watched = bench.watch(probe, patience, |happening| {
+                    if let Happening::Packet { host, sight, .. } = &happening
+                        && **host == probe.from
+                        && sight.sent
+                    {
+                        port = sight.packet.sport;
+                    }
                     if shown.is_ok() {
                         shown = self.audience.show(&happens(probe, patience, happening));
                     }
@@ -254,6 +275,7 @@ impl<'a> Story<'a, '_> {
             self.surprises.push(format!("{}: expected {expected}, saw {seen}", probe.name));
         }
         self.surprises.extend(problems);
+        self.broken.extend(diagnose::broken_of(self.lab, &self.policy, probe, port, &observation));
         self.audience.show("\n")?;
         Ok(())
     }
@@ -340,6 +362,18 @@ impl<'a> Story<'a, '_> {
         }
         out.push('\n');
         self.audience.show(&out)
+    }
+
+    /// Why the replies died that did.
+    fn diagnosis(&mut self) -> Result<(), DemoError> {
+        if self.broken.is_empty() {
+            self.surprises.push("no reply has died".into());
+        }
+        for one in self.broken.drain(..) {
+            self.audience.show(&show::broken(&one, "   "))?;
+        }
+        self.audience.show("\n")?;
+        Ok(())
     }
 
     /// The smallest fix of (a), tried in the engine. Returns the rule.

@@ -1,6 +1,6 @@
 //! Labs: networks with a question, each provable at three levels and with or without a memory. `file` reads them (`check`,
 //! `expect`, `legs`); `paper` runs them in the engine or the loaded program; `wire` with real sockets in namespaces (`net`,
-//! `serve`, `relay`, `ask`, `tap`), explained by `account`; `hold` keeps one up to sit in; `show` prints; `demo` tells the
+//! `serve`, `relay`, `ask`, `tap`), explained by `account`; `diagnose` tells why replies died; `hold` keeps one up to sit in; `show` prints; `demo` tells the
 //! story of one. What a policy means is
 //! decided elsewhere.
 
@@ -8,6 +8,7 @@ mod account;
 pub mod ask;
 mod check;
 pub mod demo;
+mod diagnose;
 pub mod expect;
 pub mod file;
 pub mod hold;

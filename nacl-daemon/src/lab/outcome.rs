@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     compile::Decider,
+    observe::BrokenReturn,
     resolve::{Interface, Mode},
 };
 
@@ -66,6 +67,9 @@ pub struct StepReport {
     pub name: String,
     /// Probes.
     pub probes: Vec<ProbeReport>,
+    /// Whose replies died and which downloads were cut, as a daemon tells of them: why, and what mends it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub broken: Vec<BrokenReturn>,
     /// What went wrong with the step as a whole, such as a counter that moved and should not have.
     pub problems: Vec<String>,
     /// Wire: rules that counted packets, and how many the taps saw sent that they had to count.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, convert::Infallible, time::Instant};
 use nacl_common::{Action, Direction, Family, Fragment, Packet, Verdict, packet::tcp};
 
 use super::{
-    Lab, LabError, LabReport, Level, Outcome,
+    Lab, LabError, LabReport, Level, Outcome, diagnose,
     expect::{Crossing, Decision},
     file::{Policy, Probe, ProbeProtocol, SourcePorts, Stage, router_address},
     legs::{Connection, Passage},
@@ -140,7 +140,8 @@ fn run_stage<J: Judge>(
         };
         reports.push(compare(lab, probe, mode, &stage.policy, cases, counted));
     }
-    Ok(StepReport { name: stage.name.into(), probes: reports, problems: Vec::new(), counters: Vec::new() })
+    let broken = diagnose::broken(lab, stage, &reports);
+    Ok(StepReport { name: stage.name.into(), probes: reports, broken, problems: Vec::new(), counters: Vec::new() })
 }
 
 /// Sends the packets of a probe past a judge until one is dropped. `ports`: the source port of each connection.

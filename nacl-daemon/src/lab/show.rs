@@ -22,6 +22,7 @@ use super::{
 use crate::{
     compile::Decider,
     dataplane::Counters,
+    observe::BrokenReturn,
     policy::Diagnostic,
     report::{self, console},
     resolve::{Group, GroupRule, Layers, Peer, Rule},
@@ -93,6 +94,9 @@ fn step_text(lab: &Lab, step: &StepReport) -> String {
     for probe in &step.probes {
         out.push_str(&probe_text(lab, probe, width));
     }
+    for one in &step.broken {
+        out.push_str(&broken(one, "      "));
+    }
     for problem in &step.problems {
         let _ = writeln!(out, "    {BAD}✗{BAD:#} {problem}");
     }
@@ -109,6 +113,19 @@ fn step_text(lab: &Lab, step: &StepReport) -> String {
         out.push_str(&wrap(&format!("counters: {}", counts.join(" · ")), "      ", DIM));
     }
     out
+}
+
+/// Why a reply died or a download was cut, and what mends it: as `nacld watch` shows it.
+pub(super) fn broken(one: &BrokenReturn, indent: &str) -> String {
+    let lines = report::broken::found(one);
+    lines
+        .lines()
+        .map(|line| {
+            let own = line.trim_start();
+            let indent = format!("{indent}{}", &line[..line.len() - own.len()]);
+            wrap(own, &indent, Style::new())
+        })
+        .collect()
 }
 
 fn probe_text(lab: &Lab, probe: &ProbeReport, width: usize) -> String {

@@ -19,6 +19,7 @@ use super::{
     Lab, LabError, LabReport, Level, Outcome,
     account::{Account, Asked, ByHook, Changed, InForce, packet_of, same_flow, since, verdict_of},
     ask::{Gate, Noticed, Question, ask, ask_often},
+    diagnose,
     expect::Decision,
     file::{Nat, Policy, Probe, ProbeProtocol, SourcePorts, Stage},
     kernel::options,
@@ -498,7 +499,8 @@ impl<'a> Bench<'a> {
             reports.push(compare(self.lab, probe, mode, &stage.policy, cases, counted));
         }
         self.engine = engine;
-        Ok(StepReport { name: stage.name.into(), probes: reports, problems, counters })
+        let broken = diagnose::broken(self.lab, stage, &reports);
+        Ok(StepReport { name: stage.name.into(), probes: reports, broken, problems, counters })
     }
 
     /// What is in force now at every hook.

@@ -139,7 +139,9 @@ fn interface(happened: &Happened) {
 }
 
 fn broken(found: &BrokenReturn) {
-    let BrokenReturn { interface, device, netns, began, protocol, port, example, request, reply, enforced, .. } = found;
+    let BrokenReturn {
+        interface, device, netns, began, protocol, port, example, request, reply, enforced, cut, ..
+    } = found;
     let (netns, began, (src, dst)) = (netns.as_deref(), began.name(), ends(example));
     let (remote, clients) =
         (found.remote.to_string(), found.clients.iter().map(|client| client.name()).collect::<Vec<_>>());
@@ -150,8 +152,8 @@ fn broken(found: &BrokenReturn) {
     warn!(
         target: TARGET,
         interface, device, netns, began, protocol, port, src, dst, remote, clients, request_by, request_line, reply_by, reply_line,
-        enforced, fix,
-        "broken return: {says}"
+        enforced, cut, fix,
+        "{}: {says}", if *cut { "cut connection" } else { "broken return" }
     );
 }
 

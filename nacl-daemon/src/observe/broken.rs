@@ -1,8 +1,10 @@
-//! Requests that were let in and replies that were not: which two packets belong together, and what is told of them. A pair is two
-//! packets that the kernel has judged, never a guess: without the request a denied packet may be a scan, or the echo of
-//! somebody else's attack, and nothing is said of it. No kernel, no policy, no text for people.
+//! Requests that were let in and replies that were not, and connections of which one direction passes and the other does no more: which two
+//! packets belong together, and what is told of them. A pair is two packets that the kernel has judged, never a guess: without the
+//! one that passed a denied packet may be a scan, or the echo of somebody else's attack, and nothing is said of it. No kernel, no policy, no
+//! text for people.
 //!
-//! Passed packets are not reported, so the request must be looked for once there is a doubt ([`Pairing::sought`]): the client asks again.
+//! Passed packets are not reported, so the one that passed must be looked for once there is a doubt ([`Pairing::sought`]): the client asks
+//! again, and who sends on a connection that is cut sends again.
 
 use std::{
     cmp::Reverse,
@@ -24,8 +26,8 @@ use crate::{
     resolve::names,
 };
 
-/// A flow whose requests are admitted and whose replies are denied: once for each interface, service, remote prefix and kind of
-/// client, and the two rules.
+/// A flow whose requests are admitted and whose replies are denied, or a connection whose replies go on and whose requests are denied: once
+/// for each interface, service, remote prefix and kind of client, and the two rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokenReturn {
     /// Name of the interface in the policy.
@@ -43,31 +45,35 @@ pub struct BrokenReturn {
     pub service: Option<IpAddr>,
     /// Port that is asked; null for ICMP.
     pub port: Option<u16>,
-    /// The other ends, as wide as the rule that lets the requests pass.
+    /// True: a connection that ran is cut. Its requests are denied, and its replies pass; false: the other way round.
+    pub cut: bool,
+    /// Of a cut connection: whether the layer that does not deny it remembers it.
+    pub tracked: bool,
+    /// The other ends, as wide as the rule that decides about the requests; where none is written, as the one that lets the replies pass.
     pub remote: IpNet,
     /// Kinds of client that pick such a source port.
     pub clients: Vec<Client>,
-    /// When the first of its replies was denied, RFC 3339.
+    /// When the first of its denied packets was met, RFC 3339.
     pub first: String,
     /// When the last one was.
     pub last: String,
-    /// Denied replies that were seen with their requests. Samples: the counters are the truth.
+    /// Denied replies that were seen with their requests, or of a cut connection denied requests. Samples: the counters are the truth.
     pub replies: u64,
-    /// What lets the requests pass.
+    /// What decides about the requests.
     pub request: Ruling,
-    /// What denies the replies.
+    /// What decides about the replies.
     pub reply: Ruling,
     /// One of them: who asks, from which port, whom.
     pub example: Example,
-    /// False in monitor mode: the replies went on all the same.
+    /// False in monitor mode: what is denied went on all the same.
     pub enforced: bool,
-    /// Rules to add so that the replies pass, tried in the engine; null where none helps.
+    /// Rules to add so that both pass, tried in the engine; null where none helps.
     pub fix: Option<Vec<Remedy>>,
     /// All of it in one sentence.
     pub says: String,
 }
 
-/// What decided about one of the two packets.
+/// What decides about one of the two packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ruling {
     /// As [`super::Record`] has it: `inbound 100`, `outbound *`.
@@ -143,29 +149,36 @@ pub struct BrokenCount {
     pub began: Direction,
     /// Flows of different services, clients or rules.
     pub returns: u64,
-    /// Denied replies.
+    /// Packets of theirs that were denied.
     pub replies: u64,
 }
 
-/// Two packets that belong together: the request passed, and then its reply was denied.
+/// Two packets that belong together: the one passed, and then what came back was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// Which way the request went.
+    /// Which way the requests go.
     pub began: Direction,
-    /// The request.
+    /// The flow, from who asks.
     pub flow: Flow,
-    /// When the reply was denied, on the kernel's clock.
+    /// When the second was denied, on the kernel's clock.
     pub time: u64,
     /// False: it went on all the same.
     pub enforced: bool,
+    /// It was the client's, on a connection that runs: its requests are denied, not its replies.
+    pub cut: bool,
+    /// A layer remembers the connection.
+    pub tracked: bool,
 }
 
-/// For so long a request awaits its reply.
+/// For so long what passed awaits what comes back.
 const PATIENCE: u64 = 60 * SECOND;
-/// Requests that are remembered.
-const REQUESTS: usize = 4096;
-/// Services in doubt; more at once is noise.
+/// Packets that passed and are remembered.
+const PASSED: usize = 4096;
+/// What is in doubt; more at once is noise.
 const SUSPECTS: usize = 64;
+/// How much of that, and of what is looked for at once, may be connections and not services: packets that belong to nothing name a new
+/// one each.
+const SHARE: usize = 2;
 /// How long one is looked for before another has its turn: TCP asks again after one and after three seconds.
 const TURN: u64 = 4 * SECOND;
 /// How long it is looked for before it is left alone for a while: a resolver asks again after five seconds.
@@ -177,11 +190,11 @@ const REST_IN_VAIN: u64 = 60 * SECOND;
 /// Times that it doubles.
 const DOUBLINGS: u32 = 6;
 
-/// A service some of whose replies seem to be denied.
+/// A service some of whose replies seem to be denied, or a connection that seems to be cut.
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
     sought: Sought,
-    /// When a reply was denied last.
+    /// When what should come back was denied last.
     denied: u64,
     /// How long it was looked for in this round.
     looked: u64,
@@ -195,23 +208,67 @@ struct Suspect {
     vain: u32,
 }
 
-/// Finds the requests and replies of one interface that belong together.
+/// What a denied packet is of a flow, and what must have passed before it, so that it may be told of.
+struct Denied {
+    /// Which way the requests of the flow go.
+    began: Direction,
+    /// The flow, from who asks.
+    flow: Flow,
+    /// It is a request on a connection that runs.
+    cut: bool,
+    /// The connection is remembered.
+    tracked: bool,
+    /// Which way that went which must have passed.
+    way: Direction,
+    /// The packet, as far as it is known.
+    passed: Packet,
+}
+
+impl Denied {
+    fn of(event: &Event, direction: Direction, packet: &Packet) -> Option<Self> {
+        let (forward, reply) = (event.flow == Met::Forward as u8, event.flow == Met::Reply as u8);
+        let way = direction.reverse();
+        if runs(packet) && !reply {
+            // A connection is not asked for again: what goes on the other way proves that it is one, and who sends it sends it again.
+            let passed = Packet {
+                src: packet.dst,
+                dst: packet.src,
+                sport: packet.dport,
+                dport: packet.sport,
+                tcp_flags: TCP_ACK,
+                ..*packet
+            };
+            let cut = match (leads_to_a_service(packet), leads_to_a_service(&passed)) {
+                _ if forward => true,
+                (there, back) if there != back => there,
+                _ => return None,
+            };
+            let (began, flow) = if cut { (direction, flow_of(packet)) } else { (way, flow_of(&passed)) };
+            return Some(Self { began, flow, cut, tracked: forward, way, passed });
+        }
+        let flow = answered(packet).filter(|_| !forward)?;
+        let passed = flow.request().ok()?;
+        (reply || asks(&passed)).then_some(Self { began: way, flow, cut: false, tracked: reply, way, passed })
+    }
+}
+
+/// Finds the packets of one interface that belong together.
 #[derive(Clone, Debug, Default)]
 pub struct Pairing {
-    /// Requests by flow: which way, and when.
-    asked: HashMap<Flow, (Direction, u64)>,
+    /// Packets that passed, by flow from who sent them: which way, and when.
+    passed: HashMap<Flow, (Direction, u64)>,
     /// The same in the order in which they came.
     order: VecDeque<(Flow, u64)>,
     suspects: Vec<Suspect>,
 }
 
 impl Pairing {
-    /// Takes note of a verdict. `admits`: whether the policy in force lets a request pass, as the first of its flow.
+    /// Takes note of a verdict. `admits`: whether the policy in force lets a packet pass, as the first of its flow.
     pub fn met(&mut self, event: &Event, admits: impl FnOnce(Direction, &Packet) -> bool) -> Option<Pair> {
         let (direction, packet) = packet(event)?;
         if event.action == Action::Allow as u8 {
-            if let Some(flow) = request(&packet) {
-                self.note(flow, direction, event.time);
+            if asks(&packet) || runs(&packet) {
+                self.note(flow_of(&packet), direction, event.time);
             }
             return None;
         }
@@ -220,51 +277,46 @@ impl Pairing {
         if !matches!(reason, Reason::NaclRule | Reason::NaclImplicit | Reason::GroupImplicit) {
             return None;
         }
-        let remembered = event.flow == Met::Reply as u8;
-        let (flow, began) = (answered(&packet)?, direction.reverse());
-        let request = flow.request().ok()?;
-        if !remembered && !asks(&request) {
-            return None;
-        }
-        let asked = self
-            .asked
-            .get(&flow)
-            .is_some_and(|(way, time)| *way == began && *time <= event.time && event.time - time <= PATIENCE);
-        if remembered || asked {
-            let sought = Sought::by(began, &request);
+        let Denied { began, flow, cut, tracked, way, passed } = Denied::of(event, direction, &packet)?;
+        let proved = self
+            .passed
+            .get(&flow_of(&passed))
+            .is_some_and(|(other, time)| *other == way && *time <= event.time && event.time - time <= PATIENCE);
+        let sought = Sought::by(way, &passed);
+        // What is remembered of a connection says that its request passed; of a cut one not that its replies still do.
+        if proved || tracked && !cut {
             self.suspects.iter_mut().filter(|suspect| suspect.sought == sought).for_each(|suspect| {
                 (suspect.proved, suspect.vain, suspect.denied) = (true, 0, event.time);
             });
-            return Some(Pair { began, flow, time: event.time, enforced: event.enforced != 0 });
+            return Some(Pair { began, flow, time: event.time, enforced: event.enforced != 0, cut, tracked });
         }
-        // Of an established connection nobody would ask again.
-        if packet.protocol == 6 && packet.tcp_flags & (TCP_SYN | TCP_RST) == 0 {
-            return None;
-        }
-        if admits(began, &request) {
-            self.suspect(Sought::by(began, &request), event.time);
+        if tracked || admits(way, &passed) {
+            self.suspect(sought, event.time);
         }
         None
     }
 
     fn note(&mut self, flow: Flow, direction: Direction, time: u64) {
         while let Some((old, noted)) = self.order.front().copied()
-            && (self.order.len() >= REQUESTS || time.saturating_sub(noted) > PATIENCE)
+            && (self.order.len() >= PASSED || time.saturating_sub(noted) > PATIENCE)
         {
             self.order.pop_front();
-            // It may have been asked again since.
-            if self.asked.get(&old).is_some_and(|(_, last)| *last == noted) {
-                self.asked.remove(&old);
+            // It may have passed again since.
+            if self.passed.get(&old).is_some_and(|(_, last)| *last == noted) {
+                self.passed.remove(&old);
             }
         }
-        self.asked.insert(flow, (direction, time));
+        self.passed.insert(flow, (direction, time));
         self.order.push_back((flow, time));
     }
 
     fn suspect(&mut self, sought: Sought, time: u64) {
         if let Some(known) = self.suspects.iter_mut().find(|suspect| suspect.sought == sought) {
             known.denied = time;
-        } else if self.suspects.len() < SUSPECTS {
+            return;
+        }
+        let alike = self.suspects.iter().filter(|suspect| suspect.sought.runs() == sought.runs()).count();
+        if self.suspects.len() < SUSPECTS && !(sought.runs() && alike >= SUSPECTS / SHARE) {
             let rests_until = 0;
             self.suspects.push(Suspect {
                 sought,
@@ -283,8 +335,8 @@ impl Pairing {
         !self.suspects.is_empty()
     }
 
-    /// Which passed packets are to be reported now: requests to these services. To be asked again about once a second, while there are
-    /// [`Self::doubts`].
+    /// Which passed packets are to be reported now: requests to these services, what runs on these connections. To be asked again about
+    /// once a second, while there are [`Self::doubts`].
     pub fn sought(&mut self, now: u64) -> Vec<Sought> {
         for suspect in &mut self.suspects {
             let Some(began) = suspect.turn else { continue };
@@ -304,15 +356,25 @@ impl Pairing {
         self.suspects.retain(|suspect| {
             suspect.turn.is_some() || now.saturating_sub(suspect.denied.max(suspect.rests_until)) <= PATIENCE
         });
-        let turns = self.suspects.iter().filter(|suspect| suspect.turn.is_some()).count();
-        let places = Control::SOUGHT_AT_ONCE.saturating_sub(turns);
-        // Where no reply was denied of late, nothing need be looked for.
+        let turns = |runs: bool| {
+            let turns = self.suspects.iter().filter(|suspect| suspect.turn.is_some() && suspect.sought.runs() == runs);
+            turns.count()
+        };
+        let mut places = Control::SOUGHT_AT_ONCE.saturating_sub(turns(false) + turns(true));
+        let mut connections = (Control::SOUGHT_AT_ONCE / SHARE).saturating_sub(turns(true));
+        // Where nothing was denied of late, nothing need be looked for.
         let waits = |suspect: &&mut Suspect| {
             suspect.turn.is_none() && suspect.rests_until <= now && now.saturating_sub(suspect.denied) <= PATIENCE
         };
         let mut next: Vec<_> = self.suspects.iter_mut().filter(waits).collect();
         next.sort_by_key(|suspect| (suspect.looked, Reverse(suspect.denied)));
-        next.into_iter().take(places).for_each(|suspect| suspect.turn = Some(now));
+        for suspect in next {
+            let runs = suspect.sought.runs();
+            if places > 0 && (!runs || connections > 0) {
+                (places, connections) = (places - 1, connections - usize::from(runs));
+                suspect.turn = Some(now);
+            }
+        }
         let current = self.suspects.iter().filter(|suspect| suspect.turn.is_some());
         current.map(|suspect| suspect.sought).collect()
     }
@@ -325,6 +387,7 @@ impl Pairing {
 
 const TCP_SYN: u8 = nacl_common::packet::tcp::SYN;
 const TCP_RST: u8 = nacl_common::packet::tcp::RST;
+const TCP_ACK: u8 = nacl_common::packet::tcp::ACK;
 
 /// The packet an event tells of, where it was whole or a first fragment.
 fn packet(event: &Event) -> Option<(Direction, Packet)> {
@@ -345,21 +408,25 @@ fn packet(event: &Event) -> Option<(Direction, Packet)> {
     Some((if event.direction == 0 { Direction::Inbound } else { Direction::Outbound }, packet))
 }
 
-/// Whether a packet can only be, or by its ports is, the first of its flow.
-///
-/// Of UDP nobody knows. Taken for requests are packets to a port below 1024, and those from the ports that most systems pick (32768 and
-/// above) to one that they do not: a stream that goes on after the policy has changed is no request.
+/// Whether a packet can only be, or by its ports is, the first of its flow. Of UDP nobody knows but by the ports: a stream that goes on after
+/// the policy has changed is no request.
 fn asks(packet: &Packet) -> bool {
     match flow::first(packet, 0, 0) {
         Some(State::Opening | State::Echo) => true,
-        Some(State::UdpSent) => packet.dport < 1024 || (packet.dport < 32768 && packet.sport >= 32768),
+        Some(State::UdpSent) => leads_to_a_service(packet),
         _ => false,
     }
 }
 
-/// The flow that a packet begins.
-fn request(packet: &Packet) -> Option<Flow> {
-    asks(packet).then(|| flow_of(packet))
+/// Whether a packet goes, by its ports, to who is asked: to one below 1024, or from the ports that most systems pick (32768 and above)
+/// to one that they do not.
+const fn leads_to_a_service(packet: &Packet) -> bool {
+    packet.dport < 1024 || packet.dport < 32768 && packet.sport >= 32768
+}
+
+/// Whether a packet belongs to a TCP connection that runs, as far as it tells itself.
+const fn runs(packet: &Packet) -> bool {
+    packet.protocol == 6 && packet.tcp_flags & (TCP_SYN | TCP_RST | TCP_ACK) == TCP_ACK
 }
 
 fn flow_of(packet: &Packet) -> Flow {

@@ -26,6 +26,9 @@ pub(crate) use self::{
 };
 use crate::resolve::{self, Resolved};
 
+/// What a policy is called that came on standard input.
+pub const STDIN: &str = "<stdin>";
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

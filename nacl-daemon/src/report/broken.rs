@@ -1,4 +1,4 @@
-//! Broken returns: in a sentence, and as what a person reads in `status`, `watch` and before a daemon.
+//! Broken returns and cut connections: in a sentence, and as what a person reads in `status`, `watch` and before a daemon.
 
 use std::fmt::Write as _;
 
@@ -19,21 +19,41 @@ const LOUD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Red
 
 /// All of it in one sentence, without the fix.
 pub fn sentence(broken: &BrokenReturn) -> String {
-    let BrokenReturn { began, protocol, example, request, reply, enforced, .. } = broken;
+    let BrokenReturn { began, protocol, example, request, reply, enforced, cut, .. } = broken;
     let (src, dst) = (end(example.src, example.sport), end(example.dst, example.dport));
-    let passes = if *began == Direction::Inbound { "lets it in" } else { "lets it out" };
-    let denied = if *enforced { "is dropped" } else { "would be dropped" };
-    let to = example.sport.map(|port| format!(" to port {port}")).unwrap_or_default();
-    let mut out = format!(
-        "{src} asks {dst} ({}): {} {passes}, and the reply{to} {denied} by {}",
-        protocol_name(*protocol),
-        rule(request),
-        rule(reply)
-    );
+    let inbound = *began == Direction::Inbound;
+    let dropped = if *enforced { "is dropped" } else { "would be dropped" };
+    let protocol = protocol_name(*protocol);
+    let mut out = if *cut {
+        let passes = if inbound { "lets the answers out" } else { "lets the answers in" };
+        let to = example.dport.map(|port| format!(" to port {port}")).unwrap_or_default();
+        format!(
+            "{src} was connected to {dst} ({protocol}): {} {passes}, and what the client goes on to send{to} {dropped} by {}",
+            rule(reply),
+            rule(request)
+        )
+    } else {
+        let passes = if inbound { "lets it in" } else { "lets it out" };
+        let to = example.sport.map(|port| format!(" to port {port}")).unwrap_or_default();
+        format!(
+            "{src} asks {dst} ({protocol}): {} {passes}, and the reply{to} {dropped} by {}",
+            rule(request),
+            rule(reply)
+        )
+    };
     if let Some(who) = who(broken) {
         let _ = write!(out, "; {who}");
     }
     out
+}
+
+/// What it is called, and what that means.
+const fn title(cut: bool) -> (&'static str, &'static str) {
+    if cut {
+        ("CUT CONNECTION", "they ran, and what clients go on to send is denied")
+    } else {
+        ("BROKEN RETURN", "requests pass, and their replies do not")
+    }
 }
 
 fn end(address: std::net::IpAddr, port: Option<u16>) -> String {
@@ -75,24 +95,29 @@ fn who(broken: &BrokenReturn) -> Option<String> {
 pub fn found(broken: &BrokenReturn) -> String {
     let BrokenReturn { interface, device, netns, says, .. } = broken;
     let place = named(interface, device, netns.as_deref());
-    let mut out = format!("{LOUD}BROKEN RETURN{LOUD:#} on {BOLD}{place}{BOLD:#}: {says}\n");
+    let (title, _) = title(broken.cut);
+    let mut out = format!("{LOUD}{title}{LOUD:#} on {BOLD}{place}{BOLD:#}: {says}\n");
     out.push_str(&fix(broken));
     out
 }
 
 /// All of them, for the status: loud where there are any, nothing where there are none.
 pub fn section(all: &[BrokenReturn]) -> String {
-    if all.is_empty() {
+    [false, true].into_iter().map(|cut| part(all.iter().filter(|broken| broken.cut == cut), title(cut))).collect()
+}
+
+fn part<'b>(all: impl Iterator<Item = &'b BrokenReturn> + Clone, (title, means): (&str, &str)) -> String {
+    let count = all.clone().count();
+    if count == 0 {
         return String::new();
     }
-    let mut out =
-        format!("{LOUD}{}{LOUD:#}: requests pass, and their replies do not\n", count_of(all.len(), "BROKEN RETURN"));
+    let mut out = format!("{LOUD}{}{LOUD:#}: {means}\n", count_of(count, title));
     for broken in all {
-        let BrokenReturn { interface, device, netns, says, replies, first, last, .. } = broken;
+        let BrokenReturn { interface, device, netns, says, replies, first, last, cut, .. } = broken;
         let place = named(interface, device, netns.as_deref());
         let _ = writeln!(out, "  {BOLD}{place}{BOLD:#}  {says}");
-        let replies = console::count(*replies);
-        let _ = writeln!(out, "    {DIM}denied replies seen: {replies}, first {first}, last {last}{DIM:#}");
+        let (what, replies) = (if *cut { "packets" } else { "replies" }, console::count(*replies));
+        let _ = writeln!(out, "    {DIM}denied {what} seen: {replies}, first {first}, last {last}{DIM:#}");
         out.push_str(&fix(broken));
     }
     out.push('\n');

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::{
     count_of,
     regions::{
-        BOLD, DIM, GREEN, Place, RED, cells, command, decided_json, example, family_name, json as boxes, remote_name,
-        said, table,
+        BOLD, DIM, GREEN, Place, RED, cells, decided_json, example, family_name, invitation, json as boxes,
+        remote_name, said, table,
     },
 };
 use crate::analyze::{Change, Difference, InterfaceDifference, SettingChange, What};
@@ -94,11 +94,8 @@ fn interface(out: &mut String, files: Files<'_>, one: &InterfaceDifference, widt
     }
     let first = &one.changes[0];
     let place = Place { file: files.new, interface: &one.name };
-    let _ = writeln!(
-        out,
-        "\n  {DIM}An example, explained:\n  {}{DIM:#}\n",
-        command(place, first.direction, &first.boxes[0].example)
-    );
+    let [what, explain] = invitation(place, first.direction, &first.boxes[0].example);
+    let _ = writeln!(out, "\n  {DIM}{what}\n  {explain}{DIM:#}\n");
 }
 
 fn changes(out: &mut String, direction: Direction, family: Family, what: What, all: &[Change], width: Option<u16>) {

@@ -357,7 +357,7 @@ pub const FAMILIES: &[Family] = &[
         name: "broken_returns",
         unit: None,
         kind: Kind::Counter,
-        help: "Flows that were found whose requests pass and whose replies are denied; direction: which way the requests go.",
+        help: "Flows that were found of which one direction passes and the other is denied; direction: which way the requests go.",
         labels: &["interface", "direction"],
         samples: |Reading { status, .. }| {
             let counts = status.broken_counts.iter();
@@ -368,7 +368,7 @@ pub const FAMILIES: &[Family] = &[
         name: "broken_return",
         unit: Some("packets"),
         kind: Kind::Counter,
-        help: "Denied replies that were seen with their requests. Samples: the counters of rules are complete.",
+        help: "Denied packets of broken returns, seen with the packet that passed before. Samples: the counters of rules are complete.",
         labels: &["interface", "direction"],
         samples: |Reading { status, .. }| {
             let counts = status.broken_counts.iter();

@@ -6,7 +6,10 @@ use nacl_common::{Action, Direction, Family, Fragment, Packet};
 use serde_json::{Value, json};
 
 use super::rule::{endpoint, protocol_name};
-use crate::analyze::{Decided, Flow, address, sets::Rectangle};
+use crate::{
+    analyze::{Decided, Flow, address, sets::Rectangle},
+    policy,
+};
 
 pub(super) const BOLD: Style = Style::new().bold();
 pub(super) const DIM: Style = Style::new().dimmed();
@@ -135,13 +138,27 @@ pub(super) fn example(direction: Direction, packet: &Packet) -> String {
     arguments(packet).unwrap_or_else(|| line(direction, packet).to_string())
 }
 
-/// The command that explains a packet.
-pub fn command(place: Place<'_>, direction: Direction, packet: &Packet) -> String {
+/// The command that explains a packet; nothing where the policy stands in no file that it could name.
+fn command(place: Place<'_>, direction: Direction, packet: &Packet) -> Option<String> {
     let Place { file, interface } = place;
+    if file == policy::STDIN {
+        return None;
+    }
     let explain = format!("nacld explain --config {} --interface {}", word(file), word(interface));
-    match arguments(packet) {
+    Some(match arguments(packet) {
         Some(arguments) => format!("{explain} --direction {} {arguments}", direction.name()),
         None => format!("echo '{}' | {explain} --jsonl", line(direction, packet)),
+    })
+}
+
+/// How to have a packet explained, in two lines.
+pub(super) fn invitation(place: Place<'_>, direction: Direction, packet: &Packet) -> [String; 2] {
+    let words = |[what, how]: [&str; 2]| [what.to_owned(), how.to_owned()];
+    match command(place, direction, packet) {
+        Some(command) => words(["An example, explained:", &command]),
+        None => {
+            words(["To have an example explained, save the policy in a file:", "nacld explain takes it by --config."])
+        }
     }
 }
 

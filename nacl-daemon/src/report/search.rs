@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::{
     count_of,
     regions::{
-        BOLD, DIM, GREEN, Place, RED, cells, command, decided_json, example, family_name, json as boxes, remote_name,
-        rule, table,
+        BOLD, DIM, GREEN, Place, RED, cells, decided_json, example, family_name, invitation, json as boxes,
+        remote_name, rule, table,
     },
 };
 use crate::analyze::{Found, Searched};
@@ -50,8 +50,8 @@ pub fn text(place: Place<'_>, searched: &Searched, denied: bool, width: Option<u
             let _ = writeln!(out, "{BOLD}{}{BOLD:#}: no such packet is {word}.", place.interface);
         }
         Some(found) => {
-            let explain = command(place, found.direction, &found.boxes[0].example);
-            let _ = writeln!(out, "{DIM}An example, explained:\n{explain}{DIM:#}");
+            let [what, explain] = invitation(place, found.direction, &found.boxes[0].example);
+            let _ = writeln!(out, "{DIM}{what}\n{explain}{DIM:#}");
         }
     }
     if searched.left_out {

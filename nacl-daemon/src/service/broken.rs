@@ -4,7 +4,13 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use nacl_common::{Action, Direction, Verdict};
+use nacl_common::{
+    Action, Control, Direction, Packet, Verdict,
+    border::{Entry, NO_SLOT},
+    evaluate::{At, Memory},
+    flow::State,
+    packet::tcp,
+};
 
 use crate::{
     analyze::{Flow, NewRule, smallest_fix},
@@ -36,13 +42,15 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// What this policy says of a pair, but for the fix; `None` where it lets the reply pass, or never let the request.
+    /// What this policy says of a pair, but for the fix; `None` where it lets both packets pass, or neither.
     pub fn explain(&self, pair: &Pair, time: String) -> Option<BrokenReturn> {
         let Self { place, interface, .. } = self;
         let Place { interface: name, device, netns } = place.clone();
-        let Pair { began, flow, enforced, .. } = *pair;
-        let (request, reply) = self.rulings(began, &flow)?;
+        let Pair { began, flow, enforced, cut, tracked, .. } = *pair;
+        let (request, reply) = self.rulings(began, &flow, cut, tracked)?;
         let inbound = began == Direction::Inbound;
+        // What no numbered rule matches says nothing of how many it concerns.
+        let wide = if cut && request.decided_by.written(interface).is_none() { &reply } else { &request };
         Some(BrokenReturn {
             interface: name,
             device,
@@ -51,7 +59,9 @@ impl Scene {
             protocol: flow.protocol,
             service: inbound.then_some(flow.destination),
             port: flow.has_ports().then_some(flow.dport),
-            remote: remote(interface, &request, if inbound { flow.source } else { flow.destination }),
+            cut,
+            tracked: cut && tracked,
+            remote: remote(interface, wide, if inbound { flow.source } else { flow.destination }),
             clients: if flow.has_ports() { clients(flow.sport) } else { Vec::new() },
             first: time.clone(),
             last: time,
@@ -74,14 +84,42 @@ impl Scene {
         found
     }
 
-    /// What decides about a request and its reply, where the one passes and the other does not.
-    fn rulings(&self, began: Direction, flow: &Flow) -> Option<(Ruling, Ruling)> {
+    /// What decides about requests and replies, where the one passes and the other does not.
+    fn rulings(&self, began: Direction, flow: &Flow, cut: bool, tracked: bool) -> Option<(Ruling, Ruling)> {
         let (request, reply) = (flow.request().ok()?, flow.reply().ok()??);
+        if cut {
+            return self.rulings_of_cut(began, [request, reply], tracked);
+        }
         let mut engine = Engine::new(&self.interface, &self.compiled);
         let request = engine.judge(began, &request);
         let reply = engine.judge(began.reverse(), &reply);
         let broken = request.action == Action::Allow && reply.action == Action::Deny;
         broken.then(|| (self.ruling(request), self.ruling(reply)))
+    }
+
+    /// Likewise of a connection that runs. Where it is remembered, it is by the layer that does not deny: a layer that remembers asks no
+    /// rule (S32).
+    fn rulings_of_cut(&self, began: Direction, packets: [Packet; 2], tracked: bool) -> Option<(Ruling, Ruling)> {
+        let at = At { control: Control(self.compiled.flags), ..At::default() };
+        let entry = |nacl: bool| Entry {
+            expires: u64::MAX,
+            state: State::Established as u8,
+            origin: began as u8,
+            nacl: u8::from(nacl),
+            group: u8::from(!nacl),
+            nacl_slot: NO_SLOT,
+            group_slot: NO_SLOT,
+            ..Entry::default()
+        };
+        let entries = if tracked { vec![Some(entry(false)), Some(entry(true))] } else { vec![None] };
+        entries.into_iter().find_map(|found| {
+            let memory = Memory { trackable: true, found: found.as_ref(), shared: None };
+            let [request, reply] = packets.map(|packet| Packet { tcp_flags: tcp::ACK, ..packet });
+            let request = self.compiled.judge_with(&at, began, &request, memory).verdict;
+            let reply = self.compiled.judge_with(&at, began.reverse(), &reply, memory).verdict;
+            let cut = request.action == Action::Deny && reply.action == Action::Allow;
+            cut.then(|| (self.ruling(request), self.ruling(reply)))
+        })
     }
 
     fn ruling(&self, verdict: Verdict) -> Ruling {
@@ -95,9 +133,9 @@ impl Scene {
     }
 }
 
-/// The other ends: as wide as the rule that lets the request pass.
-fn remote(interface: &Interface, request: &Ruling, address: std::net::IpAddr) -> IpNet {
-    let written = request.decided_by.written(interface);
+/// The other ends: as wide as the rule that decides.
+fn remote(interface: &Interface, by: &Ruling, address: std::net::IpAddr) -> IpNet {
+    let written = by.decided_by.written(interface);
     let wide = match written {
         Some(Written::Nacl(rule)) => Some(rule.cidr),
         Some(Written::Group(rule)) => rule.cidrs.iter().copied().find(|cidr| cidr.contains(&address)),
@@ -136,7 +174,7 @@ pub struct Book {
 }
 
 impl Book {
-    /// Counts one more denied reply of a broken return that is known; false where it is not.
+    /// Counts one more denied packet of a broken return that is known; false where it is not.
     pub fn count(&mut self, found: &BrokenReturn) -> bool {
         let Some(known) = self.entries.iter_mut().find(|known| is_same(known, found)) else { return false };
         known.last.clone_from(&found.last);
@@ -186,7 +224,7 @@ impl Book {
         self.entries.retain_mut(|entry| {
             let scene = scenes.entry(entry.interface.clone()).or_insert_with(|| scene(&entry.interface));
             let Some(scene) = scene else { return false };
-            let rulings = scene.rulings(entry.began, &entry.example.flow(entry.protocol));
+            let rulings = scene.rulings(entry.began, &entry.example.flow(entry.protocol), entry.cut, entry.tracked);
             let Some((request, reply)) = rulings else { return false };
             let same = (&request.decided_by, &reply.decided_by) == (&entry.request.decided_by, &entry.reply.decided_by);
             (entry.request, entry.reply) = (request, reply);
@@ -209,8 +247,8 @@ impl Book {
 /// Whether two tell of the same: the same service, clients and rules.
 fn is_same(one: &BrokenReturn, other: &BrokenReturn) -> bool {
     let key = |broken: &BrokenReturn| {
-        let BrokenReturn { began, protocol, service, port, remote, .. } = broken;
-        (*began, *protocol, *service, *port, *remote)
+        let BrokenReturn { began, protocol, service, port, cut, remote, .. } = broken;
+        (*began, *protocol, *service, *port, *cut, *remote)
     };
     one.interface == other.interface
         && key(one) == key(other)

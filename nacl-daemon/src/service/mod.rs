@@ -41,6 +41,7 @@ use tokio::{
     task::JoinError,
 };
 
+pub(crate) use self::state::rfc3339;
 use self::{
     broken::Scene,
     load::{LoadError, Loader},

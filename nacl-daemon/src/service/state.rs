@@ -1115,7 +1115,7 @@ fn text_of(name: &str, interface: &Interface) -> String {
     named(name, &interface.name, interface.netns.as_deref())
 }
 
-pub(super) fn rfc3339(time: SystemTime) -> String {
+pub(crate) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 

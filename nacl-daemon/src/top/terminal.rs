@@ -7,10 +7,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossterm::event::{Event, EventStream};
+use crossterm::{
+    event::{Event, EventStream},
+    execute,
+    terminal::{EnterAlternateScreen, disable_raw_mode, enable_raw_mode},
+};
 use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
 use hyper::{Method, body::Incoming};
+use nix::sys::signal::{Signal, raise};
 use ratatui::{Terminal, backend::TestBackend, buffer::Buffer, layout::Rect};
 use serde::Deserialize;
 use tokio::{
@@ -64,7 +69,8 @@ pub async fn run(client: Client, options: Options) -> io::Result<()> {
         .collect::<io::Result<Vec<_>>>()?;
     // From here on also where something panics.
     let terminal = ratatui::try_init()?;
-    let ended = show(terminal, client, options, &mut signals).await;
+    let continued = signal(SignalKind::from_raw(Signal::SIGCONT as i32))?;
+    let ended = show(terminal, client, options, &mut signals, continued).await;
     ratatui::restore();
     ended
 }
@@ -74,6 +80,7 @@ async fn show(
     client: Client,
     options: Options,
     signals: &mut [tokio::signal::unix::Signal],
+    mut continued: tokio::signal::unix::Signal,
 ) -> io::Result<()> {
     let (mut model, mut screen) = (Model::default(), Screen::new(options.colour));
     let (sender, mut messages) = mpsc::channel(WAITING);
@@ -91,6 +98,8 @@ async fn show(
         let mut effects = Vec::new();
         tokio::select! {
             () = any(signals) => return Ok(()),
+            // Whoever stopped it, the shell has had the terminal meanwhile.
+            Some(()) = continued.recv() => take(&mut terminal)?,
             key = keys.next() => match key {
                 Some(Ok(Event::Key(key))) => effects.extend(model.update(Message::Key(key))),
                 // Another size, above all: it is drawn anew.
@@ -118,6 +127,13 @@ async fn show(
         for effect in effects {
             match effect {
                 Effect::Quit => return Ok(()),
+                Effect::Suspend => {
+                    terminal.show_cursor()?;
+                    ratatui::try_restore()?;
+                    // Returns when somebody has continued it; at once where no shell could.
+                    raise(Signal::SIGTSTP)?;
+                    take(&mut terminal)?;
+                }
                 Effect::Refresh => wake.notify_one(),
                 Effect::Follow { all } => {
                     following.abort();
@@ -133,6 +149,15 @@ async fn show(
             sleep(rest).await;
         }
     }
+}
+
+/// Takes the screen again, of which others have had the use.
+fn take(terminal: &mut ratatui::DefaultTerminal) -> io::Result<()> {
+    // It is set again only where it counts as given back.
+    disable_raw_mode()?;
+    enable_raw_mode()?;
+    execute!(io::stdout(), EnterAlternateScreen)?;
+    terminal.clear()
 }
 
 async fn any(signals: &mut [tokio::signal::unix::Signal]) {

@@ -38,6 +38,8 @@ pub enum Message {
 pub enum Effect {
     /// The person has seen enough.
     Quit,
+    /// The person wants the shell back for a while.
+    Suspend,
     /// Ask the daemon now.
     Refresh,
     /// Follow other verdicts: allowed ones too, or not.
@@ -155,8 +157,13 @@ impl Model {
     }
 
     fn key(&mut self, key: KeyEvent) -> Option<Effect> {
-        if key.modifiers.contains(KeyModifiers::CONTROL) && matches!(key.code, KeyCode::Char('c')) {
-            return Some(Effect::Quit);
+        // What a terminal makes signals of, where nobody reads its keys one by one.
+        if key.modifiers.contains(KeyModifiers::CONTROL) {
+            match key.code {
+                KeyCode::Char('c') => return Some(Effect::Quit),
+                KeyCode::Char('z') => return Some(Effect::Suspend),
+                _ => {}
+            }
         }
         if self.typing {
             self.type_filter(key.code);

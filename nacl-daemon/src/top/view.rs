@@ -563,8 +563,9 @@ impl Screen {
     }
 
     fn help(&self) -> Vec<Line<'static>> {
-        const KEYS: [(&str, &str); 13] = [
+        const KEYS: [(&str, &str); 14] = [
             ("q", "quit"),
+            ("Ctrl-Z", "back to the shell; fg: go on"),
             ("Tab 1-4", "next pane, or that one"),
             ("j k ↑ ↓", "down, up; PgUp PgDn Home End"),
             ("/", "filter: rows with this text"),

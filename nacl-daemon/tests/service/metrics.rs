@@ -334,8 +334,8 @@ async fn a_scrape_keeps_nobody_from_changing_something() {
 }
 
 /// A port that nobody has now.
-fn free() -> SocketAddr {
-    Port::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+fn free(address: &str) -> SocketAddr {
+    Port::bind((address, 0)).unwrap().local_addr().unwrap()
 }
 
 /// What a port answers to a request.
@@ -350,7 +350,15 @@ async fn asked(address: SocketAddr, request: &str) -> String {
 
 #[tokio::test]
 async fn a_port_tells_the_same_and_nothing_else() {
-    let address = free();
+    tells_on(free("127.0.0.1")).await;
+}
+
+#[tokio::test]
+async fn a_port_of_ipv6_likewise() {
+    tells_on(free("::1")).await;
+}
+
+async fn tells_on(address: SocketAddr) {
     let port = Some(address.to_string().parse().unwrap());
     let daemon =
         Daemon::start_in(tempfile::tempdir().unwrap(), WEB, Fake::default(), |config| config.metrics = port).await;

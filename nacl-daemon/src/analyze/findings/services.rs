@@ -142,10 +142,27 @@ fn one_protocol(view: &View, direction: Direction, decided: &Decided<'_>, found:
             found.push(
                 Diagnostic::new(&codes::ONE_PROTOCOL, rule.span.clone(), message)
                     .at(format!("{this} only"))
-                    .help(format!("add the same rule for {that}, and one for its replies"))
+                    .help(format!("add the same rule for {that}{}", and_back(view, direction, &[missing])))
                     .proved_by([view.example(direction, &packet), view.example(direction, &missing)]),
             );
         }
+    }
+}
+
+/// What is to be added beside a rule that lets these requests pass: one for their replies, where the list has none and does not
+/// remember whom it let pass.
+fn and_back(view: &View, direction: Direction, requests: &[Packet]) -> &'static str {
+    let passes = |request: &Packet| {
+        let Packet { src, dst, sport, dport, .. } = *request;
+        let reply = Packet { src: dst, dst: src, sport: dport, dport: sport, ..*request };
+        view.judge(direction.reverse(), &reply).0
+    };
+    if view.stateful {
+        "; replies are remembered, and need none"
+    } else if requests.iter().all(passes) {
+        "; a rule for its replies is there"
+    } else {
+        ", and one for its replies"
     }
 }
 
@@ -186,6 +203,7 @@ fn one_family(view: &View, direction: Direction, decided: &Decided<'_>, found: &
             })
             .collect();
         let Some((rule, packet, missing)) = half.first() else { continue };
+        let missings: Vec<_> = half.iter().map(|(.., missing)| *missing).collect();
         let numbers: Vec<_> = half.iter().map(|(rule, ..)| rule.number.to_string()).collect();
         let message = format!(
             "{} {} {} open to everybody on {open}, and closed on {closed}",
@@ -198,7 +216,7 @@ fn one_family(view: &View, direction: Direction, decided: &Decided<'_>, found: &
             .note(format!(
                 "a rule belongs to the family of its CIDR, and the list lets other services pass on {closed} (N24)"
             ))
-            .help("add the same rule for the other family, and one for its replies");
+            .help(format!("add the same rule for the other family{}", and_back(view, direction, &missings)));
         for (rule, ..) in half.iter().skip(1).take(LABELS) {
             diagnostic = diagnostic.and(rule.span.clone(), "likewise");
         }
