@@ -188,15 +188,15 @@ eth0 1/2  stateless  layers both  enforcing  acl web  groups sg-web
 allowed 125,706 2.2k/s  denied 792 3/s  conntrack 43 of 65,536 (0%)
  1 Rules  2 Verdicts  3 Connections  4 Broken returns   by rule
     Rule           Ports            Remote           Rate/s     Packets
-in  90       deny  All              203.0.113.0/24        3         503 ▏
-in  100      allow 443              0.0.0.0/0          1.5k   1,236,067 ████████
+in  90       deny  all              203.0.113.0/24        3         503 ▏
+in  100      allow tcp 443          0.0.0.0/0          1.5k   1,236,067 ████████
 in  110      allow Echo Request     0.0.0.0/0             0           0
-in  *        deny  All              0.0.0.0/0             0           0
-in  *        deny  All              ::/0                  0           0
-in  sg-web 1 allow 443              0.0.0.0/0          1.5k   1,235,500 ████████
-out 100      allow 32768 - 65535    0.0.0.0/0           750     600,750 ████
-out *        deny  All              0.0.0.0/0             0         289
-out *        deny  All              ::/0                  0           0
+in  *        deny  all              0.0.0.0/0             0           0
+in  *        deny  all              ::/0                  0           0
+in  sg-web 1 allow tcp 443          0.0.0.0/0          1.5k   1,235,500 ████████
+out 100      allow tcp 32768-65535  0.0.0.0/0           750     600,750 ████
+out *        deny  all              0.0.0.0/0             0         289
+out *        deny  all              ::/0                  0           0
 
 
 
@@ -288,15 +288,15 @@ allowed 125,706 2.2k/s  denied 792 3/s  conntrack 65,000 of 65,536 (99%)  FULL: 
  WAITING for eth9: it is not here
  1 Rules  2 Verdicts  3 Connections  4 Broken returns   by rule
     Rule           Ports            Remote                    Rate/s     Packets
-in  90       deny  All              203.0.113.0/24                 3         503 ▏
-in  100      allow 443              0.0.0.0/0                   1.5k   1,236,067 █████████
+in  90       deny  all              203.0.113.0/24                 3         503 ▏
+in  100      allow tcp 443          0.0.0.0/0                   1.5k   1,236,067 █████████
 in  110      allow Echo Request     0.0.0.0/0                      0           0
-in  *        deny  All              0.0.0.0/0                      0           0
-in  *        deny  All              ::/0                           0           0
-in  sg-web 1 allow 443              0.0.0.0/0                   1.5k   1,235,500 █████████
-out 100      allow 32768 - 65535    0.0.0.0/0                    750     600,750 ████▌
-out *        deny  All              0.0.0.0/0                      0         289
-out *        deny  All              ::/0                           0           0
+in  *        deny  all              0.0.0.0/0                      0           0
+in  *        deny  all              ::/0                           0           0
+in  sg-web 1 allow tcp 443          0.0.0.0/0                   1.5k   1,235,500 █████████
+out 100      allow tcp 32768-65535  0.0.0.0/0                    750     600,750 ████▌
+out *        deny  all              0.0.0.0/0                      0         289
+out *        deny  all              ::/0                           0           0
 
 
 
@@ -515,8 +515,8 @@ eth0 1/2  stateless  layers both  enforcing  acl web  groups sg-web
 allowed 125,706 2.2k/s  denied 792 3/s  conntrack 43 of 65,536 (0%)
  1 Rules  2 Verdicts  3 Connections  4 Broken returns   by rule
     Rule           Ports            Remote           Rate/s     Packets
-in  90       deny  All              203.0.113.0/24        3         503 ▏
-in  100      allow 443              0.0.0.0/0          1.5k   1,236,067 ████████
+in  90       deny  all              203.0.113.0/24        3         503 ▏
+in  100      allow tcp 443          0.0.0.0/0          1.5k   1,236,067 ████████
 in  110      allow Echo Request     0.0.0.0/0             0           0
 in  *       ┌ Change the mode ─────────────────────────────────────┐  0
 in  *       │ Make eth0 stateful? It is stateless now.             │  0
@@ -546,8 +546,8 @@ eth0 1/2  stateless  layers both  enforcing  acl web  groups sg-web
 allowed 125,706 2.2k/s  denied 792 3/s  conntrack 43 of 65,536 (0%)
  1 Rules  2 Verdicts  3 Connections  4 Broken returns   by rule
     Rule           Ports            Remote           Rate/s     Packets
-in  90       deny  All              203.0.113.0/24        3         503 ▏
-in  100      allow 443              0.0.0.0/0          1.5k   1,236,067 ████████
+in  90       deny  all              203.0.113.0/24        3         503 ▏
+in  100      allow tcp 443          0.0.0.0/0          1.5k   1,236,067 ████████
 ┌ Choose the layers ──────────────────────────────────────────────────────────┐
 │ Which layers are to judge on eth0?                                          │
 │                                                                             │

@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::observe::{Hits, InterfaceRules, InterfaceStatus, Reading};
+use crate::observe::{BrokenCount, Hits, InterfaceRules, InterfaceStatus, Reading};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -358,22 +358,16 @@ pub const FAMILIES: &[Family] = &[
         unit: None,
         kind: Kind::Counter,
         help: "Flows that were found of which one direction passes and the other is denied; direction: which way the requests go.",
-        labels: &["interface", "direction"],
-        samples: |Reading { status, .. }| {
-            let counts = status.broken_counts.iter();
-            counts.map(|one| sample([&*one.interface, one.began.name()], one.returns)).collect()
-        },
+        labels: &["interface", "netns", "direction"],
+        samples: |reading| broken(reading, |count| count.returns),
     },
     Family {
         name: "broken_return",
         unit: Some("packets"),
         kind: Kind::Counter,
         help: "Denied packets of broken returns, seen with the packet that passed before. Samples: the counters of rules are complete.",
-        labels: &["interface", "direction"],
-        samples: |Reading { status, .. }| {
-            let counts = status.broken_counts.iter();
-            counts.map(|one| sample([&*one.interface, one.began.name()], one.replies)).collect()
-        },
+        labels: &["interface", "netns", "direction"],
+        samples: |reading| broken(reading, |count| count.replies),
     },
     Family {
         name: "events_suppressed",
@@ -432,6 +426,20 @@ fn place<'r>(interface: &'r str, netns: Option<&'r str>) -> [&'r str; 2] {
 fn of_each(reading: &Reading, value: fn(&InterfaceStatus) -> u64) -> Vec<Sample<'_>> {
     let interfaces = reading.status.interfaces.iter();
     interfaces.map(|one| sample(place(&one.interface, one.netns.as_deref()), value(one))).collect()
+}
+
+/// Of broken returns, from the time on when there are none: else whoever asks for an increase never sees the first.
+fn broken(Reading { status, .. }: &Reading, value: fn(&BrokenCount) -> u64) -> Vec<Sample<'_>> {
+    let counted = |interface: &str, direction| {
+        let found = status.broken_counts.iter().find(|one| one.interface == interface && one.began == direction);
+        found.map_or(0, value)
+    };
+    let ways = status.interfaces.iter().flat_map(|one| Direction::ALL.map(|direction| (one, direction)));
+    ways.map(|(one, direction)| {
+        let [interface, netns] = place(&one.interface, one.netns.as_deref());
+        sample([interface, netns, direction.name()], counted(interface, direction))
+    })
+    .collect()
 }
 
 /// What is told of the daemon as a whole.

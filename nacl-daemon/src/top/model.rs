@@ -17,7 +17,7 @@ use crate::{
         RuleRow, WayHits, minus,
     },
     report::{console, rule::protocol_name},
-    resolve::{Layers, Mode},
+    resolve::{Layers, Mode, Protocol},
     service::api::SetMode,
 };
 
@@ -324,6 +324,8 @@ pub struct RuleLine {
     pub kind: String,
     /// The console's column of that name.
     pub ports: String,
+    /// Both in a few letters, for a narrow screen: what stands in the console's column does not tell TCP from UDP.
+    pub brief: String,
     /// The other end.
     pub remote: String,
     /// Line in the policy file; 0 for what stands in none.
@@ -377,6 +379,16 @@ fn lines(rules: &InterfaceRules) -> Vec<RuleLine> {
     lines
 }
 
+/// `tcp 443`, `udp`, `Echo Request`, `all`.
+fn brief(protocol: Protocol, ports: &str) -> String {
+    match protocol {
+        Protocol::All => "all".to_owned(),
+        Protocol::Number(number) if ports.eq_ignore_ascii_case("all") => protocol_name(number),
+        Protocol::Number(1 | 58) => ports.to_owned(),
+        Protocol::Number(number) => format!("{} {}", protocol_name(number), ports.replace(" - ", "-")),
+    }
+}
+
 fn of_nacl(direction: Direction, row: &RuleRow) -> RuleLine {
     RuleLine {
         direction,
@@ -384,6 +396,7 @@ fn of_nacl(direction: Direction, row: &RuleRow) -> RuleLine {
         action: row.action,
         kind: console::kind(row.protocol, row.ports, row.icmp),
         ports: console::ports(row.family, row.ports, row.icmp),
+        brief: brief(row.protocol, &console::ports(row.family, row.ports, row.icmp)),
         remote: row.reference.clone().unwrap_or_else(|| row.cidr.to_string()),
         line: row.line,
         hits: row.hits.unwrap_or_default(),
@@ -399,6 +412,7 @@ fn of_group(direction: Direction, group: &str, row: &GroupRow) -> RuleLine {
         action: Action::Allow,
         kind: console::kind(row.protocol, row.ports, row.icmp),
         ports: console::ports(family, row.ports, row.icmp),
+        brief: brief(row.protocol, &console::ports(family, row.ports, row.icmp)),
         remote: row.peer.clone(),
         line: row.line,
         hits: row.hits.unwrap_or_default(),
@@ -416,6 +430,7 @@ fn of_way(direction: Direction, ways: &[WayHits], rule: &str, action: Action, ki
         action,
         kind: kind.to_owned(),
         ports: String::new(),
+        brief: kind.to_owned(),
         remote: if family == Family::V4 { "IPv4" } else { "IPv6" }.to_owned(),
         line: 0,
         hits,

@@ -420,7 +420,11 @@ impl Screen {
                 cells.push(text(line.kind.clone()));
             }
             if wide(60) {
-                cells.push(text(if line.ports.is_empty() { line.kind.clone() } else { line.ports.clone() }));
+                cells.push(text(if wide(120) && !line.ports.is_empty() {
+                    line.ports.clone()
+                } else {
+                    line.brief.clone()
+                }));
             }
             cells.push(text(line.remote.clone()));
             cells.extend([
