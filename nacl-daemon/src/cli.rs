@@ -626,15 +626,32 @@ pub struct Status {
     pub socket: Socket,
 }
 
+/// One interface or all.
+#[derive(Args, Debug)]
+pub struct Which {
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    #[arg(value_name = "INTERFACE")]
+    interface: Option<String>,
+    /// The same, as verbs have it that take other things too.
+    #[arg(short = 'i', long = "interface", value_name = "INTERFACE", conflicts_with = "interface", hide = true)]
+    named: Option<String>,
+}
+
+impl Which {
+    /// Its name, as it was typed.
+    pub fn interface(&self) -> Option<&str> {
+        self.interface.as_deref().or(self.named.as_deref())
+    }
+}
+
 /// Show the rule tables as the AWS console does, with live hits.
 ///
 /// Needs a running daemon and the right to open its socket. With `--config` it needs nothing, and shows the tables
 /// without hits.
 #[derive(Args, Debug)]
 pub struct Rules {
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
-    #[arg(value_name = "INTERFACE")]
-    pub interface: Option<String>,
+    #[command(flatten)]
+    pub which: Which,
     /// Show again every second, with what was hit since.
     #[arg(short, long, conflicts_with_all = ["config", "json"])]
     pub watch: bool,
@@ -845,9 +862,8 @@ Examples:
   nacld flows --format '${srcaddr} ${dstaddr} ${dstport} ${tcp-flags} ${action}'
   nacld flows --json                            with the layer, the rule and its line")]
 pub struct Flows {
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
-    #[arg(value_name = "INTERFACE")]
-    pub interface: Option<String>,
+    #[command(flatten)]
+    pub which: Which,
     /// Fields of a line, as in AWS's flow logs of versions 2 to 5 (default: AWS's own).
     #[arg(long, value_name = "FORMAT", conflicts_with = "json")]
     pub format: Option<Format>,

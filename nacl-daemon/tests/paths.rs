@@ -615,3 +615,24 @@ security_groups = ["sg-a", "sg-b"]
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("neither end is an address of this interface"), "{text}");
 }
+
+/// The page types a command and shows what it prints; both are held here.
+#[test]
+fn the_page_shows_what_its_command_prints() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let page = fs::read_to_string(format!("{root}/docs/understand.md")).unwrap();
+    let (_, rest) = page.split_once("## The whole way").unwrap();
+    let mut blocks = rest.split("```").skip(1).step_by(2);
+    let command = blocks.next().unwrap().strip_prefix("sh\n").unwrap();
+    let shown = blocks.next().unwrap().trim_start_matches('\n');
+    let binaries = std::path::Path::new(env!("CARGO_BIN_EXE_nacld")).parent().unwrap().display().to_string();
+    let output = Command::new("sh")
+        .args(["-c", command])
+        .current_dir(root)
+        .env("PATH", format!("{binaries}:{}", std::env::var("PATH").unwrap()))
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.starts_with(shown), "{printed}");
+    assert!(shown.contains("DENY"), "{shown}");
+}

@@ -17,7 +17,7 @@ pub fn run(args: &cli::Flows) -> anyhow::Result<Exit> {
     let mut shown: HashSet<FlowRecord> = HashSet::new();
     let mut begun = false;
     loop {
-        let answer: Flows = runtime.block_on(client.flows(args.interface.as_deref()))?;
+        let answer: Flows = runtime.block_on(client.flows(args.which.interface()))?;
         if args.json {
             super::print(report::json::pretty(&answer)?)?;
             return Ok(Exit::Done);

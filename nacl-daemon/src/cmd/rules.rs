@@ -19,14 +19,14 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub fn run(args: &cli::Rules) -> anyhow::Result<Exit> {
     if let Some(file) = &args.config {
-        show(args, &offline(file, args.interface.as_deref())?, &[])?;
+        show(args, &offline(file, args.which.interface())?, &[])?;
         return Ok(Exit::Done);
     }
     let runtime = super::runtime()?;
     let client = Client::new(&args.socket.socket);
     let mut before: Vec<InterfaceRules> = Vec::new();
     loop {
-        let Rules { interfaces } = runtime.block_on(client.rules(args.interface.as_deref()))?;
+        let Rules { interfaces } = runtime.block_on(client.rules(args.which.interface()))?;
         show(args, &interfaces, &before)?;
         if !args.watch {
             return Ok(Exit::Done);
