@@ -10,6 +10,8 @@ pub mod dataplane;
 pub mod doctor;
 pub mod engine;
 pub mod frame;
+pub mod import;
+pub mod inventory;
 pub mod lab;
 pub mod logs;
 pub mod netns;
