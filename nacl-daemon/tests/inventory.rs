@@ -334,7 +334,21 @@ fn inventory() -> impl Strategy<Value = Inventory> {
     let entries = vec((any::<u32>(), option::of(any::<String>())), 0..5);
     let lists = vec((tagged("pl-"), option::of(name()), option::of(entries)), 0..3);
     let enis = vec((tagged("eni-"), any::<usize>(), vec(any::<usize>(), 0..3)), 0..4);
-    (vpcs, subnets, nacls, groups, lists, enis).prop_map(|(vpcs, subnets, nacls, groups, lists, enis)| {
+    let all = (vpcs, subnets, nacls, groups, lists, enis);
+    all.prop_map(|(mut vpcs, mut subnets, mut nacls, mut groups, mut lists, mut enis)| {
+        // A key is one thing's.
+        let mut count = 0;
+        let mut fresh = |identity: &mut Identity| {
+            count += 1;
+            identity.key += &format!("{count:02x}");
+            identity.id = identity.id.take().map(|_| identity.key.clone());
+        };
+        vpcs.iter_mut().for_each(|(identity, ..)| fresh(identity));
+        subnets.iter_mut().for_each(|(identity, ..)| fresh(identity));
+        nacls.iter_mut().for_each(|(identity, ..)| fresh(identity));
+        groups.iter_mut().for_each(|(identity, ..)| fresh(identity));
+        lists.iter_mut().for_each(|(identity, ..)| fresh(identity));
+        enis.iter_mut().for_each(|(identity, ..)| fresh(identity));
         // One of those there are, one that nobody tells of, or none.
         let pick = |keys: &[String], at: usize, prefix: &str| match at % 7 {
             0 => None,

@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -69,11 +69,11 @@ impl Inventory {
                 let identity = &vpc.identity;
                 identity.key == *name || identity.id.as_ref() == Some(name) || identity.names.contains(name)
             };
-            let found: Vec<_> = self.vpcs.iter().filter(is).map(|vpc| vpc.identity.key.clone()).collect();
+            let found: Vec<_> = self.vpcs.iter().filter(is).map(|vpc| &vpc.identity).collect();
             if found.is_empty() {
                 unknown.push((name.clone(), self.vpcs.iter().map(|vpc| vpc.identity.key.clone()).collect()));
             }
-            keys.extend(found);
+            keys.extend(links(found.into_iter()));
         }
         let before = self.identities().len();
         let within = |vpc: &Option<Link>| vpc.as_ref().is_none_or(|vpc| keys.contains(vpc));
@@ -261,11 +261,12 @@ impl Inventory {
                 }
             }
         }
+        let mut at: HashMap<Link, usize> = HashMap::new();
+        for (place, group) in self.groups.iter().enumerate() {
+            at.extend(group.identity.id.iter().chain([&group.identity.key]).map(|link| (link.clone(), place)));
+        }
         for (key, new) in named {
-            let is_it = |known: &&mut SecurityGroup| {
-                known.identity.key == key || known.identity.id.as_deref() == Some(key.as_str())
-            };
-            if let Some(known) = self.groups.iter_mut().find(is_it) {
+            if let Some(known) = at.get(&key).map(|&at| &mut self.groups[at]) {
                 known.identity.owner = known.identity.owner.take().or(new.identity.owner);
                 known.vpc = known.vpc.take().or(new.vpc);
                 continue;
@@ -397,25 +398,23 @@ impl Inventory {
                 self.notes.push(Note { because: Because::NotExpressible, place: place.clone(), message });
             }
         }
-        let without: Vec<_> =
-            self.subnets.iter().filter(|subnet| !taken.contains_key(&subnet.identity.key)).cloned().collect();
+        // What is only named has whatever it has.
+        let told = self.subnets.iter().filter(|subnet| !subnet.cidrs.is_empty());
+        let without: Vec<_> = told.filter(|subnet| !taken.contains_key(&subnet.identity.key)).cloned().collect();
         for subnet in without {
             let default = self.nacls.iter_mut().find(|nacl| nacl.default && nacl.vpc == subnet.vpc);
             let association = Association { subnet: subnet.identity.key.clone(), id: None };
-            match default {
-                Some(nacl) => nacl.subnets.push(association),
-                // What is only named has whatever it has.
-                None if subnet.cidrs.is_empty() => {}
-                None => {
-                    let place = &subnet.identity.place;
-                    let message = "no document tells of its network ACL: taken is the default one as AWS makes it, which allows everything (N9)";
-                    let message = format!("subnet {}: {message}", subnet.identity.key);
-                    self.notes.push(Note { because: Because::NotHere, place: place.clone(), message });
-                    let mut nacl = self.made_by_aws(&subnet, place);
-                    nacl.subnets.push(association);
-                    self.nacls.push(nacl);
-                }
+            if let Some(nacl) = default {
+                nacl.subnets.push(association);
+                continue;
             }
+            let place = &subnet.identity.place;
+            let message = "no document tells of its network ACL: taken is the default one as AWS makes it, which allows everything (N9)";
+            let message = format!("subnet {}: {message}", subnet.identity.key);
+            self.notes.push(Note { because: Because::NotHere, place: place.clone(), message });
+            let mut nacl = self.made_by_aws(&subnet, place);
+            nacl.subnets.push(association);
+            self.nacls.push(nacl);
         }
     }
 
@@ -539,7 +538,9 @@ impl Inventory {
         }
         for list in &mut self.prefix_lists {
             let entries = list.entries.as_mut();
-            entries.into_iter().for_each(|entries| entries.sort_by_key(|entry| entry.cidr));
+            if let Some(entries) = entries {
+                entries.sort_by_key(|entry| entry.cidr);
+            }
         }
         for interface in &mut self.interfaces {
             vpc(&mut interface.vpc);

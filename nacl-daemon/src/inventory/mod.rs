@@ -165,7 +165,7 @@ pub struct Entry {
 }
 
 /// Protocol, ports and ICMP type of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Traffic {
     /// Protocol.
     pub protocol: Protocol,

@@ -17,7 +17,8 @@ use crate::{
 
 /// Reads a policy.
 pub fn read(policy: &Resolved) -> Inventory {
-    let reader = Reader { policy, written: &policy.written, file: Arc::from(policy.file.as_str()) };
+    let ends = policy.text.match_indices('\n').map(|(at, _)| at).collect();
+    let reader = Reader { policy, written: &policy.written, file: Arc::from(policy.file.as_str()), ends };
     let mut inventory = Inventory {
         account: reader.written.aws.account.clone(),
         region: reader.written.aws.region.clone(),
@@ -40,6 +41,8 @@ struct Reader<'p> {
     policy: &'p Resolved,
     written: &'p written::Policy,
     file: Arc<str>,
+    /// Where lines end.
+    ends: Vec<usize>,
 }
 
 /// The key of what has this id, or this name in the policy.
@@ -49,8 +52,7 @@ fn link(aws: &Aws, name: &str) -> String {
 
 impl Reader<'_> {
     fn place(&self, path: String, span: &Range<usize>) -> Place {
-        let before = &self.policy.text.as_bytes()[..span.start.min(self.policy.text.len())];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = self.ends.partition_point(|&end| end < span.start) + 1;
         Place { file: Arc::clone(&self.file), path, line: u32::try_from(line).ok() }
     }
 

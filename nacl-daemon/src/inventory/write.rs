@@ -104,11 +104,11 @@ pub fn write(inventory: Inventory, here: &[Here]) -> Result<Written, Vec<HereErr
     if !errors.is_empty() {
         return Err(errors);
     }
-    let (named, names) = complete.named();
+    let (named, renamed) = complete.named();
     let named_on = |on: On| match on {
-        On::Interface(key) => On::Interface(names.interfaces[&key].clone()),
-        On::Subnet(key) => On::Subnet(names.subnets[&key].clone()),
-        On::Nacl(key) => On::Nacl(names.nacls[&key].clone()),
+        On::Interface(key) => On::Interface(renamed.interfaces[&key].clone()),
+        On::Subnet(key) => On::Subnet(renamed.subnets[&key].clone()),
+        On::Nacl(key) => On::Nacl(renamed.nacls[&key].clone()),
     };
     let devices: Vec<_> = devices.into_iter().map(|(device, on)| (device, named_on(on))).collect();
     let mut writer = Writer {
