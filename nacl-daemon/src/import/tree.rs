@@ -23,13 +23,26 @@ pub struct Findings {
 /// # Errors
 /// It is not JSON: where, and why.
 pub fn json(document: &Document) -> Result<Value, Problem> {
-    serde_json::from_str(&document.text).map_err(|error| {
-        let line = u32::try_from(error.line()).ok().filter(|line| *line > 0);
-        let place = Place { file: Arc::clone(&document.file), path: String::new(), line };
-        let text = error.to_string();
-        let (what, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
-        Problem { place, message: format!("column {}: this is not JSON: {what}", error.column()), help: None }
-    })
+    serde_json::from_str(&document.text).map_err(|error| not_json(document, &error))
+}
+
+/// A document's text as values of JSON, one after another, as `jq` and a client that does not join pages leave them.
+///
+/// # Errors
+/// It is not JSON, or nothing: where, and why.
+pub fn values(document: &Document) -> Result<Vec<Value>, Problem> {
+    let values: Result<Vec<_>, _> = serde_json::Deserializer::from_str(&document.text).into_iter().collect();
+    let values = values.map_err(|error| not_json(document, &error))?;
+    // Nothing at all is an error of JSON's, with its words.
+    if values.is_empty() { json(document).map(|value| vec![value]) } else { Ok(values) }
+}
+
+fn not_json(document: &Document, error: &serde_json::Error) -> Problem {
+    let line = u32::try_from(error.line()).ok().filter(|line| *line > 0);
+    let place = Place { file: Arc::clone(&document.file), path: String::new(), line };
+    let text = error.to_string();
+    let (what, _) = text.rsplit_once(" at line ").unwrap_or((&text, ""));
+    Problem { place, message: format!("column {}: this is not JSON: {what}", error.column()), help: None }
 }
 
 /// A value, and where it stands.
