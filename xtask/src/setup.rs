@@ -20,6 +20,9 @@ const LINKER_VERSION: &str = "0.10.3";
 const LLVM: u32 = 22;
 /// aya-ebpf 0.2.1 does not compile with nightlies of July 2026 and later, so a fixed one is installed, not "nightly".
 const NIGHTLY: &str = "nightly-2026-05-20";
+/// What imports are tried with, from PyPI: what `moto[server]` is of, less the services nobody asks for here.
+const AWS_TOOLS: [&str; 5] =
+    ["moto[ec2]==5.2.5", "boto3==1.44.5", "flask==3.1.3", "flask-cors==6.0.5", "awscli==1.46.3"];
 /// Debian's compiler, linked under this name.
 const DEBIAN: &str = "nacld-ebpf";
 
@@ -88,6 +91,7 @@ pub fn ensure() -> Result<Ready> {
     let toolchain = toolchain()?;
     let linker = linker()?;
     tools()?;
+    aws_tools()?;
     bpf_filesystem()?;
     Ok(Ready { llvm: toolchain.llvm_directory()?, toolchain: toolchain.name, linker })
 }
@@ -270,6 +274,37 @@ fn reads_metrics() -> bool {
         output(Command::new(python).args(import).stderr(Stdio::null())).is_some()
     };
     knows("/usr/bin/python3") || knows("python3")
+}
+
+/// What imports are tried with: moto's server, which answers as AWS does, and the AWS CLI, which asks it. Of fixed versions, into a Python
+/// environment of their own.
+fn aws_tools() -> Result<()> {
+    let own = target().join("tools/aws");
+    let python = own.join("bin/python");
+    let knows = |python: &Path| {
+        let import = ["-c", "import moto.server, boto3, awscli, flask_cors"];
+        output(Command::new(python).args(import).stderr(Stdio::null())).is_some()
+    };
+    if knows(&python) {
+        return Ok(());
+    }
+    say(&format!("installing moto and the AWS CLI into {} (about 260 MB; a minute or two)", own.display()));
+    let made = Command::new("python3").args(["-m", "venv"]).arg(&own).stdout(Stdio::null()).status();
+    if !made.is_ok_and(|status| status.success()) {
+        if find("apt-get").is_none() {
+            bail!("install Python 3 with its module venv with this machine's package manager");
+        }
+        say("installing python3-venv (a few seconds)");
+        apt(&["python3-venv"])?;
+        execute(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&own)).context("python3 -m venv")?;
+    }
+    let mut install = Command::new(&python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(AWS_TOOLS);
+    execute(&mut install).context("pip could not install moto and the AWS CLI")?;
+    if !knows(&python) {
+        bail!("moto and the AWS CLI were installed into {} and do not run", own.display());
+    }
+    Ok(())
 }
 
 /// What nacld is compared with, for the benchmark only. Without them it measures the rest and says what it left out, so
