@@ -82,6 +82,8 @@ pub enum Verb {
     Replay(Replay),
     Diff(Diff),
     Search(Search),
+    Import(Import),
+    Export(Export),
     Run(Run),
     Status(Status),
     Rules(Rules),
@@ -437,6 +439,95 @@ pub struct Diff {
     /// Exit with 8 when the policies differ.
     #[arg(long)]
     pub exit_code: bool,
+}
+
+/// Make a policy of what a team has at AWS.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel, nor AWS. The policy goes to standard output, what is told of it to
+/// standard error: everything that a policy cannot say, and everything that is only named, with its place. Where something is
+/// wrong with a document, all of it is told and nothing is written.
+#[derive(Args, Debug)]
+pub struct Import {
+    #[command(subcommand)]
+    pub from: ImportFrom,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImportFrom {
+    Aws(ImportAws),
+}
+
+/// What every import takes.
+#[derive(Args, Clone, Debug)]
+pub struct ImportTo {
+    /// Write the policy to this file instead of standard output.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
+    /// Put an interface of AWS's on a device of this machine, by its id or name; without it the policy enforces nothing. Also a
+    /// subnet, or a network ACL by itself. May be repeated.
+    #[arg(long, value_name = "DEVICE=ENI", value_parser = pair)]
+    pub interface: Vec<(String, String)>,
+    /// Only this VPC, by its id or name; may be repeated (default: all there are).
+    #[arg(long, value_name = "VPC")]
+    pub vpc: Vec<String>,
+}
+
+/// From what `aws ec2 describe-…` answers, as JSON.
+///
+/// Any of describe-network-acls, -security-groups, -security-group-rules, -subnets, -network-interfaces, -vpcs,
+/// -managed-prefix-lists and -prefix-lists, and get-managed-prefix-list-entries: in any order, in one file or in many, with
+/// pages one after another, whole or cut down by jq. An answer with entries does not say of which list they are: name its file
+/// after the list, `pl-….json`, or give it with --prefix-list.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  aws ec2 describe-network-acls > acls.json
+  aws ec2 describe-subnets > subnets.json
+  nacld import aws acls.json subnets.json -o policy.toml
+  nacld import aws *.json --interface eth0=eni-0a1b2c3d4e5f60718 | nacld check -")]
+pub struct ImportAws {
+    /// Answers; `-` is standard input.
+    #[arg(value_name = "FILE", required_unless_present = "prefix_list")]
+    pub files: Vec<PathBuf>,
+    /// Entries of a prefix list; may be repeated.
+    #[arg(long, value_name = "pl-ID=FILE", value_parser = pair)]
+    pub prefix_list: Vec<(String, String)>,
+    #[command(flatten)]
+    pub to: ImportTo,
+}
+
+/// NAME=VALUE.
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() || value.is_empty() {
+        return Err("expected two names with = between them".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Write what a policy says in the words of something else.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel. What the other side cannot say is told on standard error.
+#[derive(Args, Debug)]
+pub struct Export {
+    #[command(subcommand)]
+    pub to: ExportTo,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ExportTo {
+    Aws(ExportPolicy),
+}
+
+/// As AWS's tools would answer (`aws ec2 describe-…`): one document of JSON, each key an answer.
+#[derive(Args, Debug)]
+pub struct ExportPolicy {
+    /// Policy file; `-` is standard input.
+    #[arg(value_name = "POLICY")]
+    pub policy: PathBuf,
+    /// Write to this file instead of standard output.
+    #[arg(short, long, value_name = "OUT")]
+    pub output: Option<PathBuf>,
 }
 
 /// Say whether there is any packet from or to somewhere that a policy lets pass, and by which rules.

@@ -964,17 +964,10 @@ print(json.dumps({
 /// What an engine of another making says, asked in Python.
 fn engine(program: &str, arguments: &[&str]) -> Value {
     let tools = std::env::current_exe().expect("a path");
-    let tools = tools.ancestors().nth(3).expect("the target directory").join("tools/python");
-    let python = |name: &str| {
-        let mut command = Command::new(name);
-        command.env("PYTHONPATH", &tools).stdin(Stdio::null());
-        command
-    };
-    let knows =
-        |name: &&str| python(name).args(["-c", "import duckdb"]).output().is_ok_and(|output| output.status.success());
-    let name = ["/usr/bin/python3", "python3"].into_iter().find(knows);
-    let name = name.expect("Python's duckdb is needed (`cargo xtask setup` installs it)");
-    let output = python(name).args(["-c", program]).args(arguments).output().expect("it runs");
+    let python = tools.ancestors().nth(3).expect("the target directory").join("tools/python/bin/python");
+    assert!(python.exists(), "DuckDB is not there: `cargo xtask setup` installs it");
+    let mut command = Command::new(python);
+    let output = command.args(["-c", program]).args(arguments).stdin(Stdio::null()).output().expect("it runs");
     assert!(output.status.success(), "{}", support::place::text(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }

@@ -20,6 +20,10 @@ const LINKER_VERSION: &str = "0.10.3";
 const LLVM: u32 = 22;
 /// aya-ebpf 0.2.1 does not compile with nightlies of July 2026 and later, so a fixed one is installed, not "nightly".
 const NIGHTLY: &str = "nightly-2026-05-20";
+/// What tests try nacld with, from PyPI: what `moto[server]` is of, which answers as AWS does, less the services nobody asks for here; the AWS
+/// CLI, which asks it; and an engine that reads what nacld writes as Parquet. Debian has none of them.
+const PEERS: [&str; 6] =
+    ["moto[ec2]==5.2.5", "boto3==1.44.5", "flask==3.1.3", "flask-cors==6.0.5", "awscli==1.46.3", "duckdb==2.0.0"];
 /// Debian's compiler, linked under this name.
 const DEBIAN: &str = "nacld-ebpf";
 
@@ -105,6 +109,7 @@ pub fn run(args: &Args) -> Result<()> {
         debian()?;
     }
     let ready = ensure()?;
+    peers()?;
     say(&format!(
         "ready: toolchain {} (LLVM {LLVM}), bpf-linker {LINKER_VERSION} in {}, ip, tmux",
         ready.toolchain,
@@ -247,13 +252,8 @@ fn linker() -> Result<PathBuf> {
 
 /// Labs and wire tests lay cables with `ip`, and translate addresses with `nft` (L12); what `nacld doctor` says mends an
 /// interface is tried with `ethtool`. The screen of `nacld top` is looked at through `tmux`; metrics are read by another
-/// implementation of their format, and Parquet by another engine.
+/// implementation of their format.
 fn tools() -> Result<()> {
-    packages()?;
-    engine()
-}
-
-fn packages() -> Result<()> {
     let wanted = [("ip", "iproute2"), ("nft", "nftables"), ("ethtool", "ethtool"), ("tmux", "tmux")];
     let missing = wanted.into_iter().filter(|(tool, _)| find(tool).is_none()).map(|(_, package)| package);
     let missing: Vec<_> = missing.chain((!reads_metrics()).then_some("python3-prometheus-client")).collect();
@@ -277,38 +277,34 @@ fn reads_metrics() -> bool {
     knows("/usr/bin/python3") || knows("python3")
 }
 
-/// An engine that reads what nacld writes as Parquet, in a directory of its own: Debian has none.
-const ENGINE: &str = "duckdb==2.0.0";
-
-/// Where Python finds it.
-fn python_packages() -> PathBuf {
-    target().join("tools/python")
-}
-
-/// Whether a Python has this module, with what is in the directory of ours.
-fn has_module(python: &str, module: &str) -> bool {
-    let mut command = Command::new(python);
-    command.env("PYTHONPATH", python_packages()).args(["-c", &format!("import {module}")]);
-    output(command.stderr(Stdio::null())).is_some()
-}
-
-/// Installs the engine for the Python that is found first and has pip.
-fn engine() -> Result<()> {
-    const PYTHONS: [&str; 2] = ["/usr/bin/python3", "python3"];
-    if PYTHONS.iter().any(|python| has_module(python, "duckdb")) {
+/// Installs [`PEERS`] into a Python environment of their own. Nothing but tests needs them.
+pub fn peers() -> Result<()> {
+    let own = target().join("tools/python");
+    let python = own.join("bin/python");
+    let knows = |python: &Path| {
+        let import = ["-c", "import moto.server, boto3, awscli, flask_cors, duckdb"];
+        output(Command::new(python).args(import).stderr(Stdio::null())).is_some()
+    };
+    if knows(&python) {
         return Ok(());
     }
-    let with_pip = || PYTHONS.into_iter().find(|python| has_module(python, "pip"));
-    if with_pip().is_none() && find("apt-get").is_some() {
-        say("installing python3-pip (a few seconds)");
-        apt(&["python3-pip"])?;
+    say(&format!("installing moto, the AWS CLI and DuckDB into {} (about 300 MB; a minute or two)", own.display()));
+    let made = Command::new("python3").args(["-m", "venv"]).arg(&own).stdout(Stdio::null()).status();
+    if !made.is_ok_and(|status| status.success()) {
+        if find("apt-get").is_none() {
+            bail!("install Python 3 with its module venv with this machine's package manager");
+        }
+        say("installing python3-venv (a few seconds)");
+        apt(&["python3-venv"])?;
+        execute(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&own)).context("python3 -m venv")?;
     }
-    let python = with_pip().context("install python3-pip with this machine's package manager")?;
-    say(&format!("installing {ENGINE} into {} (24 MB)", python_packages().display()));
-    let mut command = Command::new(python);
-    command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]);
-    command.args(["--only-binary", ":all:", "--target"]).arg(python_packages()).arg(ENGINE);
-    execute(&mut command).with_context(|| format!("pip could not install {ENGINE}"))
+    let mut install = Command::new(&python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PEERS);
+    execute(&mut install).context("pip could not install moto, the AWS CLI and DuckDB")?;
+    if !knows(&python) {
+        bail!("moto, the AWS CLI and DuckDB were installed into {} and do not run", own.display());
+    }
+    Ok(())
 }
 
 /// What nacld is compared with, for the benchmark only. Without them it measures the rest and says what it left out, so

@@ -49,6 +49,7 @@ struct Targets {
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     let ready = setup::ensure()?;
+    setup::peers()?;
     let targets = targets()?;
     let mut failed = Vec::new();
     let mut log = Log::create(args.show_output)?;

@@ -9,7 +9,9 @@ mod diff;
 mod doctor;
 mod explain;
 mod explain_code;
+mod export;
 mod flows;
+mod import;
 mod lab;
 mod man;
 mod mode;
@@ -49,6 +51,8 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Replay(args) => replay::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Search(args) => search::run(args),
+        Verb::Import(args) => import::run(args),
+        Verb::Export(args) => export::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),

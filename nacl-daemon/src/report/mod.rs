@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod explain;
 pub mod flowlog;
 pub mod github;
+pub mod import;
 pub mod json;
 pub mod lockout;
 pub mod metrics;

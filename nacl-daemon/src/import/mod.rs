@@ -1,0 +1,102 @@
+//! Documents of AWS's and of those who write them for AWS → [`Inventory`]. One file a format; `tree` is how all of them read.
+//! Files are read by whoever calls, and no policy is written here.
+
+pub mod aws;
+pub mod tree;
+
+use std::sync::Arc;
+
+use self::tree::Findings;
+use crate::{
+    inventory::{
+        Inventory, Place,
+        write::{self, Here, Written},
+    },
+    policy::{self, Severity},
+    resolve::NoHost,
+};
+
+/// Largest document that is read. The largest answers of AWS's for a whole region, 2500 groups of 120 rules, are a tenth of it;
+/// read as a tree it takes some ten times the memory.
+pub const LARGEST: u64 = 128 << 20;
+
+/// A document.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The file, as it is named in messages.
+    pub file: Arc<str>,
+    /// What stands in it.
+    pub text: String,
+}
+
+/// Something that is wrong with a document. One that has any cannot be imported; all of them are told at once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// What, in one sentence without a full stop.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+/// Which part of what was read becomes a policy.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Only these VPCs, by id or name; empty: all.
+    pub vpcs: Vec<String>,
+    /// What is put on interfaces of this machine.
+    pub here: Vec<Here>,
+}
+
+/// What a format's reader found → a policy.
+///
+/// # Errors
+/// Everything that is wrong with the documents, or with what is wanted of them.
+pub fn policy(mut inventory: Inventory, findings: Findings, wanted: &Wanted) -> Result<Written, Vec<Problem>> {
+    let mut problems = findings.problems.into_inner();
+    inventory.notes.extend(findings.notes.into_inner());
+    let argument = |name: &str| Place { file: Arc::from(name), path: String::new(), line: None };
+    if !wanted.vpcs.is_empty() {
+        for (vpc, known) in inventory.only(&wanted.vpcs) {
+            let message = format!("the documents tell of no VPC {vpc:?}");
+            let help = if known.is_empty() { None } else { Some(format!("VPCs there are: {}", known.join(", "))) };
+            problems.push(Problem { place: argument("--vpc"), message, help });
+        }
+    }
+    let written = write::write(inventory, &wanted.here).map_err(|errors| {
+        let wrong = |error: write::HereError| Problem {
+            place: argument("--interface"),
+            message: error.to_string(),
+            help: error.hint(),
+        };
+        errors.into_iter().map(wrong).collect::<Vec<_>>()
+    });
+    match written {
+        // With something missing, what is wanted of it may be missing too.
+        Err(more) => problems.extend(more),
+        Ok(written) if problems.is_empty() => {
+            problems.extend(contradictions(&written.policy));
+            if problems.is_empty() {
+                return Ok(written);
+            }
+        }
+        Ok(_) => {}
+    }
+    problems.sort();
+    problems.dedup();
+    Err(problems)
+}
+
+/// What the documents say that no VPC can be: subnets that overlap, addresses outside their subnet. Told in the words of the policy
+/// it would be.
+fn contradictions(text: &str) -> Vec<Problem> {
+    let outcome = policy::load("policy", text, &NoHost);
+    let errors = outcome.diagnostics.into_iter().filter(|diagnostic| diagnostic.severity == Severity::Error);
+    let problem = |diagnostic: policy::Diagnostic| Problem {
+        place: Place { file: Arc::from("the documents together"), path: diagnostic.code.to_owned(), line: None },
+        message: diagnostic.message,
+        help: diagnostic.help,
+    };
+    errors.map(problem).collect()
+}
