@@ -1,6 +1,7 @@
 //! [`Inventory`](crate::inventory::Inventory) → documents of others. One file a format; none of them writes a file or knows a
 //! policy.
 
+pub mod cloudformation;
 pub mod terraform;
 mod words;
 

@@ -3,6 +3,7 @@
 //! Files are read by whoever calls, and no policy is written here.
 
 mod assemble;
+pub mod cloudformation;
 mod term;
 pub mod terraform;
 mod traffic;
