@@ -89,12 +89,10 @@ impl<'i> Writer<'i> {
         }
     }
 
-    /// A logical id: letters and digits, unique in the template, ending in its kind.
+    /// A logical id: letters and digits, unique in the template.
     fn call(&mut self, identity: &'i Identity, kind: &str) {
-        let mut name = camel(words::best(identity));
-        if !name.ends_with(kind) {
-            name.push_str(kind);
-        }
+        let name = camel(words::best(identity));
+        let name = if name.is_empty() || self.names.has(&name) { name + kind } else { name };
         let name = self.names.unique(&name, "No");
         self.resources.insert(&identity.key, name);
     }

@@ -1,5 +1,4 @@
-//! [`Inventory`](crate::inventory::Inventory) → documents of others. One file a format; none of them writes a file or knows a
-//! policy.
+//! An inventory → a document of AWS's, or of those who write them for AWS. One file a format; no policy and no file is read here.
 
 pub mod cloudformation;
 pub mod terraform;
@@ -7,11 +6,11 @@ mod words;
 
 use crate::inventory::Note;
 
-/// A document, and what it does not say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A document that was made.
+#[derive(Clone, Debug)]
 pub struct Exported {
-    /// The document.
+    /// Its text.
     pub text: String,
-    /// What the format has no way to say.
+    /// What the format cannot say.
     pub notes: Vec<Note>,
 }

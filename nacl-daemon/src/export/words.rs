@@ -19,6 +19,11 @@ pub struct Names {
 }
 
 impl Names {
+    /// Whether a name is given out.
+    pub fn has(&self, name: &str) -> bool {
+        self.taken.contains(name)
+    }
+
     /// The first of `name`, `name` with 2, with 3, … that is free.
     pub fn unique(&mut self, name: &str, between: &str) -> String {
         let mut found = name.to_owned();

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::flowlog::FlowLog;
+use crate::policy::written;
 
 /// What resolving may ask of the machine it runs on. Tests and offline verbs use [`NoHost`].
 pub trait Host {
@@ -54,6 +55,8 @@ pub struct Resolved {
     pub interfaces: BTreeMap<String, Interface>,
     /// What becomes of it all when the daemon ends.
     pub on_exit: OnExit,
+    /// The policy as it was written, for what no verdict depends on.
+    pub written: Arc<written::Policy>,
 }
 
 /// An interface that was asked for, and is not in the policy.

@@ -96,51 +96,21 @@ pub fn told(inventory: &Inventory, findings: &Findings) -> String {
     text
 }
 
-/// What two inventories that say the same have in common: names in place of keys, no accounts (HCL has none), and none of AWS's
-/// own lists.
+/// What two inventories that say the same have in common. HCL and templates have no accounts, and name AWS's own lists only.
 pub fn comparable(mut inventory: Inventory) -> String {
-    let mut names = BTreeMap::new();
-    let mut call = |identity: &mut Identity| {
-        identity.owner = None;
-        identity.names.truncate(1);
-        let name = identity.names.first().unwrap_or(&identity.key).clone();
-        names.insert(std::mem::replace(&mut identity.key, name.clone()), name);
-    };
-    inventory.prefix_lists.retain(|list| list.identity.owner.as_deref() != Some("AWS"));
-    inventory.vpcs.iter_mut().for_each(|vpc| call(&mut vpc.identity));
-    inventory.subnets.iter_mut().for_each(|subnet| call(&mut subnet.identity));
-    inventory.nacls.iter_mut().for_each(|acl| call(&mut acl.identity));
-    inventory.groups.iter_mut().for_each(|group| call(&mut group.identity));
-    inventory.prefix_lists.iter_mut().for_each(|list| call(&mut list.identity));
-    inventory.interfaces.iter_mut().for_each(|eni| call(&mut eni.identity));
-    let to = |link: &mut String| {
-        if let Some(name) = names.get(link) {
-            link.clone_from(name);
-        }
-    };
-    inventory.subnets.iter_mut().filter_map(|subnet| subnet.vpc.as_mut()).for_each(to);
-    for acl in &mut inventory.nacls {
-        acl.vpc.iter_mut().for_each(to);
-        for association in &mut acl.subnets {
-            association.id = None;
-            to(&mut association.subnet);
+    inventory.account = None;
+    inventory.vpcs.iter_mut().for_each(|vpc| vpc.identity.owner = None);
+    inventory.subnets.iter_mut().for_each(|subnet| subnet.identity.owner = None);
+    inventory.nacls.iter_mut().for_each(|acl| acl.identity.owner = None);
+    inventory.groups.iter_mut().for_each(|group| group.identity.owner = None);
+    inventory.interfaces.iter_mut().for_each(|eni| eni.identity.owner = None);
+    for list in &mut inventory.prefix_lists {
+        if list.identity.owner.take().as_deref() == Some("AWS") {
+            list.identity.names.clear();
+            (list.name, list.family, list.max_entries, list.entries) = (None, None, None, None);
         }
     }
-    for group in &mut inventory.groups {
-        group.vpc.iter_mut().for_each(to);
-        for rule in group.rules.iter_mut().flatten() {
-            match &mut rule.peer {
-                Peer::Cidr(_) => {}
-                Peer::PrefixList(link) | Peer::Group { group: link, .. } => to(link),
-            }
-        }
-    }
-    for eni in &mut inventory.interfaces {
-        eni.subnet.iter_mut().for_each(to);
-        eni.groups.iter_mut().for_each(to);
-    }
-    inventory.notes.clear();
-    told(&inventory, &Findings::default())
+    told(&inventory.canonical(), &Findings::default())
 }
 
 fn object(text: &mut String, kind: &str, identity: &Identity) {
