@@ -4,6 +4,8 @@
 #[path = "support/inventory.rs"]
 mod inventory;
 
+use std::fmt::Write as _;
+
 use inventory::{assert_expected, comparable, corpus, document, replace, size, strange, told};
 use nacl_daemon::{
     export,
@@ -204,12 +206,12 @@ fn nesting_and_aliases_are_bounded() {
     let deep = |open: &str, close: &str| open.repeat(100_000) + &close.repeat(100_000);
     let mut steps = String::from("Resources:\n");
     for depth in 1..2_000 {
-        steps.push_str(&format!("{}a:\n", " ".repeat(depth)));
+        let _ = writeln!(steps, "{}a:", " ".repeat(depth));
     }
     let mut bomb = String::from("a: &a [x, x]\n");
     for letter in 'b'..='z' {
         let before = char::from(letter as u8 - 1);
-        bomb.push_str(&format!("{letter}: &{letter} [*{before}, *{before}]\n"));
+        let _ = writeln!(bomb, "{letter}: &{letter} [*{before}, *{before}]");
     }
     for text in [
         deep("{\"a\":", "}"),

@@ -4,6 +4,8 @@
 #[path = "support/inventory.rs"]
 mod inventory;
 
+use std::fmt::Write as _;
+
 use inventory::{assert_expected, comparable, corpus, document, replace, size, strange, told};
 use nacl_daemon::{
     export,
@@ -209,7 +211,7 @@ fn nesting_is_bounded() {
 fn locals_cannot_grow_without_end() {
     let mut text = String::from("locals {\n a0 = \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"\n");
     for at in 1..40 {
-        text.push_str(&format!(" a{at} = \"${{local.a{}}}${{local.a{}}}\"\n", at - 1, at - 1));
+        let _ = writeln!(text, " a{at} = \"${{local.a{}}}${{local.a{}}}\"", at - 1, at - 1);
     }
     text.push_str("}\nresource \"aws_vpc\" \"a\" {\n cidr_block = local.a39\n}\n");
     let (_, findings) = read(&[document("x.tf", text)], Half::State);

@@ -112,17 +112,17 @@ impl<'i> Writer<'i> {
         self.resources.get(key).map_or_else(|| quoted(key), |address| format!("{address}.id"))
     }
 
-    fn resource(&mut self, identity: &Identity, lines: Vec<Line>) {
+    fn resource(&mut self, identity: &Identity, lines: &[Line]) {
         let Some(address) = self.resources.get(identity.key.as_str()).cloned() else { return };
         self.block(&address, lines, identity.id.as_deref());
     }
 
     /// A block of a resource or a data source, and the import of what is there already.
-    fn block(&mut self, address: &str, lines: Vec<Line>, id: Option<&str>) {
+    fn block(&mut self, address: &str, lines: &[Line], id: Option<&str>) {
         let (kind, rest) = address.strip_prefix("data.").map_or(("resource", address), |rest| ("data", rest));
         let (kind_of, name) = rest.split_once('.').unwrap_or((rest, ""));
         self.text.push('\n');
-        body(&mut self.text, 0, &format!("{kind} {} {}", quoted(kind_of), quoted(name)), &lines);
+        body(&mut self.text, 0, &format!("{kind} {} {}", quoted(kind_of), quoted(name)), lines);
         if let (Some(id), "resource") = (id, kind) {
             self.text.push('\n');
             body(&mut self.text, 0, "import", &[argument("to", address), argument("id", quoted(id))]);
@@ -154,12 +154,12 @@ impl<'i> Writer<'i> {
                 self.note(Because::Unknown, &vpc.identity, "its CIDR is not known, and `cidr_block` has to be added");
             }
             lines.extend(tags(&vpc.identity.tags));
-            self.resource(&vpc.identity, lines);
+            self.resource(&vpc.identity, &lines);
             for (kind, name, cidr) in more {
                 let own = self.names.entry(kind).or_default().unique(&identifier(words::best(&vpc.identity)), "_");
                 let lines =
                     vec![argument("vpc_id", self.link(&vpc.identity.key)), argument(name, quoted(&cidr.to_string()))];
-                self.block(&format!("{kind}.{own}"), lines, None);
+                self.block(&format!("{kind}.{own}"), &lines, None);
             }
         }
     }
@@ -183,7 +183,7 @@ impl<'i> Writer<'i> {
                 }
             }
             lines.extend(tags(&subnet.identity.tags));
-            self.resource(&subnet.identity, lines);
+            self.resource(&subnet.identity, &lines);
         }
     }
 
@@ -191,7 +191,7 @@ impl<'i> Writer<'i> {
         for list in &self.inventory.prefix_lists {
             if is_aws(list) {
                 let name = list.name.as_deref().unwrap_or(words::best(&list.identity));
-                self.resource(&list.identity, vec![argument("name", quoted(name))]);
+                self.resource(&list.identity, &[argument("name", quoted(name))]);
                 self.note(Because::NoEffect, &list.identity, "AWS's own list is only named: its entries are AWS's");
                 continue;
             }
@@ -216,7 +216,7 @@ impl<'i> Writer<'i> {
                 block.extend(entry.description.as_ref().map(|text| argument("description", quoted(text))));
                 lines.push(Line::Block("entry".to_owned(), block));
             }
-            self.resource(&list.identity, lines);
+            self.resource(&list.identity, &lines);
         }
     }
 
@@ -244,14 +244,14 @@ impl<'i> Writer<'i> {
                 self.note(Because::NotHere, &acl.identity, "its VPC is not known, and `vpc_id` has to be added");
             }
             if !subnets.is_empty() {
-                let links: Vec<String> = subnets.into_iter().map(|subnet| self.link(subnet)).collect();
-                lines.push(argument("subnet_ids", list(&links)));
+                let ids: Vec<String> = subnets.into_iter().map(|subnet| self.link(subnet)).collect();
+                lines.push(argument("subnet_ids", list(&ids)));
             }
             lines.extend(tags(&acl.identity.tags));
             for entry in &acl.entries {
                 lines.push(Line::Block(block_of(entry.direction).to_owned(), entry_lines(entry)));
             }
-            self.resource(&acl.identity, lines);
+            self.resource(&acl.identity, &lines);
         }
     }
 
@@ -275,10 +275,10 @@ impl<'i> Writer<'i> {
                 for rule in rules {
                     lines.push(Line::Block(block_of(rule.direction).to_owned(), self.inline_rule(group, rule)));
                 }
-                self.resource(&group.identity, lines);
+                self.resource(&group.identity, &lines);
                 continue;
             }
-            self.resource(&group.identity, lines);
+            self.resource(&group.identity, &lines);
             let name = identifier(words::best(&group.identity));
             for rule in rules {
                 self.rule(group, &name, rule);
@@ -347,7 +347,7 @@ impl<'i> Writer<'i> {
             }
         });
         lines.extend(tags(&rule.tags));
-        self.block(&format!("{kind}.{own}"), lines, rule.id.as_deref());
+        self.block(&format!("{kind}.{own}"), &lines, rule.id.as_deref());
     }
 
     /// Another account's group has its account before it.
@@ -379,7 +379,7 @@ impl<'i> Writer<'i> {
                 lines.push(argument("security_groups", list(&groups)));
             }
             lines.extend(tags(&eni.identity.tags));
-            self.resource(&eni.identity, lines);
+            self.resource(&eni.identity, &lines);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! what is said twice is taken once. Knows no format.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -68,12 +68,17 @@ impl Assembly {
             .map(|vpc| (&vpc.identity.key, &mut vpc.cidrs))
             .chain(all.subnets.iter_mut().map(|subnet| (&subnet.identity.key, &mut subnet.cidrs)))
             .collect();
+        let mut known: HashSet<(Link, IpNet)> = HashSet::new();
+        for (key, cidrs) in &owners {
+            known.extend(cidrs.iter().map(|cidr| ((*key).clone(), *cidr)));
+        }
         for (owner, cidr, place) in cidrs {
             match owners.get_mut(&owner) {
-                Some(cidrs) if cidrs.contains(&cidr) => {}
-                Some(cidrs) => cidrs.push(cidr),
+                Some(cidrs) if known.insert((owner.clone(), cidr)) => cidrs.push(cidr),
+                Some(_) => {}
                 None => {
-                    note(Because::NotHere, &place, format!("it belongs to {owner:?}, which is not in these documents"))
+                    let message = format!("it belongs to {owner:?}, which is not in these documents");
+                    note(Because::NotHere, &place, message);
                 }
             }
         }
@@ -153,30 +158,34 @@ impl Assembly {
         }
 
         index = all.prefix_lists.iter().enumerate().map(|(at, list)| (list.identity.key.clone(), at)).collect();
+        let mut known: HashSet<(usize, IpNet)> = HashSet::new();
+        for (at, list) in all.prefix_lists.iter().enumerate() {
+            known.extend(list.entries.iter().flatten().map(|entry| (at, entry.cidr)));
+        }
         for (list, entry, place) in listed {
-            match index.get(&list) {
-                Some(&at) => {
-                    let entries = all.prefix_lists[at].entries.get_or_insert_default();
-                    if !entries.iter().any(|known| known.cidr == entry.cidr) {
-                        entries.push(entry);
-                    }
-                }
-                None => {
-                    let message = format!("its prefix list {list:?} is not in these documents: the entry is left out");
-                    note(Because::NotHere, &place, message);
-                }
+            let Some(&at) = index.get(&list) else {
+                let message = format!("its prefix list {list:?} is not in these documents: the entry is left out");
+                note(Because::NotHere, &place, message);
+                continue;
+            };
+            if known.insert((at, entry.cidr)) {
+                all.prefix_lists[at].entries.get_or_insert_default().push(entry);
             }
         }
 
         index = all.interfaces.iter().enumerate().map(|(at, eni)| (eni.identity.key.clone(), at)).collect();
+        let mut known: HashSet<(usize, Link)> = HashSet::new();
+        for (at, eni) in all.interfaces.iter().enumerate() {
+            known.extend(eni.groups.iter().map(|group| (at, group.clone())));
+        }
         for (eni, group, place) in members {
-            match index.get(&eni) {
-                Some(&at) if all.interfaces[at].groups.contains(&group) => {}
-                Some(&at) => all.interfaces[at].groups.push(group),
-                None => {
-                    let message = format!("its network interface {eni:?} is not in these documents");
-                    note(Because::NotHere, &place, message);
-                }
+            let Some(&at) = index.get(&eni) else {
+                let message = format!("its network interface {eni:?} is not in these documents");
+                note(Because::NotHere, &place, message);
+                continue;
+            };
+            if known.insert((at, group.clone())) {
+                all.interfaces[at].groups.push(group);
             }
         }
         all
@@ -409,11 +418,16 @@ fn associate(
             here
         });
     }
-    for (at, association) in chosen.into_values() {
-        let subnets = &mut all.nacls[at].subnets;
-        if !subnets.iter().any(|known| known.subnet == association.subnet) {
-            subnets.push(association);
+    for acl in &mut all.nacls {
+        // What is in its list is there already, and gets the association's id.
+        for known in &mut acl.subnets {
+            if let Some((_, association)) = chosen.remove(&known.subnet) {
+                known.id = association.id.or_else(|| known.id.take());
+            }
         }
+    }
+    for (at, association) in chosen.into_values() {
+        all.nacls[at].subnets.push(association);
     }
     let others = all.nacls.iter().filter(|acl| !acl.default).flat_map(|acl| &acl.subnets);
     let others: BTreeSet<Link> = others.map(|association| association.subnet.clone()).collect();

@@ -185,17 +185,13 @@ impl<'t> At<'t> {
 
     /// A member; `None` where it is absent or null.
     pub fn get(&self, key: &str) -> Option<Self> {
-        match &self.term.what {
-            What::Map(_) => {
-                let term = self.term.get(key)?;
-                let dot = if self.path.is_empty() { "" } else { "." };
-                Some(self.child(term, format!("{}{dot}{}", self.path, written(key))))
-            }
-            _ => {
-                self.refuse("an object");
-                None
-            }
+        if !matches!(self.term.what, What::Map(_)) {
+            self.refuse("an object");
+            return None;
         }
+        let term = self.term.get(key)?;
+        let dot = if self.path.is_empty() { "" } else { "." };
+        Some(self.child(term, format!("{}{dot}{}", self.path, written(key))))
     }
 
     /// A member that is not empty: `""` and `[]` are how Terraform writes what is not set.
@@ -257,6 +253,7 @@ impl<'t> At<'t> {
     }
 
     /// Yes or no.
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime only")]
     pub fn flag(&self) -> Option<bool> {
         self.scalar("true or false", |node| node.flag())
     }
@@ -267,11 +264,13 @@ impl<'t> At<'t> {
     }
 
     /// A CIDR, canonical: AWS clears host bits too (N35).
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime only")]
     pub fn cidr(&self) -> Option<IpNet> {
         self.scalar("a CIDR", |node| node.cidr())
     }
 
     /// An address.
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method is of one lifetime only")]
     pub fn address(&self) -> Option<IpAddr> {
         self.scalar("an IP address", |node| node.address())
     }
@@ -298,7 +297,7 @@ impl<'t> At<'t> {
         }
     }
 
-    fn scalar<T>(&self, wanted: &str, read: impl FnOnce(&Node<'_>) -> Option<T>) -> Option<T> {
+    fn scalar<T>(&self, wanted: &str, read: impl for<'n> FnOnce(&Node<'n>) -> Option<T>) -> Option<T> {
         let Some(text) = self.term.as_text() else {
             self.refuse(wanted);
             return None;

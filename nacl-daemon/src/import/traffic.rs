@@ -44,7 +44,7 @@ pub fn of_entry(
                 at.wrong("a rule of tcp or udp needs its ports", None);
                 return None;
             };
-            traffic.ports = range(at, &from, &to)?;
+            traffic.ports = range(at, &from, &to).ok()?;
         }
         // N30; of protocol 58 with an IPv4 CIDR AWS takes every type (N28).
         Protocol::Number(number) if number == ICMP || number == ICMPV6 && v6 => {
@@ -52,7 +52,7 @@ pub fn of_entry(
                 at.wrong("a rule of ICMP needs its type and code, -1 for all", None);
                 return None;
             };
-            traffic.icmp = types(&kind, &code)?;
+            traffic.icmp = types(&kind, &code).ok()?;
         }
         // AWS ignores what else stands there (N27).
         _ => {
@@ -74,8 +74,8 @@ pub fn of_entry(
 pub fn of_group_rule(at: &At<'_>, protocol: Protocol, from: Option<At<'_>>, to: Option<At<'_>>) -> Option<Traffic> {
     let mut traffic = Traffic { protocol, ports: None, icmp: None };
     match (protocol, from, to) {
-        (Protocol::Number(TCP | UDP), Some(from), Some(to)) => traffic.ports = range(at, &from, &to)?,
-        (Protocol::Number(ICMP | ICMPV6), Some(from), Some(to)) => traffic.icmp = types(&from, &to)?,
+        (Protocol::Number(TCP | UDP), Some(from), Some(to)) => traffic.ports = range(at, &from, &to).ok()?,
+        (Protocol::Number(ICMP | ICMPV6), Some(from), Some(to)) => traffic.icmp = types(&from, &to).ok()?,
         // S12.
         (Protocol::Number(TCP | UDP | ICMP), _, _) => {
             at.wrong("a rule of tcp, udp or icmp needs its ports, or ICMP type and code (S12)", None);
@@ -93,24 +93,30 @@ pub fn of_group_rule(at: &At<'_>, protocol: Protocol, from: Option<At<'_>>, to: 
     Some(traffic)
 }
 
-/// Ports; all of them are `None`, inside.
-fn range(at: &At<'_>, from: &At<'_>, to: &At<'_>) -> Option<Option<(u16, u16)>> {
+/// What was wrong has been told.
+struct Told;
+
+/// Ports; all of them are `None`.
+fn range(at: &At<'_>, from: &At<'_>, to: &At<'_>) -> Result<Option<(u16, u16)>, Told> {
     let all = |at: &At<'_>| at.term.as_text() == Some("-1");
     if all(from) && all(to) {
-        return Some(None);
+        return Ok(None);
     }
     let (first, last): (Option<u16>, Option<u16>) = (from.number(0..=65535), to.number(0..=65535));
-    let (first, last) = (first?, last?);
+    let (Some(first), Some(last)) = (first, last) else { return Err(Told) };
     if first > last {
         at.wrong(format!("ports {first} to {last} are none: the first is above the last"), None);
-        return None;
+        return Err(Told);
     }
-    Some(((first, last) != (0, u16::MAX)).then_some((first, last)))
+    Ok(((first, last) != (0, u16::MAX)).then_some((first, last)))
 }
 
-/// ICMP type and code; all types are `None`, inside, whatever the code is (N31).
-fn types(kind: &At<'_>, code: &At<'_>) -> Option<Option<(Option<u8>, Option<u8>)>> {
+/// ICMP type and code, each `None` for all.
+type Types = (Option<u8>, Option<u8>);
+
+/// ICMP type and code; all types are `None`, whatever the code is (N31).
+fn types(kind: &At<'_>, code: &At<'_>) -> Result<Option<Types>, Told> {
     let (kind, code): (Option<i16>, Option<i16>) = (kind.number(-1..=255), code.number(-1..=255));
-    let (kind, code) = (kind?, code?);
-    Some(u8::try_from(kind).ok().map(|kind| (Some(kind), u8::try_from(code).ok())))
+    let (Some(kind), Some(code)) = (kind, code) else { return Err(Told) };
+    Ok(u8::try_from(kind).ok().map(|kind| (Some(kind), u8::try_from(code).ok())))
 }

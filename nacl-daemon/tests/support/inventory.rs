@@ -123,7 +123,11 @@ fn object(text: &mut String, kind: &str, identity: &Identity) {
 }
 
 fn tags(tags: &BTreeMap<String, String>) -> String {
-    tags.iter().map(|(key, value)| format!(" {key}={value}")).collect()
+    let mut text = String::new();
+    for (key, value) in tags {
+        let _ = write!(text, " {key}={value}");
+    }
+    text
 }
 
 fn traffic(traffic: &Traffic) -> String {

@@ -107,7 +107,7 @@ impl Context<'_> {
     fn unused_parameters(&self) {
         let parameters = self.section("Parameters");
         for name in self.given.keys().filter(|name| !name.starts_with("AWS::")) {
-            if !parameters.is_some_and(|all| all.get(name).is_some()) {
+            if parameters.is_none_or(|all| all.get(name).is_none()) {
                 let place = Place { file: Arc::clone(self.file), path: "Parameters".to_owned(), line: None };
                 let message = format!("a value was given for `{name:.60}`, which this template does not have");
                 self.findings.notes.borrow_mut().push(Note { because: Because::NoEffect, place, message });

@@ -45,7 +45,11 @@ pub(super) fn read(stacks: &[Stack], findings: &Findings) -> Inventory {
     let assembly = RefCell::new(Assembly::default());
     for stack in stacks {
         let index = stack.resources.iter().map(|resource| (resource.name.as_str(), resource)).collect();
-        let reader = Reader { stack, index, ambiguous: &ambiguous, assembly: &assembly, findings };
+        let groups = stack.resources.iter().filter(|resource| resource.kind == "AWS::EC2::SecurityGroup");
+        let group_names = groups
+            .filter_map(|group| Some((group.properties.get("GroupName")?.as_text()?, group.name.as_str())))
+            .collect();
+        let reader = Reader { stack, index, group_names, ambiguous: &ambiguous, assembly: &assembly, findings };
         stack.resources.iter().for_each(|resource| reader.resource(resource));
         reader.others();
     }
@@ -55,6 +59,8 @@ pub(super) fn read(stacks: &[Stack], findings: &Findings) -> Inventory {
 struct Reader<'r> {
     stack: &'r Stack,
     index: HashMap<&'r str, &'r Resource>,
+    /// Logical ids of groups that have a name of their own.
+    group_names: HashMap<&'r str, &'r str>,
     /// Logical ids that stand in several templates.
     ambiguous: &'r HashSet<&'r str>,
     assembly: &'r RefCell<Assembly>,
@@ -128,13 +134,13 @@ impl<'r> Reader<'r> {
                 }
                 Some(link)
             }
-            (attribute, _) => match found.properties.get(attribute) {
-                Some(term) => self.follow(at, &term.what, hops + 1),
-                None => {
+            (attribute, _) => {
+                let written = found.properties.get(attribute);
+                if written.is_none() {
                     at.refuse("an id");
-                    None
                 }
-            },
+                self.follow(at, &written?.what, hops + 1)
+            }
         }
     }
 
@@ -213,7 +219,7 @@ impl<'r> Reader<'r> {
                 "a policy has no way to say that a security group is associated with a further VPC (S23)",
             ),
             "AWS::EC2::PrefixList" => self.prefix_list(resource, &at),
-            "AWS::EC2::NetworkInterface" => self.interface(resource, &at, "GroupSet", String::new()),
+            "AWS::EC2::NetworkInterface" => self.interface(resource, &at, "GroupSet", ""),
             "AWS::EC2::Instance" => self.instance(resource, &at),
             "AWS::CloudFormation::Stack" => {
                 at.note(Because::NotHere, "what the nested stack makes stands in a template of its own");
@@ -274,11 +280,7 @@ impl<'r> Reader<'r> {
     /// A group of this template by its name, else the name: a group that is only named.
     fn by_name(&self, at: &At<'_>) -> Option<Link> {
         let What::Text(name) = &at.term.what else { return self.link(at) };
-        let named = |one: &&Resource| {
-            one.kind == "AWS::EC2::SecurityGroup"
-                && one.properties.get("GroupName").and_then(Term::as_text) == Some(name)
-        };
-        Some(self.stack.resources.iter().find(named).map_or_else(|| name.clone(), |found| self.key(&found.name)))
+        Some(self.group_names.get(name.as_str()).map_or_else(|| name.clone(), |found| self.key(found)))
     }
 
     fn rule(&self, at: &At<'_>, direction: Direction) -> Option<GroupRule> {
@@ -346,23 +348,28 @@ impl<'r> Reader<'r> {
         self.assembly.borrow_mut().inventory.prefix_lists.push(list);
     }
 
-    fn interface(&self, resource: &Resource, at: &At<'_>, groups: &str, suffix: String) {
+    fn interface(&self, resource: &Resource, at: &At<'_>, groups: &str, suffix: &str) {
         let mut addresses = Vec::new();
+        let mut seen = HashSet::new();
         let mut add = |value: Option<At<'_>>| {
             let found = value.and_then(|value| value.address());
-            addresses.extend(found.filter(|address| !addresses.contains(address)));
+            addresses.extend(found.filter(|address| seen.insert(*address)));
         };
         add(at.given("PrivateIpAddress"));
         let mut several = at.list("PrivateIpAddresses");
         let primary = |one: &At<'_>| one.term.get("Primary").and_then(Term::as_text) == Some("true");
         several.sort_by_key(|one| !primary(one));
-        several.iter().for_each(|one| add(one.given("PrivateIpAddress")));
-        at.list("Ipv6Addresses").iter().for_each(|one| add(one.given("Ipv6Address")));
+        for one in &several {
+            add(one.given("PrivateIpAddress"));
+        }
+        for one in at.list("Ipv6Addresses") {
+            add(one.given("Ipv6Address"));
+        }
         if addresses.is_empty() {
             at.note(Because::Unknown, "its addresses are AWS's to choose");
         }
         let mut identity = self.identity(resource, at, &[]);
-        identity.key.push_str(&suffix);
+        identity.key.push_str(suffix);
         let eni = NetworkInterface {
             identity,
             subnet: self.linked(at, "SubnetId"),
@@ -377,11 +384,11 @@ impl<'r> Reader<'r> {
     fn instance(&self, resource: &Resource, at: &At<'_>) {
         let own = at.list("NetworkInterfaces");
         if own.is_empty() {
-            return self.interface(resource, at, "SecurityGroupIds", String::new());
+            return self.interface(resource, at, "SecurityGroupIds", "");
         }
         // One that is a resource of its own is read there.
         for (index, eni) in own.iter().enumerate().filter(|(_, eni)| eni.get("NetworkInterfaceId").is_none()) {
-            self.interface(resource, eni, "GroupSet", format!(".{index}"));
+            self.interface(resource, eni, "GroupSet", &format!(".{index}"));
         }
     }
 

@@ -41,7 +41,7 @@ struct Module<'d> {
 
 /// A file, its body, and where its lines begin.
 struct File<'d> {
-    file: &'d Arc<str>,
+    name: &'d Arc<str>,
     body: Body,
     lines: Vec<usize>,
 }
@@ -53,7 +53,7 @@ impl File<'_> {
     }
 
     fn place(&self, path: &str, span: Option<Range<usize>>) -> Place {
-        Place { file: Arc::clone(self.file), path: path.to_owned(), line: self.line(span) }
+        Place { file: Arc::clone(self.name), path: path.to_owned(), line: self.line(span) }
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) fn read(documents: &[&Document], scope: usize, findings: &Findings) -
         match hcl_edit::parser::parse_body(&document.text) {
             Ok(body) => {
                 let starts = document.text.match_indices('\n').map(|(at, _)| at + 1);
-                files.push(File { file: &document.file, body, lines: [0].into_iter().chain(starts).collect() });
+                files.push(File { name: &document.file, body, lines: [0].into_iter().chain(starts).collect() });
             }
             Err(error) => {
                 let line = u32::try_from(error.location().line()).ok();
@@ -178,7 +178,7 @@ impl Module<'_> {
             _ => None,
         };
         Some(Resource {
-            file: Arc::clone(file.file),
+            file: Arc::clone(file.name),
             scope,
             address,
             kind: kind.to_owned(),

@@ -2,8 +2,8 @@
 //! addresses. What they do not say is not guessed.
 
 use std::{
-    cell::Cell,
-    collections::{BTreeMap, BTreeSet},
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
 use serde_json::Value;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::import::term::Target;
 
 /// Modules and outputs can name each other many times over. A plan of a large account has some ten thousand references.
-const STEPS: u32 = 2_000_000;
+const STEPS: u32 = 20_000_000;
 
 /// Modules within modules, and variables handed on.
 const DEPTH: u32 = 64;
@@ -116,6 +116,9 @@ enum Key {
     SameOfAsMany,
 }
 
+/// A module's resources by whether they are data sources, type and name.
+type Written<'d> = HashMap<(bool, &'d str, &'d str), &'d Value>;
+
 /// Instances of a resource: those of one module's instance, of one kind and name.
 type Named = (String, bool, String, String);
 
@@ -123,6 +126,8 @@ type Named = (String, bool, String, String);
 pub(super) struct Configuration<'d> {
     root: Option<&'d Value>,
     instances: BTreeMap<Named, Vec<(Option<Index>, String)>>,
+    /// Resources of each module that was asked for, by the names that lead to it.
+    written: RefCell<BTreeMap<Vec<String>, Written<'d>>>,
     steps: Cell<u32>,
 }
 
@@ -150,7 +155,7 @@ pub(super) struct Scope<'a> {
 
 impl<'d> Configuration<'d> {
     pub(super) const fn new(root: Option<&'d Value>) -> Self {
-        Self { root, instances: BTreeMap::new(), steps: Cell::new(0) }
+        Self { root, instances: BTreeMap::new(), written: RefCell::new(BTreeMap::new()), steps: Cell::new(0) }
     }
 
     /// Makes an instance known, so that references can be resolved to it.
@@ -170,13 +175,17 @@ impl<'d> Configuration<'d> {
 
     /// The configuration of a resource.
     pub(super) fn resource(&self, path: &[Step], data: bool, kind: &str, name: &str) -> Option<&'d Value> {
-        let mode = if data { "data" } else { "managed" };
-        let matches = |value: &&Value| {
-            value.get("type").and_then(Value::as_str) == Some(kind)
-                && value.get("name").and_then(Value::as_str) == Some(name)
-                && value.get("mode").and_then(Value::as_str).unwrap_or("managed") == mode
-        };
-        self.module(path)?.get("resources")?.as_array()?.iter().find(matches)
+        let mut all = self.written.borrow_mut();
+        let names = path.iter().map(|step| step.name.clone()).collect();
+        let written = all.entry(names).or_insert_with(|| {
+            let resources = self.module(path).and_then(|module| module.get("resources")?.as_array());
+            let key = |value: &'d Value| {
+                let text = |key| value.get(key).and_then(Value::as_str);
+                Some(((text("mode") == Some("data"), text("type")?, text("name")?), value))
+            };
+            resources.into_iter().flatten().filter_map(key).collect()
+        });
+        written.get(&(data, kind, name)).copied()
     }
 
     /// What an expression names.
@@ -190,7 +199,7 @@ impl<'d> Configuration<'d> {
     }
 
     fn collect(&self, references: &[&str], scope: &Scope<'_>, depth: u32, found: &mut Found) -> Result<(), String> {
-        self.steps.set(self.steps.get() + 1);
+        self.steps.set(self.steps.get().saturating_add(1));
         if depth > DEPTH || self.steps.get() > STEPS {
             return Err("its references lead too far".to_owned());
         }
@@ -205,6 +214,8 @@ impl<'d> Configuration<'d> {
             names("count.index").then_some(Key::SameOfAsMany)
         };
         for (place, reference) in references.iter().enumerate() {
+            // What is before it is looked through.
+            self.steps.set(self.steps.get().saturating_add(u32::try_from(place).unwrap_or(u32::MAX)));
             // `a.b.id` is followed by `a.b` and `a`: the same, said more shortly.
             let longer = |other: &&str| {
                 other.strip_prefix(reference).is_some_and(|rest| rest.starts_with('.') || rest.starts_with('['))
@@ -323,7 +334,7 @@ impl<'d> Configuration<'d> {
         let attribute = attribute.map_or_else(String::new, |step| step.name.clone());
         let chosen: &[_] = one.map_or(all, std::slice::from_ref);
         for (_, object) in chosen {
-            self.steps.set(self.steps.get() + 1);
+            self.steps.set(self.steps.get().saturating_add(1));
             found.targets.insert(Target { object: object.clone(), attribute: attribute.clone() });
         }
         if self.steps.get() > STEPS {

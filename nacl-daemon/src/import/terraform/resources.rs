@@ -79,7 +79,9 @@ pub(super) fn read(resources: &[Resource], before: &[Resource], findings: &Findi
     };
     let mut reader = Reader::new(resources, findings);
     reader.past = past;
-    resources.iter().for_each(|resource| reader.resource(resource));
+    for resource in resources {
+        reader.resource(resource);
+    }
     reader.others();
     reader.assembly.into_inner().finish(findings)
 }
@@ -212,16 +214,15 @@ impl<'r> Reader<'r> {
                 Some(key)
             }
             "primary_network_interface_id" if found.kind == "aws_instance" => Some(self.key(found)),
-            attribute => match found.values.get(attribute) {
-                Some(term) => self.follow(found, at, &term.what, hops + 1),
-                None => {
-                    at.note(
-                        Because::Unknown,
-                        format!("is not known: `{attribute}` of {object} is not told; what needs it is left out"),
-                    );
-                    None
+            attribute => {
+                let written = found.values.get(attribute);
+                if written.is_none() {
+                    let message =
+                        format!("is not known: `{attribute}` of {object} is not told; what needs it is left out");
+                    at.note(Because::Unknown, message);
                 }
-            },
+                self.follow(found, at, &written?.what, hops + 1)
+            }
         }
     }
 
@@ -583,6 +584,7 @@ impl<'r> Reader<'r> {
 
     fn interface(&self, resource: &Resource, at: &At<'_>, groups: &str) {
         let mut addresses = Vec::new();
+        let mut seen = HashSet::new();
         let single = ["private_ip"].into_iter().filter_map(|key| at.given(key));
         let lists = ["private_ip_list", "private_ips", "secondary_private_ips", "ipv6_address_list", "ipv6_addresses"];
         let lists = lists.into_iter().filter_map(|key| at.given(key));
@@ -593,7 +595,7 @@ impl<'r> Reader<'r> {
                 if matches!(value.term.what, What::Unknown(_)) {
                     unknown = true;
                 } else {
-                    addresses.extend(value.address().filter(|address| !addresses.contains(address)));
+                    addresses.extend(value.address().filter(|address| seen.insert(*address)));
                 }
             }
         }
@@ -617,8 +619,8 @@ impl<'r> Reader<'r> {
         let mut counts: BTreeMap<(usize, &str), BTreeMap<&str, usize>> = BTreeMap::new();
         for resource in self.resources.iter().filter(|resource| !resource.data && !is_read(&resource.kind)) {
             let at = At::new(&resource.values, &resource.file, resource.address.as_str(), self.findings);
-            let given = |key: &&str| matches!(resource.values.what, What::Map(_)) && at.given(key).is_some();
-            if WITH_GROUPS.iter().any(|key| given(&key)) {
+            let given = |key: &str| matches!(resource.values.what, What::Map(_)) && at.given(key).is_some();
+            if WITH_GROUPS.into_iter().any(given) {
                 at.note(
                     Because::NotExpressible,
                     "has security groups on interfaces that AWS makes for it, whose addresses are not told here",
