@@ -236,7 +236,7 @@ pub struct GroupRule {
 }
 
 /// The other end of a security group's rule (S15).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// A CIDR, canonical.
     Cidr(IpNet),
