@@ -431,12 +431,26 @@ pub struct Diff {
     /// Also where another rule decides the same.
     #[arg(long)]
     pub rules: bool,
-    /// Print as JSON.
-    #[arg(long)]
+    /// How to print what differs.
+    #[arg(long, value_enum, default_value_t = DiffFormat::Text, value_name = "FORMAT")]
+    pub format: DiffFormat,
+    /// The same as --format json.
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
     /// Exit with 8 when the policies differ.
     #[arg(long)]
     pub exit_code: bool,
+}
+
+/// How `diff` prints what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiffFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// For a comment on a pull request.
+    Markdown,
 }
 
 /// Say whether there is any packet from or to somewhere that a policy lets pass, and by which rules.

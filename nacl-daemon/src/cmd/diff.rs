@@ -6,7 +6,10 @@ use anyhow::bail;
 use nacl_daemon::{analyze, report, report::diff::Files, resolve::NoHost};
 
 use super::{policy::usable, print, width};
-use crate::{Exit, cli};
+use crate::{
+    Exit,
+    cli::{self, DiffFormat},
+};
 
 pub fn run(args: &cli::Diff) -> anyhow::Result<Exit> {
     let stdin = Path::new("-");
@@ -23,11 +26,12 @@ pub fn run(args: &cli::Diff) -> anyhow::Result<Exit> {
         }
     };
     let difference = analyze::diff(&old, &new, args.interface.as_deref(), args.rules)?;
-    let files = Files { old: &old.file, new: &new.file };
-    print(if args.json {
-        format!("{:#}\n", report::diff::json(files, &difference))
-    } else {
-        report::diff::text(files, &difference, width())
+    let files = Files { old: &old.file, new: &new.file, unknown: &[] };
+    let format = if args.json { DiffFormat::Json } else { args.format };
+    print(match format {
+        DiffFormat::Text => report::diff::text(files, &difference, width()),
+        DiffFormat::Json => format!("{:#}\n", report::diff::json(files, &difference)),
+        DiffFormat::Markdown => report::markdown::diff(files, &difference),
     })?;
     Ok(if args.exit_code && !difference.is_empty() { Exit::Different } else { Exit::Done })
 }

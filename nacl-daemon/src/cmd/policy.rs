@@ -10,7 +10,7 @@ use anyhow::Context;
 use nacl_daemon::{
     policy::{self, Outcome, Severity},
     report::diagnostics,
-    resolve::{Host, Interface, Resolved},
+    resolve::{Host, Interface, Place, Resolved},
 };
 
 use crate::cli;
@@ -64,14 +64,17 @@ pub fn what_if(
     mode: Option<cli::ModeName>,
     layers: Option<cli::LayersName>,
 ) -> anyhow::Result<(String, Interface)> {
-    let (name, written) = policy.named_interface(name)?;
-    let mut interface = written.clone();
-    interface.mode = mode.map_or(written.mode, Into::into);
-    interface.layers = layers.map_or(written.layers, Into::into);
+    let Place { name, interface, unknown } = policy.named_interface(name)?;
+    for what in unknown {
+        tracing::warn!("not judged at {name} is {what}");
+    }
+    let mut interface = interface.into_owned();
+    interface.mode = mode.map_or(interface.mode, Into::into);
+    interface.layers = layers.map_or(interface.layers, Into::into);
     if layers == Some(cli::LayersName::Sg) && interface.groups.is_none() {
         anyhow::bail!(
             "interface {name} has no security groups that could judge: give it some, `security_groups = [\"NAME\"]`"
         );
     }
-    Ok((name.to_owned(), interface))
+    Ok((name.into_owned(), interface))
 }

@@ -12,6 +12,7 @@ pub mod flowlog;
 pub mod github;
 pub mod json;
 pub mod lockout;
+pub mod markdown;
 pub mod metrics;
 pub mod path;
 pub mod regions;
