@@ -10,6 +10,7 @@ pub mod dataplane;
 pub mod doctor;
 pub mod engine;
 pub mod frame;
+pub mod harness;
 pub mod import;
 pub mod inventory;
 pub mod lab;

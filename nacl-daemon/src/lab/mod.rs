@@ -4,9 +4,9 @@
 //! story of one. What a policy means is
 //! decided elsewhere.
 
-mod account;
+pub(crate) mod account;
 pub mod ask;
-mod check;
+pub(crate) mod check;
 pub mod demo;
 pub mod expect;
 pub mod file;
@@ -18,7 +18,7 @@ pub mod outcome;
 pub mod paper;
 pub mod relay;
 pub mod run;
-mod serve;
+pub(crate) mod serve;
 pub mod show;
 pub mod tap;
 pub mod wire;
