@@ -31,7 +31,7 @@ Exit codes:
     2  wrong usage
     3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
-    7  lab: an expectation did not hold
+    7  lab, test: an expectation did not hold
     8  diff --exit-code: the policies differ
     9  search: no such packet
   130  interrupted by Ctrl-C
@@ -82,6 +82,7 @@ pub enum Verb {
     Replay(Replay),
     Diff(Diff),
     Search(Search),
+    Test(Test),
     Run(Run),
     Status(Status),
     Rules(Rules),
@@ -1064,6 +1065,77 @@ pub enum LabVerb {
         /// Lab, by name or file.
         lab: String,
     },
+}
+
+/// Hold what a team expects of a policy against it.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel; --level kernel and wire need root and an eBPF kernel, and wire builds network
+/// namespaces of its own. A test file is TOML: who asks whom, and what has to become of it. A set of addresses or ports is judged in
+/// whole, not by a sample: an expectation holds for each port that such a client may pick, or it fails and says for which it does not.
+/// Exits with 7 where one does not hold, or where none could be tried.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld test tests/shop.toml
+  nacld test --format junit tests/*.toml > nacld.xml
+  nacld test --policy plan.json --filter customers tests/shop.toml
+  sudo nacld test --level wire tests/shop.toml      with real sockets, in network namespaces
+
+A test file:
+  policy = \"../policy.toml\"            # relative to this file; or the documents it is imported from
+  at     = \"eth0\"                      # for all tests: an interface, eni:NAME, subnet:NAME, nacl:NAME or sg:NAME
+  lines  = [
+    \"tcp 198.51.100.7:windows to here:443: allowed, both legs\",
+    \"tcp 0.0.0.0/0 to here:22: denied by inbound *\",
+  ]
+  [[test]]
+  name     = \"the office reaches the database\"
+  from     = \"192.0.2.0/24\"            # who asks: an address, a network, eni:NAME, subnet:NAME or an interface
+  to       = \"eni:database\"            # who is asked; an end that is left out is the place that is asked at
+  protocol = \"tcp\"
+  port     = 5432                         # or \"https\", \"8000-8099\", or a list of them
+  client   = \"linux\"                   # a kind of client, or client_port (default: any, 1024-65535)
+  expect   = \"allowed\"                 # request and reply pass; \"denied\"; \"reply-denied\"
+  by       = \"inbound 100\"             # optional: what decides; \"nacl web inbound 100\", \"sg-1 inbound 1\", \"*\"
+
+A test that a level cannot run is skipped, with the reason: on the wire what is no TCP, UDP or echo request, what no host can have for an \
+address, and what would take more than 64 connections; at every level an interface elsewhere with a security group that the policy does not \
+define. Skipped tests are no failures.")]
+pub struct Test {
+    /// Test files; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The policy, instead of the one that the test file names; documents of an import may be several.
+    #[arg(short, long, value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+    /// Only tests with this in their name.
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Who is asked: the engine in this process, the program loaded into the kernel, or real sockets.
+    #[arg(long, value_enum, default_value_t = LabLevel::Host)]
+    pub level: LabLevel,
+    /// How to print results.
+    #[arg(long, value_enum, default_value_t = TestFormat::Text, value_name = "FORMAT")]
+    pub format: TestFormat,
+    /// The same as --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// As text: also name the tests that held.
+    #[arg(long)]
+    pub show_held: bool,
+}
+
+/// How `test` prints results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TestFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// TAP 14.
+    Tap,
+    /// JUnit XML.
+    Junit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

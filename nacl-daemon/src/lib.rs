@@ -21,4 +21,5 @@ pub mod policy;
 pub mod report;
 pub mod resolve;
 pub mod service;
+pub mod testing;
 pub mod top;

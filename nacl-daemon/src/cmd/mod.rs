@@ -21,6 +21,7 @@ mod rules;
 mod run;
 mod search;
 mod status;
+mod test;
 mod top;
 mod watch;
 
@@ -49,6 +50,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Replay(args) => replay::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Search(args) => search::run(args),
+        Verb::Test(args) => test::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context;
@@ -55,6 +55,14 @@ pub fn usable(path: &Path, host: &dyn Host) -> anyhow::Result<Resolved> {
         let tally = diagnostics::tally(&loaded.outcome.diagnostics);
         anyhow::anyhow!("{} cannot be used: {tally}", loaded.file)
     })
+}
+
+/// As [`usable`], of several documents that make one policy.
+pub fn usable_of(paths: &[PathBuf], host: &dyn Host) -> anyhow::Result<Resolved> {
+    match paths {
+        [path] => usable(path, host),
+        _ => anyhow::bail!("a policy is one file"),
+    }
 }
 
 /// The interface that was asked about, with the mode and layers that were asked about, and its name in the policy.

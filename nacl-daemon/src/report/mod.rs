@@ -22,6 +22,7 @@ pub mod rules;
 pub mod sarif;
 pub mod search;
 pub mod status;
+pub mod testing;
 pub mod watch;
 
 /// An interface and its namespace as a person reads them.
