@@ -1,10 +1,12 @@
 //! Documents of AWS's and of those who write them for AWS → [`Inventory`]. One file a format; `tree` is how all of them read.
 //! Files are read by whoever calls, and no policy is written here.
 
+mod format;
 pub mod tree;
 
 use std::sync::Arc;
 
+pub use self::format::{Format, sniff};
 use crate::inventory::Place;
 
 /// A document.
