@@ -9,6 +9,7 @@ pub mod compile;
 pub mod dataplane;
 pub mod doctor;
 pub mod engine;
+pub mod export;
 pub mod frame;
 pub mod harness;
 pub mod import;

@@ -1,6 +1,10 @@
 //! What a team has at AWS, in AWS's own terms, whichever document said so: the hub between `import`, `export` and a
 //! policy. No document format lives here, and no decision about packets.
 
+mod complete;
+pub mod read;
+pub mod write;
+
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
@@ -11,6 +15,10 @@ use crate::resolve::Protocol;
 /// Everything that one or several documents told of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
+    /// The account that owns what does not say who owns it.
+    pub account: Option<String>,
+    /// Region.
+    pub region: Option<String>,
     /// VPCs.
     pub vpcs: Vec<Vpc>,
     /// Subnets.
@@ -51,7 +59,7 @@ impl fmt::Display for Place {
 /// Why something of a document is not in the inventory as it stands there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Because {
-    /// A policy has no way to say it.
+    /// The other side, a policy or a document, has no way to say it.
     NotExpressible,
     /// Its value is not known before it is applied.
     Unknown,
@@ -100,7 +108,7 @@ pub struct Identity {
 pub struct Vpc {
     /// What it is.
     pub identity: Identity,
-    /// Its CIDRs.
+    /// Its CIDRs; none: it is only named.
     pub cidrs: Vec<IpNet>,
 }
 
@@ -111,7 +119,7 @@ pub struct Subnet {
     pub identity: Identity,
     /// Its VPC.
     pub vpc: Option<Link>,
-    /// Its CIDRs.
+    /// Its CIDRs; none: it is only named.
     pub cidrs: Vec<IpNet>,
 }
 
@@ -165,6 +173,33 @@ pub struct Traffic {
     pub ports: Option<(u16, u16)>,
     /// ICMP type and code, each `None` for all; `None`: all, or it is not ICMP.
     pub icmp: Option<(Option<u8>, Option<u8>)>,
+}
+
+impl Traffic {
+    /// What of it AWS looks at, in one spelling: all ports and all types are `None`, as is what a protocol does not have (N27,
+    /// N28, N31, S11, S14). `family`: that of the rule's address, where it has one.
+    #[must_use]
+    pub fn normal(self, family: Option<Family>) -> Self {
+        const TCP_UDP: [Protocol; 2] = [Protocol::Number(6), Protocol::Number(17)];
+        let has_types = match self.protocol {
+            Protocol::Number(1) => family != Some(Family::V6),
+            Protocol::Number(58) => family != Some(Family::V4),
+            _ => false,
+        };
+        Self {
+            protocol: self.protocol,
+            ports: self.ports.filter(|&range| TCP_UDP.contains(&self.protocol) && range != (0, u16::MAX)),
+            icmp: self.icmp.filter(|&(kind, _)| has_types && kind.is_some()),
+        }
+    }
+}
+
+/// The family of a CIDR.
+pub const fn family(cidr: &IpNet) -> Family {
+    match cidr {
+        IpNet::V4(_) => Family::V4,
+        IpNet::V6(_) => Family::V6,
+    }
 }
 
 /// A security group.

@@ -108,6 +108,8 @@ codes! {
     FLOW_LOG = "E047" Error "a format, a window, a destination or a number that a flow log cannot have (F1, F2, F13)";
     UNKNOWN_FLOW_LOG = "E048" Error "a flow log the policy does not define";
     SHARED_FILE = "E049" Error "two flow logs that write one file";
+    EXTERNAL = "E051" Error "something marked `external` that has content, or whose content is needed";
+    DEFAULT_TWICE = "E052" Error "two default network ACLs in one VPC (N9)";
     HOST_BITS = "W001" Warning "a CIDR with host bits set; AWS zeroes them (N35)";
     PORTS_IGNORED = "W002" Warning "ports on a protocol without ports; AWS ignores them (N27, N34)";
     ICMP_IGNORED = "W003" Warning "an ICMP type or code that AWS ignores (N27, N28, N31)";

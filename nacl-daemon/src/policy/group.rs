@@ -3,20 +3,20 @@
 
 use std::ops::{Range, RangeInclusive};
 
-use nacl_common::{Direction, border::Service};
+use nacl_common::{Direction, Family, border::Service};
 
 use super::{
-    Diagnostic, codes, rule,
+    Diagnostic, aws, codes, read, rule,
     tree::{Entry, Hint, Reader, Table, Unknown, Value},
-    written::{Address, At, Failsafe, Group, GroupList, GroupRule, Names, Peer, PrefixList},
+    written::{Address, At, Failsafe, Group, GroupList, GroupRule, ListEntry, Names, Peer, PrefixList},
 };
 use crate::resolve::Tracking;
 
 /// `[security_group.NAME]`
 pub(super) fn group(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Group> {
     let what = format!("`[security_group.{}]`", entry.key.escape_debug());
-    let table =
-        entry.value.table(reader, &what, &["id", "inbound", "outbound"], &|unknown| rule::list_hint(unknown, &what))?;
+    let known = ["id", "tags", "owner", "name", "description", "vpc", "external", "inbound", "outbound"];
+    let table = entry.value.table(reader, &what, &known, &|unknown| rule::list_hint(unknown, &what))?;
     let mut list = |key: &str, direction: Direction| {
         let found = rule::list(reader, &table, key, "{ protocol = …, … }", |reader, value| {
             group_rule(reader, value, direction)
@@ -25,13 +25,22 @@ pub(super) fn group(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Group>
     };
     let inbound = list("inbound", Direction::Inbound);
     let outbound = list("outbound", Direction::Outbound);
-    Some(Group { name: entry.key_span.clone(), id: rule::id(reader, &table), inbound, outbound })
+    let external = aws::external(reader, &table, &what, &["inbound", "outbound"]);
+    let id = rule::id(reader, &table);
+    Some(Group {
+        name: entry.key_span.clone(),
+        aws: aws::read(reader, &table, id),
+        vpc: read::string_at(reader, &table, "vpc"),
+        external,
+        inbound,
+        outbound,
+    })
 }
 
 /// Reads one rule of a list.
 fn group_rule(reader: &mut Reader<'_>, value: Value<'_>, direction: Direction) -> Option<GroupRule> {
     let (address, _) = rule::address_keys(direction);
-    let known = ["protocol", "ports", "icmp", address, "description"];
+    let known = ["protocol", "ports", "icmp", address, "description", "id", "tags", "peering"];
     let (what, everywhere) = match direction {
         Direction::Inbound => ("an inbound rule", "where packets come from, such as `source = \"0.0.0.0/0\"`"),
         Direction::Outbound => ("an outbound rule", "where packets go to, such as `destination = \"0.0.0.0/0\"`"),
@@ -45,7 +54,10 @@ fn group_rule(reader: &mut Reader<'_>, value: Value<'_>, direction: Direction) -
     let peer =
         table.get(address).and_then(|value| Some(At { value: peer(reader, value, address)?, span: value.span() }));
     let description = rule::description(reader, &table);
-    Some(GroupRule { span: table.span, traffic, peer, description })
+    let id = rule::id(reader, &table);
+    let tags = aws::tags(reader, &table);
+    let peering = aws::text(reader, &table, "peering");
+    Some(GroupRule { span: table.span, traffic, peer, description, id, tags, peering })
 }
 
 /// Keys that come from habit: what network ACLs and other tools have.
@@ -153,7 +165,8 @@ pub(super) fn names(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<Names>
 /// `[prefix_list.NAME]`
 pub(super) fn prefix_list(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<PrefixList> {
     let what = format!("`[prefix_list.{}]`", entry.key.escape_debug());
-    let table = entry.value.table(reader, &what, &["id", "max_entries", "entries"], &|unknown| {
+    let known = ["id", "tags", "owner", "name", "family", "external", "max_entries", "entries"];
+    let table = entry.value.table(reader, &what, &known, &|unknown| {
         let (meant, help) = match unknown.plain.as_str() {
             "cidrs" | "cidr" | "cidr_blocks" => ("entries", "they are written `entries = [\"192.0.2.0/24\"]`"),
             "max" | "size" => ("max_entries", "it is written `max_entries`"),
@@ -163,14 +176,12 @@ pub(super) fn prefix_list(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<
         Some(rule::instead(unknown, &what, meant, rename, help.to_owned()))
     })?;
     let help = "the list's CIDRs: `entries = [\"192.0.2.0/24\"]`; an empty list matches nothing";
-    let items = table
-        .require_at(reader, "entries", &entry.key_span, help)
-        .and_then(|value| value.strings(reader, "entries"))
-        .unwrap_or_default();
-    let entries = items
-        .into_iter()
-        .filter_map(|(text, span)| Some(At { value: rule::cidr(reader, text, span.clone(), "")?, span }))
-        .collect();
+    let external = aws::external(reader, &table, &what, &["entries"]);
+    let value = if external.is_some() { None } else { table.require_at(reader, "entries", &entry.key_span, help) };
+    let entries = value.map(|value| list_entries(reader, value)).unwrap_or_default();
+    let families = [("ipv4", Family::V4), ("ipv6", Family::V6)];
+    let family = read::choice(reader, &table, "family", &families)
+        .and_then(|value| Some(At { value, span: table.get("family")?.span() }));
     let max_entries = table.get("max_entries").and_then(|value| {
         let count = integer(reader, value, "max_entries")?;
         let found = u32::try_from(count).ok().filter(|&count| count > 0);
@@ -180,7 +191,39 @@ pub(super) fn prefix_list(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<
         }
         Some(At { value: found?, span: value.span() })
     });
-    Some(PrefixList { name: entry.key_span.clone(), id: rule::id(reader, &table), max_entries, entries })
+    let id = rule::id(reader, &table);
+    let aws = aws::read(reader, &table, id);
+    Some(PrefixList { name: entry.key_span.clone(), aws, external, family, max_entries, entries })
+}
+
+/// Entries of a prefix list: CIDRs, or `{ cidr = …, description = … }`.
+fn list_entries(reader: &mut Reader<'_>, value: Value<'_>) -> Vec<ListEntry> {
+    const WHAT: &str = "an entry of a prefix list";
+    let described = value.as_array().is_some_and(|array| array.iter().any(|item| Value::new(item).is_table()));
+    let mut found = Vec::new();
+    if !described {
+        for (text, span) in value.strings(reader, "entries").unwrap_or_default() {
+            let cidr = rule::cidr(reader, text, span.clone(), "").map(|value| At { value, span });
+            found.extend(cidr.map(|cidr| ListEntry { cidr, description: None }));
+        }
+        return found;
+    }
+    for item in value.as_array().into_iter().flatten().map(Value::new) {
+        let (cidr, description) = if item.is_table() {
+            let Some(table) = item.table(reader, WHAT, &["cidr", "description"], &|_| None) else { continue };
+            let help = "the addresses: `{ cidr = \"192.0.2.0/24\" }`";
+            let description = rule::description(reader, &table);
+            (table.require_at(reader, "cidr", &item.span(), help), description)
+        } else {
+            (Some(item), None)
+        };
+        let Some(cidr) = cidr else { continue };
+        let Some(text) = cidr.string(reader, "cidr") else { continue };
+        if let Some(value) = rule::cidr(reader, text, cidr.span(), "") {
+            found.push(ListEntry { cidr: At { value, span: cidr.span() }, description });
+        }
+    }
+    found
 }
 
 /// An integer, or a finding.

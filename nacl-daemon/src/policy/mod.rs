@@ -1,6 +1,7 @@
 //! The TOML as it was written, with spans, and every diagnostic about it at once. No I/O: what a name means is
 //! [`crate::resolve`]'s business, how a diagnostic looks [`crate::report::diagnostics`]'s.
 
+mod aws;
 pub mod codes;
 mod edit;
 mod flowlog;
@@ -190,7 +191,7 @@ fn sort(diagnostics: &mut [Diagnostic]) {
 pub fn load(file: &str, text: &str, host: &dyn resolve::Host) -> Outcome {
     let read = read::read(text);
     let mut diagnostics = read.diagnostics;
-    let resolved = resolve::build::resolve(file, &Arc::from(text), &read.policy, host, &mut diagnostics);
+    let resolved = resolve::build::resolve(file, &Arc::from(text), &Arc::new(read.policy), host, &mut diagnostics);
     if let Some(broken) = &read.broken {
         broken.quieten(&mut diagnostics);
     }

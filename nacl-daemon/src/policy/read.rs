@@ -7,7 +7,7 @@ use nacl_common::Direction;
 use toml::de::DeTable;
 
 use super::{
-    Diagnostic, codes, flowlog, group, rule,
+    Diagnostic, aws, codes, flowlog, group, rule,
     syntax::{self, Broken},
     tree::{Entry, Hint, Reader, Table, Unknown, Value, entries_of},
     written::{At, Eni, Interface, List, Nacl, Policy, Subnet, Vpc},
@@ -28,8 +28,9 @@ const VERSION: i64 = 1;
 /// Longest interface name Linux has (IFNAMSIZ less the terminator).
 const NAME_MAX: usize = 15;
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 12] = [
     "version",
+    "aws",
     "vpc",
     "subnet",
     "nacl",
@@ -48,7 +49,7 @@ pub(super) fn read(text: &str) -> Read {
     let broken = syntax::report(&mut reader, document.get_ref(), &errors);
     let top = Table::read(&mut reader, "a policy", 0..0, document.get_ref(), &TOP, &top_hint);
     version(&mut reader, &top);
-    let mut policy = Policy::default();
+    let mut policy = Policy { aws: aws::account(&mut reader, &top), ..Policy::default() };
     if let Some(entry) = top.entry("vpc") {
         policy.vpcs = vpcs(&mut reader, entry);
     }
@@ -144,10 +145,10 @@ fn version(reader: &mut Reader<'_>, top: &Table<'_>) {
 
 fn vpcs(reader: &mut Reader<'_>, entry: &Entry<'_>) -> BTreeMap<String, Vpc> {
     let mut found = BTreeMap::new();
-    let is_named = |value: &Value<'_>| value.is_table();
+    // `tags` is the one key of a VPC that holds a table.
+    let is_named = |child: &&Entry<'_>| child.value.is_table() && child.key != "tags";
     let children = entry.value.as_table().map(entries_of).unwrap_or_default();
-    let named: Vec<_> = children.iter().filter(|child| is_named(&child.value)).collect();
-    let plain: Vec<_> = children.iter().filter(|child| !is_named(&child.value)).collect();
+    let (named, plain): (Vec<_>, Vec<_>) = children.iter().partition(is_named);
     if let ([first, ..], [key, ..]) = (&named[..], &plain[..]) {
         reader.push(
             Diagnostic::new(&codes::MIXED_VPC, key.key_span.clone(), "`[vpc]` and `[vpc.NAME]` do not go together")
@@ -173,9 +174,12 @@ fn vpcs(reader: &mut Reader<'_>, entry: &Entry<'_>) -> BTreeMap<String, Vpc> {
 }
 
 fn vpc(reader: &mut Reader<'_>, what: &str, name: Range<usize>, value: Value<'_>) -> Option<Vpc> {
-    let table = value.table(reader, what, &["cidrs"], &none)?;
-    let cidrs = cidrs(reader, &table, &name, "the VPC's address ranges: `cidrs = [\"10.0.0.0/16\"]`");
-    Some(Vpc { name, cidrs })
+    let table = value.table(reader, what, &["cidrs", "id", "tags", "owner", "external"], &none)?;
+    let external = aws::external(reader, &table, what, &["cidrs"]);
+    let help = "the VPC's address ranges: `cidrs = [\"10.0.0.0/16\"]`";
+    let cidrs = if external.is_some() { Vec::new() } else { cidrs(reader, &table, &name, help) };
+    let id = rule::id(reader, &table);
+    Some(Vpc { name, cidrs, external, aws: aws::read(reader, &table, id) })
 }
 
 /// `cidrs`, which must be there and not be empty.
@@ -217,38 +221,44 @@ fn addresses(reader: &mut Reader<'_>, value: Value<'_>) -> Vec<At<IpAddr>> {
     found
 }
 
-fn string_at(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<At<String>> {
+pub(super) fn string_at(reader: &mut Reader<'_>, table: &Table<'_>, key: &str) -> Option<At<String>> {
     let value = table.get(key)?;
     Some(At { value: value.name(reader, key)?.to_owned(), span: value.span() })
 }
 
 fn subnet(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Subnet> {
     let what = format!("`[subnet.{}]`", entry.key.escape_debug());
-    let table = entry.value.table(reader, &what, &["cidrs", "nacl", "vpc", "id"], &|unknown| {
-        matches!(unknown.plain.as_str(), "cidr" | "cidr_block").then(|| Hint {
-            diagnostic: Diagnostic::new(
-                &codes::UNKNOWN_KEY,
-                unknown.entry.key_span.clone(),
-                format!("{what} has no key `{}`", unknown.entry.key.escape_debug()),
-            )
-            .at("unknown key")
-            .help("it is a list: `cidrs = [\"10.0.1.0/24\"]`"),
-            meant: Some("cidrs"),
-        })
-    })?;
+    let table =
+        entry.value.table(reader, &what, &["cidrs", "nacl", "vpc", "id", "tags", "owner", "external"], &|unknown| {
+            matches!(unknown.plain.as_str(), "cidr" | "cidr_block").then(|| Hint {
+                diagnostic: Diagnostic::new(
+                    &codes::UNKNOWN_KEY,
+                    unknown.entry.key_span.clone(),
+                    format!("{what} has no key `{}`", unknown.entry.key.escape_debug()),
+                )
+                .at("unknown key")
+                .help("it is a list: `cidrs = [\"10.0.1.0/24\"]`"),
+                meant: Some("cidrs"),
+            })
+        })?;
+    let external = aws::external(reader, &table, &what, &["cidrs"]);
+    let help = "the subnet's address ranges: `cidrs = [\"10.0.1.0/24\"]`";
+    let cidrs = if external.is_some() { Vec::new() } else { cidrs(reader, &table, &entry.key_span, help) };
+    let id = rule::id(reader, &table);
     Some(Subnet {
         name: entry.key_span.clone(),
-        cidrs: cidrs(reader, &table, &entry.key_span, "the subnet's address ranges: `cidrs = [\"10.0.1.0/24\"]`"),
+        cidrs,
+        external,
         nacl: string_at(reader, &table, "nacl"),
         vpc: string_at(reader, &table, "vpc"),
-        id: rule::id(reader, &table),
+        aws: aws::read(reader, &table, id),
     })
 }
 
 fn nacl(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Nacl> {
     let what = format!("`[nacl.{}]`", entry.key.escape_debug());
-    let table =
-        entry.value.table(reader, &what, &["id", "inbound", "outbound"], &|unknown| rule::list_hint(unknown, &what))?;
+    let known = ["id", "tags", "owner", "vpc", "default", "inbound", "outbound"];
+    let table = entry.value.table(reader, &what, &known, &|unknown| rule::list_hint(unknown, &what))?;
     let mut list = |key: &str, direction: Direction| {
         let read = |reader: &mut Reader<'_>, value: Value<'_>| rule::read(reader, value, direction);
         let (key, rules) = rule::list(reader, &table, key, "{ rule = …, … }", read)?;
@@ -256,21 +266,39 @@ fn nacl(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Nacl> {
     };
     let inbound = list("inbound", Direction::Inbound);
     let outbound = list("outbound", Direction::Outbound);
-    Some(Nacl { name: entry.key_span.clone(), id: rule::id(reader, &table), inbound, outbound })
+    let id = rule::id(reader, &table);
+    let default = table
+        .entry("default")
+        .and_then(|entry| entry.value.boolean(reader, "default")?.then(|| entry.key_span.clone()));
+    Some(Nacl {
+        name: entry.key_span.clone(),
+        aws: aws::read(reader, &table, id),
+        vpc: string_at(reader, &table, "vpc"),
+        default,
+        inbound,
+        outbound,
+    })
 }
 
 fn eni(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Eni> {
     let what = format!("`[eni.{}]`", entry.key.escape_debug());
-    let table = entry
-        .value
-        .table(reader, &what, &["addresses", "subnet", "security_groups"], &|unknown| interface_hint(unknown, &what))?;
+    let known = ["addresses", "subnet", "security_groups", "vpc", "id", "tags", "owner", "description"];
+    let table = entry.value.table(reader, &what, &known, &|unknown| interface_hint(unknown, &what))?;
     let help = "where the interface is: `addresses = [\"10.0.1.20\"]`";
     let addresses = table
         .require_at(reader, "addresses", &entry.key_span, help)
         .map(|value| addresses(reader, value))
         .unwrap_or_default();
     let subnet = string_at(reader, &table, "subnet");
-    Some(Eni { name: entry.key_span.clone(), addresses, subnet, groups: group::names(reader, &table) })
+    let id = rule::id(reader, &table);
+    Some(Eni {
+        name: entry.key_span.clone(),
+        addresses,
+        subnet,
+        groups: group::names(reader, &table),
+        vpc: string_at(reader, &table, "vpc"),
+        aws: aws::read(reader, &table, id),
+    })
 }
 
 /// Names of an interface's keys that come from habit.
@@ -292,7 +320,7 @@ fn interface_hint(unknown: &Unknown<'_, '_>, what: &str) -> Option<Hint> {
 }
 
 fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
-    const KNOWN: [&str; 16] = [
+    const KNOWN: [&str; 20] = [
         "device",
         "netns",
         "subnet",
@@ -308,6 +336,10 @@ fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
         "exemptions",
         "failsafe",
         "id",
+        "tags",
+        "owner",
+        "description",
+        "vpc",
         "flow_log",
     ];
     let what = format!("`[interface.{}]`", entry.key.escape_debug());
@@ -360,6 +392,7 @@ fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
         }
         (!bad).then_some(name.value)
     });
+    let id = interface_id(reader, &table);
     Some(Interface {
         name: entry.key_span.clone(),
         device: device.unwrap_or(named),
@@ -387,9 +420,10 @@ fn interface(reader: &mut Reader<'_>, entry: &Entry<'_>) -> Option<Interface> {
         )
         .unwrap_or_default(),
         drop_non_ip: choice(reader, &table, "non_ip", &[("pass", false), ("drop", true)]).unwrap_or_default(),
-        aws: choice(reader, &table, "exemptions", &[("aws", true), ("none", false)]).unwrap_or(true),
+        exemptions: choice(reader, &table, "exemptions", &[("aws", true), ("none", false)]).unwrap_or(true),
         failsafe: group::failsafe(reader, &table),
-        id: interface_id(reader, &table),
+        vpc: string_at(reader, &table, "vpc"),
+        aws: aws::read(reader, &table, id),
         flow_log: string_at(reader, &table, "flow_log"),
     })
 }
@@ -406,7 +440,7 @@ fn interface_id(reader: &mut Reader<'_>, table: &Table<'_>) -> Option<String> {
 }
 
 /// One of a few words under a key.
-fn choice<T: Copy>(reader: &mut Reader<'_>, table: &Table<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
+pub(super) fn choice<T: Copy>(reader: &mut Reader<'_>, table: &Table<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
     table.get(key)?.choice(reader, key, words)
 }
 

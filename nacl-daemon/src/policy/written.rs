@@ -17,9 +17,35 @@ pub struct At<T> {
     pub span: Range<usize>,
 }
 
+/// What AWS has of a thing besides what it does. Which of it a table takes depends on its kind.
+#[derive(Clone, Debug, Default)]
+pub struct Aws {
+    /// Id.
+    pub id: Option<String>,
+    /// A name that is no tag: a group's, a prefix list's.
+    pub name: Option<String>,
+    /// Description.
+    pub description: Option<String>,
+    /// The account that owns it, where it is not that of `[aws]`.
+    pub owner: Option<String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// `[aws]`
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// The account that owns what has no `owner`.
+    pub account: Option<String>,
+    /// Region.
+    pub region: Option<String>,
+}
+
 /// A whole file.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
+    /// Whose it is at AWS.
+    pub aws: Account,
     /// VPCs; the one of a plain `[vpc]` has the empty name.
     pub vpcs: BTreeMap<String, Vpc>,
     /// Subnets.
@@ -47,8 +73,12 @@ pub struct Policy {
 pub struct Vpc {
     /// Where its name stands.
     pub name: Range<usize>,
-    /// Its CIDRs.
+    /// Its CIDRs; none where it is only named.
     pub cidrs: Vec<At<IpNet>>,
+    /// Where `external = true` stands: it is only named.
+    pub external: Option<Range<usize>>,
+    /// What AWS has of it.
+    pub aws: Aws,
 }
 
 /// `[subnet.NAME]`
@@ -56,14 +86,16 @@ pub struct Vpc {
 pub struct Subnet {
     /// Where its name stands.
     pub name: Range<usize>,
-    /// Its CIDRs.
+    /// Its CIDRs; none where it is only named.
     pub cidrs: Vec<At<IpNet>>,
+    /// Where `external = true` stands: it is only named.
+    pub external: Option<Range<usize>>,
     /// Its network ACL.
     pub nacl: Option<At<String>>,
     /// Its VPC.
     pub vpc: Option<At<String>>,
-    /// AWS's id.
-    pub id: Option<String>,
+    /// What AWS has of it.
+    pub aws: Aws,
 }
 
 /// `[nacl.NAME]`
@@ -71,8 +103,12 @@ pub struct Subnet {
 pub struct Nacl {
     /// Where its name stands.
     pub name: Range<usize>,
-    /// AWS's id.
-    pub id: Option<String>,
+    /// What AWS has of it.
+    pub aws: Aws,
+    /// Its VPC.
+    pub vpc: Option<At<String>>,
+    /// Where `default = true` stands: it is its VPC's default one.
+    pub default: Option<Range<usize>>,
     /// The inbound list; `None` where the key is absent.
     pub inbound: Option<List>,
     /// The outbound list, likewise.
@@ -150,8 +186,12 @@ pub enum Address {
 pub struct Group {
     /// Where its name stands.
     pub name: Range<usize>,
-    /// AWS's id.
-    pub id: Option<String>,
+    /// What AWS has of it.
+    pub aws: Aws,
+    /// Its VPC.
+    pub vpc: Option<At<String>>,
+    /// Where `external = true` stands: it is only named.
+    pub external: Option<Range<usize>>,
     /// The inbound rules; `None` where the key is absent.
     pub inbound: Option<GroupList>,
     /// The outbound rules, likewise.
@@ -178,6 +218,12 @@ pub struct GroupRule {
     pub peer: Option<At<Peer>>,
     /// Free text.
     pub description: Option<String>,
+    /// AWS's id, `sgr-…`.
+    pub id: Option<String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// The peering connection by which a group of another VPC is reached.
+    pub peering: Option<String>,
 }
 
 /// What stands in `source` or `destination` of a security group's rule (S15).
@@ -198,12 +244,25 @@ pub enum Peer {
 pub struct PrefixList {
     /// Where its name stands.
     pub name: Range<usize>,
-    /// AWS's id.
-    pub id: Option<String>,
+    /// What AWS has of it.
+    pub aws: Aws,
+    /// Where `external = true` stands: it is only named.
+    pub external: Option<Range<usize>>,
+    /// Its family.
+    pub family: Option<At<Family>>,
     /// How many entries it may get.
     pub max_entries: Option<At<u32>>,
-    /// Its entries, canonical.
-    pub entries: Vec<At<IpNet>>,
+    /// Its entries.
+    pub entries: Vec<ListEntry>,
+}
+
+/// An entry of a prefix list.
+#[derive(Clone, Debug)]
+pub struct ListEntry {
+    /// Addresses, canonical.
+    pub cidr: At<IpNet>,
+    /// Free text.
+    pub description: Option<String>,
 }
 
 /// A list of security group names.
@@ -246,6 +305,10 @@ pub struct Eni {
     pub subnet: Option<At<String>>,
     /// Its security groups.
     pub groups: Option<Names>,
+    /// Its VPC.
+    pub vpc: Option<At<String>>,
+    /// What AWS has of it.
+    pub aws: Aws,
 }
 
 /// `[interface.NAME]`
@@ -270,7 +333,7 @@ pub struct Interface {
     /// Which layers judge; `None` where the key is absent.
     pub layers: Option<At<Layers>>,
     /// Whether AWS's exemptions hold.
-    pub aws: bool,
+    pub exemptions: bool,
     /// What always passes.
     pub failsafe: Vec<Failsafe>,
     /// Which way it looks.
@@ -281,8 +344,10 @@ pub struct Interface {
     pub xdp: Xdp,
     /// Whether other ethertypes are dropped.
     pub drop_non_ip: bool,
-    /// AWS's id.
-    pub id: Option<String>,
+    /// Its VPC.
+    pub vpc: Option<At<String>>,
+    /// What AWS has of it.
+    pub aws: Aws,
     /// Its flow log.
     pub flow_log: Option<At<String>>,
 }

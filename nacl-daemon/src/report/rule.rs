@@ -41,7 +41,8 @@ pub fn group_rule_toml(rule: &GroupRule, direction: Direction) -> String {
     format!("{{ {matches}, {} = {} }}", remote_key(direction), policy::quoted(&remote))
 }
 
-fn matches_toml(protocol: Protocol, ports: Option<(u16, u16)>, icmp: Option<Icmp>) -> String {
+/// Protocol, ports and ICMP type of a rule, likewise.
+pub fn matches_toml(protocol: Protocol, ports: Option<(u16, u16)>, icmp: Option<Icmp>) -> String {
     let protocol = match protocol {
         Protocol::All => "\"all\"".to_owned(),
         Protocol::Number(number) => {
@@ -63,7 +64,8 @@ fn matches_toml(protocol: Protocol, ports: Option<(u16, u16)>, icmp: Option<Icmp
     format!("protocol = {protocol}{ports}{icmp}")
 }
 
-const fn remote_key(direction: Direction) -> &'static str {
+/// The key of a rule's address.
+pub const fn remote_key(direction: Direction) -> &'static str {
     match direction {
         Direction::Inbound => "source",
         Direction::Outbound => "destination",
@@ -73,7 +75,7 @@ const fn remote_key(direction: Direction) -> &'static str {
 /// A name as a key of a policy, in quotes where it needs them: `[nacl."front door"]`.
 pub fn key(name: &str) -> Cow<'_, str> {
     let bare = |sign: char| sign.is_ascii_alphanumeric() || matches!(sign, '-' | '_');
-    if !name.is_empty() && name.chars().all(bare) { name.into() } else { policy::quoted(name).into() }
+    if !name.is_empty() && name.chars().all(bare) { name.into() } else { toml_edit::Key::new(name).to_string().into() }
 }
 
 /// An address of a packet, with the port where the protocol has ports: `10.0.1.10:443`, `[2001:db8::1]:443`.

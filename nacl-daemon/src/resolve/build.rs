@@ -38,7 +38,7 @@ const ICMPV6: u8 = 58;
 pub(crate) fn resolve(
     file: &str,
     text: &Arc<str>,
-    policy: &Policy,
+    policy: &Arc<Policy>,
     host: &dyn Host,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Resolved> {
@@ -55,6 +55,7 @@ pub(crate) fn resolve(
         complete: true,
     };
     resolver.geometry();
+    resolver.places();
     let subnets = resolver.subnets();
     let mut nacls: BTreeMap<_, _> =
         policy.nacls.iter().map(|(name, nacl)| (name.clone(), Arc::new(resolver.nacl(name, nacl)))).collect();
@@ -80,6 +81,7 @@ pub(crate) fn resolve(
         prefix_lists,
         enis,
         interfaces,
+        written: Arc::clone(policy),
         on_exit: policy.on_exit,
     })
 }
@@ -265,6 +267,12 @@ impl<'p> Resolver<'p> {
             }
             return vpcs.iter().next().filter(|_| vpcs.len() == 1).map(|(name, vpc)| (name.as_str(), vpc));
         };
+        self.vpc_named(written)
+    }
+
+    /// Looks a VPC up, or says that it is not there.
+    fn vpc_named(&mut self, written: &'p At<String>) -> Option<(&'p str, &'p written::Vpc)> {
+        let vpcs = &self.policy.vpcs;
         if let Some((key, vpc)) = vpcs.get_key_value(&written.value).filter(|_| !written.value.is_empty()) {
             return Some((key, vpc));
         }
@@ -329,16 +337,76 @@ impl<'p> Resolver<'p> {
         self.push(diagnostic);
     }
 
+    /// The network ACL of a subnet: its own, else its VPC's default one.
+    fn nacl_of(&self, subnet: &'p written::Subnet) -> &'p str {
+        if let Some(nacl) = &subnet.nacl {
+            return &nacl.value;
+        }
+        let vpc = self.vpc_key(subnet.vpc.as_ref());
+        let policy = self.policy;
+        let marked =
+            policy.nacls.iter().find(|(_, nacl)| nacl.default.is_some() && self.vpc_key(nacl.vpc.as_ref()) == vpc);
+        marked.map_or(DEFAULT_NACL, |(name, _)| name)
+    }
+
+    /// The VPC that is named, or the only one.
+    fn vpc_key(&self, written: Option<&'p At<String>>) -> Option<&'p str> {
+        let vpcs = &self.policy.vpcs;
+        match written {
+            Some(written) => Some(&written.value),
+            None => vpcs.keys().next().filter(|_| vpcs.len() == 1).map(String::as_str),
+        }
+    }
+
+    /// VPCs that other things than subnets say they are in; one default network ACL in each.
+    fn places(&mut self) {
+        let policy = self.policy;
+        let nacls = policy.nacls.values().filter_map(|nacl| nacl.vpc.as_ref());
+        let groups = policy.groups.values().filter_map(|group| group.vpc.as_ref());
+        let enis = policy.enis.values().filter_map(|eni| eni.vpc.as_ref());
+        let interfaces = policy.interfaces.values().filter_map(|interface| interface.vpc.as_ref());
+        for vpc in nacls.chain(groups).chain(enis).chain(interfaces) {
+            self.vpc_named(vpc);
+        }
+        let mut order: Vec<_> = policy.nacls.iter().collect();
+        order.sort_by_key(|(_, nacl)| nacl.name.start);
+        let mut defaults: BTreeMap<Option<&str>, (&str, &Range<usize>)> = BTreeMap::new();
+        for (name, nacl) in order {
+            let Some(default) = &nacl.default else { continue };
+            let vpc = self.vpc_key(nacl.vpc.as_ref());
+            let Some((first, place)) = defaults.get(&vpc) else {
+                defaults.insert(vpc, (name, default));
+                continue;
+            };
+            let message = format!("network ACL {name:?} is a default one, and {first:?} is already");
+            self.diagnostics.push(
+                Diagnostic::new(&codes::DEFAULT_TWICE, default.clone(), message)
+                    .at("again")
+                    .and((*place).clone(), "first here")
+                    .note("a VPC has one default network ACL: that of every subnet no other is put on (N9, N14)")
+                    .help("remove `default` from one, or say with `vpc` that they belong to different VPCs"),
+            );
+        }
+    }
+
+    /// Something that is only named, where what it holds is needed.
+    pub(super) fn not_known(span: &Range<usize>, external: &Range<usize>, message: String) -> Diagnostic {
+        Diagnostic::new(&codes::EXTERNAL, span.clone(), message)
+            .at("needed here")
+            .and(external.clone(), "only named, it says")
+            .help("write what it holds instead of `external`, or record it and import again")
+    }
+
     fn subnets(&mut self) -> BTreeMap<String, Subnet> {
         let policy = self.policy;
         let mut found = BTreeMap::new();
         for (name, subnet) in &policy.subnets {
-            let nacl = subnet.nacl.as_ref().map_or(DEFAULT_NACL, |nacl| nacl.value.as_str()).to_owned();
+            let nacl = self.nacl_of(subnet).to_owned();
             if let Some(nacl) = &subnet.nacl {
                 self.nacl_named(nacl);
             }
             self.used_nacls.insert(nacl.clone());
-            if subnet.nacl.is_none() && !policy.nacls.contains_key(DEFAULT_NACL) {
+            if subnet.nacl.is_none() && !policy.nacls.contains_key(&nacl) {
                 let message = format!("subnet {name:?} has AWS's default network ACL, which allows everything");
                 self.push(
                     Diagnostic::new(&codes::DEFAULT_NACL, subnet.name.clone(), message)
@@ -347,7 +415,8 @@ impl<'p> Resolver<'p> {
                 );
             }
             let cidrs = subnet.cidrs.iter().map(|cidr| cidr.value).collect();
-            let mut resolved = Subnet { name: name.clone(), id: subnet.id.clone(), cidrs, nacl, services: Vec::new() };
+            let id = subnet.aws.id.clone();
+            let mut resolved = Subnet { name: name.clone(), id, cidrs, nacl, services: Vec::new() };
             resolved.services = exempt::services(self.vpcs.get(name.as_str()).map(|vpc| (*vpc, &resolved)));
             found.insert(name.clone(), resolved);
         }
@@ -377,7 +446,7 @@ impl<'p> Resolver<'p> {
         }
         Nacl {
             name: name.to_owned(),
-            id: nacl.id.clone(),
+            id: nacl.aws.id.clone(),
             inbound: self.list(name, nacl.inbound.as_ref(), Direction::Inbound),
             outbound: self.list(name, nacl.outbound.as_ref(), Direction::Outbound),
         }
@@ -656,6 +725,10 @@ impl<'p> Resolver<'p> {
             return Some(one.value);
         }
         self.complete = false;
+        if let Some(external) = &subnet.external {
+            let message = format!("subnet {name:?} is only named: its CIDRs are not known");
+            self.push(Self::not_known(span, external, message));
+        }
         if subnet.cidrs.is_empty() {
             return None; // Reported where the subnet is defined.
         }
@@ -740,6 +813,11 @@ impl<'p> Resolver<'p> {
             {
                 subnet = subnets.get(&at.value);
                 self.inside_subnet(interface.addresses.as_deref().unwrap_or_default(), &at.value, written, false);
+                if let Some(external) = &written.external {
+                    let message =
+                        format!("subnet {:?} of interface {name:?} is only named: its CIDRs are not known", at.value);
+                    self.push(Self::not_known(&at.span, external, message));
+                }
                 if let Some(direct) = &interface.nacl {
                     self.disagreement(name, at, written, direct);
                 }
@@ -762,7 +840,7 @@ impl<'p> Resolver<'p> {
                 continue;
             };
             let mut exemptions = Vec::new();
-            if interface.aws {
+            if interface.exemptions {
                 exemptions = subnet.map_or_else(|| exempt::services(None), |subnet| subnet.services.clone());
             }
             exemptions.extend(failsafe);
@@ -776,14 +854,14 @@ impl<'p> Resolver<'p> {
                     groups: on,
                     mode: interface.mode,
                     layers,
-                    aws: interface.aws,
+                    aws: interface.exemptions,
                     exemptions,
                     tracking: policy.tracking,
                     side: interface.side,
                     enforce: interface.enforce,
                     xdp: interface.xdp,
                     drop_non_ip: interface.drop_non_ip,
-                    id: interface.id.clone(),
+                    id: interface.aws.id.clone(),
                     subnet_id: subnet.and_then(|subnet| subnet.id.clone()),
                     flow_log: interface.flow_log.as_ref().and_then(|name| flow_logs.get(name.value.as_str()).cloned()),
                     ..Interface::new(&interface.device.value, nacl)
@@ -899,8 +977,8 @@ impl<'p> Resolver<'p> {
     }
 
     /// An interface with a subnet has that subnet's network ACL, and no other (N14).
-    fn disagreement(&mut self, name: &str, at: &At<String>, subnet: &written::Subnet, direct: &At<String>) {
-        let of_subnet = subnet.nacl.as_ref().map_or(DEFAULT_NACL, |nacl| nacl.value.as_str());
+    fn disagreement(&mut self, name: &str, at: &At<String>, subnet: &'p written::Subnet, direct: &At<String>) {
+        let of_subnet = self.nacl_of(subnet);
         if of_subnet == direct.value {
             return;
         }
@@ -911,7 +989,7 @@ impl<'p> Resolver<'p> {
         let diagnostic = Diagnostic::new(&codes::NACL_DISAGREES, direct.span.clone(), message).at("not the subnet's");
         let (place, text) = match &subnet.nacl {
             Some(nacl) => (nacl.span.clone(), "the subnet's"),
-            None => (subnet.name.clone(), "no `nacl`, so AWS's default one"),
+            None => (subnet.name.clone(), "no `nacl`, so its VPC's default one"),
         };
         self.push(
             diagnostic
@@ -963,15 +1041,25 @@ impl<'p> Resolver<'p> {
             let message = format!("network ACL {name:?} is used by no subnet and no interface");
             self.diagnostics.push(Diagnostic::new(&codes::UNUSED_NACL, nacl.name.clone(), message).at("unused"));
         }
-        for (name, subnet) in policy.subnets.iter().filter(|(name, _)| !self.used_subnets.contains(*name)) {
+        for (name, subnet) in policy
+            .subnets
+            .iter()
+            .filter(|(name, subnet)| subnet.external.is_none() && !self.used_subnets.contains(*name))
+        {
             let message = format!("subnet {name:?} is named by no interface and no rule");
             self.diagnostics.push(Diagnostic::new(&codes::UNUSED_SUBNET, subnet.name.clone(), message).at("unused"));
         }
-        for (name, group) in policy.groups.iter().filter(|(name, _)| !self.used_groups.contains(*name)) {
+        for (name, group) in
+            policy.groups.iter().filter(|(name, group)| group.external.is_none() && !self.used_groups.contains(*name))
+        {
             let message = format!("security group {name:?} is on no interface, and no other group names it");
             self.diagnostics.push(Diagnostic::new(&codes::UNUSED_GROUP, group.name.clone(), message).at("unused"));
         }
-        for (name, list) in policy.prefix_lists.iter().filter(|(name, _)| !self.used_lists.contains(*name)) {
+        for (name, list) in policy
+            .prefix_lists
+            .iter()
+            .filter(|(name, list)| list.external.is_none() && !self.used_lists.contains(*name))
+        {
             let message = format!("prefix list {name:?} is named by no rule");
             self.diagnostics.push(Diagnostic::new(&codes::UNUSED_PREFIX_LIST, list.name.clone(), message).at("unused"));
         }

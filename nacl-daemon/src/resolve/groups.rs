@@ -137,20 +137,25 @@ impl<'p> Resolver<'p> {
     }
 
     fn prefix_list(&mut self, name: &str, list: &'p written::PrefixList) -> PrefixList {
-        if let Some(first) = list.entries.first()
-            && let Some(other) = list.entries.iter().find(|entry| family(&entry.value) != family(&first.value))
+        let of = list.family.as_ref().map(|at| (at.value, at.span.clone()));
+        let first = || list.entries.first().map(|entry| (family(&entry.cidr.value), entry.cidr.span.clone()));
+        if let Some((of, place)) = of.or_else(first)
+            && let Some(other) = list.entries.iter().find(|entry| family(&entry.cidr.value) != of)
         {
-            let message = format!("prefix list {name:?} has entries of both families");
+            let message = match list.family {
+                Some(_) => format!("prefix list {name:?} has an entry of the other family"),
+                None => format!("prefix list {name:?} has entries of both families"),
+            };
             self.push(
-                Diagnostic::new(&codes::MIXED_FAMILIES, other.span.clone(), message)
-                    .at(family_name(family(&other.value)))
-                    .and(first.span.clone(), family_name(family(&first.value)))
+                Diagnostic::new(&codes::MIXED_FAMILIES, other.cidr.span.clone(), message)
+                    .at(family_name(family(&other.cidr.value)))
+                    .and(place, family_name(of))
                     .note("a prefix list is of one family (S22)")
                     .help("make two lists, and a rule for each"),
             );
         }
         let mut seen: BTreeMap<IpNet, &At<IpNet>> = BTreeMap::new();
-        for entry in &list.entries {
+        for entry in list.entries.iter().map(|entry| &entry.cidr) {
             if let Some(first) = seen.get(&entry.value) {
                 let message = format!("{} is twice in prefix list {name:?}", entry.value);
                 self.push(
@@ -163,7 +168,7 @@ impl<'p> Resolver<'p> {
                 seen.insert(entry.value, entry);
             }
         }
-        let entries: Vec<_> = list.entries.iter().map(|entry| entry.value).collect();
+        let entries: Vec<_> = list.entries.iter().map(|entry| entry.cidr.value).collect();
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
         match &list.max_entries {
             Some(most) if most.value < count => {
@@ -177,6 +182,7 @@ impl<'p> Resolver<'p> {
                 );
             }
             Some(_) => {}
+            None if list.external.is_some() => {}
             None => self.push(
                 Diagnostic::new(
                     &codes::SIZE_UNWRITTEN,
@@ -193,7 +199,7 @@ impl<'p> Resolver<'p> {
             let message = format!("prefix list {name:?} has room for {max_entries} entries, and AWS takes {ENTRIES}");
             self.push(Diagnostic::new(&codes::OVER_LIST_QUOTA, place.clone(), message).at("too large for AWS (S27)"));
         }
-        PrefixList { name: name.to_owned(), id: list.id.clone(), max_entries, entries }
+        PrefixList { name: name.to_owned(), id: list.aws.id.clone(), max_entries, entries }
     }
 
     /// All groups that are defined, and AWS's default one where an interface has it.
@@ -205,7 +211,7 @@ impl<'p> Resolver<'p> {
         let policy = self.policy;
         let members = members(policy, locals);
         let mut found = BTreeMap::new();
-        for (name, group) in &policy.groups {
+        for (name, group) in policy.groups.iter().filter(|(_, group)| group.external.is_none()) {
             if group.outbound.is_none() {
                 self.push(
                     Diagnostic::new(
@@ -226,7 +232,7 @@ impl<'p> Resolver<'p> {
             };
             let inbound = list(group.inbound.as_ref(), Direction::Inbound).unwrap_or_default();
             let outbound = list(group.outbound.as_ref(), Direction::Outbound).unwrap_or_else(allow_all);
-            let group = Group { name: name.clone(), id: group.id.clone(), inbound, outbound };
+            let group = Group { name: name.clone(), id: group.aws.id.clone(), inbound, outbound };
             found.insert(name.clone(), Arc::new(group));
         }
         let here = policy.interfaces.values().filter_map(|interface| interface.groups.as_ref());
@@ -368,7 +374,9 @@ impl<'p> Resolver<'p> {
             return None;
         };
         if list.entries.is_empty() {
-            let message = format!("the rule matches nothing: prefix list {name:?} is empty");
+            let external = self.policy.prefix_lists.get(name).is_some_and(|list| list.external.is_some());
+            let what = if external { "is only named: its entries are not known" } else { "is empty" };
+            let message = format!("the rule matches nothing: prefix list {name:?} {what}");
             self.push(Diagnostic::new(&codes::NO_MEMBERS, place.span.clone(), message).at("nobody"));
         }
         Some(list.entries.clone())
@@ -425,7 +433,7 @@ impl<'p> Resolver<'p> {
             let enis = policy.enis.values().filter_map(|eni| eni.groups.as_ref());
             enis.flat_map(|groups| &groups.names).map(|name| name.value.as_str())
         };
-        let by_id = policy.groups.iter().find(|(_, group)| group.id.as_deref() == Some(name));
+        let by_id = policy.groups.iter().find(|(_, group)| group.aws.id.as_deref() == Some(name));
         let without = name.strip_prefix("sg-").filter(|name| policy.groups.contains_key(*name));
         let meant = by_id.map(|(name, _)| name.as_str()).or(without);
         let names = policy.groups.keys().map(String::as_str).chain(carried());
@@ -443,8 +451,13 @@ impl<'p> Resolver<'p> {
         let written = interface.groups.as_ref()?;
         let mut found = Vec::new();
         for name in &written.names {
-            if !groups.contains_key(&name.value) {
-                self.unknown_group(name);
+            match self.policy.groups.get(&name.value).and_then(|group| group.external.as_ref()) {
+                Some(external) => {
+                    let message = format!("security group {:?} is only named: its rules are not known", name.value);
+                    self.push(Self::not_known(&name.span, external, message));
+                }
+                None if groups.contains_key(&name.value) => {}
+                None => self.unknown_group(name),
             }
         }
         found.extend(names.iter().filter_map(|name| groups.get(name).map(Arc::clone)));
@@ -458,7 +471,7 @@ impl<'p> Resolver<'p> {
         let message = format!("there is no security group \"{}\"", name.value.escape_debug());
         let diagnostic = Diagnostic::new(&codes::UNKNOWN_GROUP, name.span.clone(), message).at("not defined");
         let known = |name: &&str| policy.groups.contains_key(*name) || *name == DEFAULT_GROUP;
-        let by_id = policy.groups.iter().find(|(_, group)| group.id.as_deref() == Some(name.value.as_str()));
+        let by_id = policy.groups.iter().find(|(_, group)| group.aws.id.as_deref() == Some(name.value.as_str()));
         let names = policy.groups.keys().map(String::as_str).chain([DEFAULT_GROUP]);
         let diagnostic = if let Some(bare) = name.value.strip_prefix("sg:").filter(known) {
             diagnostic.help("names stand here without `sg:`").fix(name.span.clone(), quoted(bare))

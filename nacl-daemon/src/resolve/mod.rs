@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use self::flowlog::FlowLog;
 pub use self::place::{InterfaceError, Place};
+use crate::policy::written;
 
 /// What resolving may ask of the machine it runs on. Tests and offline verbs use [`NoHost`].
 pub trait Host {
@@ -55,6 +56,8 @@ pub struct Resolved {
     pub interfaces: BTreeMap<String, Interface>,
     /// What becomes of it all when the daemon ends.
     pub on_exit: OnExit,
+    /// The policy as it was written, for what no verdict depends on.
+    pub written: Arc<written::Policy>,
 }
 
 /// A subnet.

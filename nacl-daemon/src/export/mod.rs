@@ -1,0 +1,12 @@
+//! An inventory → a document of AWS's, or of those who write them for AWS. One file a format; no policy and no file is read here.
+
+use crate::inventory::Note;
+
+/// A document that was made.
+#[derive(Clone, Debug)]
+pub struct Exported {
+    /// Its text.
+    pub text: String,
+    /// What the format cannot say.
+    pub notes: Vec<Note>,
+}
