@@ -1,5 +1,9 @@
 //! An inventory → a document of AWS's, or of those who write them for AWS. One file a format; no policy and no file is read here.
 
+pub mod cloudformation;
+pub mod terraform;
+mod words;
+
 use crate::inventory::Note;
 
 /// A document that was made.

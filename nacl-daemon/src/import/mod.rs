@@ -1,7 +1,13 @@
-//! Documents of AWS's and of those who write them for AWS → [`Inventory`]. One file a format; `tree` is how all of them read.
+//! Documents of AWS's and of those who write them for AWS → [`Inventory`](crate::inventory::Inventory). One file or room a
+//! format; `tree` is how all of them read, `term`, `traffic` and `assemble` what those share that are written to make things.
 //! Files are read by whoever calls, and no policy is written here.
 
+mod assemble;
+pub mod cloudformation;
 mod format;
+mod term;
+pub mod terraform;
+mod traffic;
 pub mod tree;
 
 use std::sync::Arc;

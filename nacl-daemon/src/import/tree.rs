@@ -39,18 +39,19 @@ pub struct Node<'d> {
     pub value: &'d Value,
     file: &'d Arc<str>,
     path: String,
+    line: Option<u32>,
     findings: &'d Findings,
 }
 
 impl<'d> Node<'d> {
     /// The whole of a document.
     pub const fn root(file: &'d Arc<str>, value: &'d Value, findings: &'d Findings) -> Self {
-        Self { value, file, path: String::new(), findings }
+        Self { value, file, path: String::new(), line: None, findings }
     }
 
     /// Where it stands.
     pub fn place(&self) -> Place {
-        Place { file: Arc::clone(self.file), path: self.path.clone(), line: None }
+        Place { file: Arc::clone(self.file), path: self.path.clone(), line: self.line }
     }
 
     /// The same value under another name, such as the address of a Terraform resource.
@@ -58,6 +59,21 @@ impl<'d> Node<'d> {
     pub fn called(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
+    }
+
+    /// The same value, where the format's reader tells its line.
+    #[must_use]
+    pub const fn on(mut self, line: Option<u32>) -> Self {
+        self.line = line;
+        self
+    }
+
+    /// The same value, of which is told elsewhere.
+    pub fn to<'f>(&self, findings: &'f Findings) -> Node<'f>
+    where
+        'd: 'f,
+    {
+        Node { value: self.value, file: self.file, path: self.path.clone(), line: self.line, findings }
     }
 
     /// Records that something is wrong here.
@@ -72,7 +88,13 @@ impl<'d> Node<'d> {
 
     fn child(&self, step: &str, value: &'d Value) -> Self {
         let dot = if self.path.is_empty() || step.starts_with('[') { "" } else { "." };
-        Self { value, file: self.file, path: format!("{}{dot}{step}", self.path), findings: self.findings }
+        Self {
+            value,
+            file: self.file,
+            path: format!("{}{dot}{step}", self.path),
+            line: self.line,
+            findings: self.findings,
+        }
     }
 
     /// The members of an object; anything else is wrong, and has none.
@@ -188,7 +210,7 @@ impl<'d> Node<'d> {
 }
 
 /// A step of a path.
-fn written(key: &str) -> String {
+pub(super) fn written(key: &str) -> String {
     let plain = !key.is_empty() && key.chars().all(|char| char.is_ascii_alphanumeric() || "_-:".contains(char));
     if plain { key.to_owned() } else { format!("[{:?}]", key.chars().take(60).collect::<String>()) }
 }

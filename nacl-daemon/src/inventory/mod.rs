@@ -165,7 +165,7 @@ pub struct Entry {
 }
 
 /// Protocol, ports and ICMP type of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Traffic {
     /// Protocol.
     pub protocol: Protocol,
@@ -236,7 +236,7 @@ pub struct GroupRule {
 }
 
 /// The other end of a security group's rule (S15).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// A CIDR, canonical.
     Cidr(IpNet),
