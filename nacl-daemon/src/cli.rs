@@ -221,7 +221,8 @@ pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Interface of the policy: explain the flow at this one alone. May be left out when there is only one, and where the ends tell.
+    /// Interface of the policy, or eni:NAME, subnet:NAME, nacl:NAME or sg:NAME: explain the flow at this place alone. May be left out when
+    /// there is one interface, and where the ends tell.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
     /// Show beside each other what is with and without a memory, as a way is shown.
@@ -408,12 +409,16 @@ fn client(name: &str) -> Result<Client, String> {
 ///
 /// Needs neither root, nor a daemon, nor an eBPF kernel. Nothing is missed and nothing is reported that does not change: the
 /// packets are shown as regions, each with an example for `nacld explain`. What is compared is the first packet of a flow. Other
-/// settings that differ, and interfaces that only one of the files has, are named.
+/// settings that differ, and interfaces that only one of the files has, are named. Where a file has no interfaces, each network ACL and
+/// each security group is compared standing alone. A file may be a policy, a Terraform plan or state, or a CloudFormation template; what is
+/// not known before it is applied is listed and not compared.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
   nacld diff old.toml new.toml
   git show HEAD:policy.toml | nacld diff - policy.toml --exit-code
+  terraform show -json plan.out > plan.json; nacld diff plan.json --format markdown     what the plan would do
+  nacld diff policy.toml template.yaml
   nacld diff old.toml new.toml --json | jq '.interfaces[].changes[] | select(.change == \"admitted\")'
 
 As JSON: equal, only_in_old, only_in_new, settings, and interfaces with their settings and changes. A change has direction, \
@@ -423,10 +428,11 @@ pub struct Diff {
     /// Policy file as it was; `-` is standard input.
     #[arg(value_name = "OLD")]
     pub old: PathBuf,
-    /// Policy file as it is to be; `-` is standard input.
+    /// Policy file as it is to be; `-` is standard input. May be left out where OLD is a Terraform plan: what it found is then
+    /// compared with what it will make.
     #[arg(value_name = "NEW")]
-    pub new: PathBuf,
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    pub new: Option<PathBuf>,
+    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
     /// Also where another rule decides the same.
@@ -493,7 +499,7 @@ pub struct Search {
     /// Also what passes without a rule: services that AWS never filters, DHCP, neighbour discovery.
     #[arg(long, conflicts_with = "denied")]
     pub exempt: bool,
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
     /// Print as JSON.
@@ -647,7 +653,7 @@ pub struct Status {
 /// without hits.
 #[derive(Args, Debug)]
 pub struct Rules {
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(value_name = "INTERFACE")]
     pub interface: Option<String>,
     /// Show again every second, with what was hit since.
@@ -697,7 +703,7 @@ A filter is made of `and`, `or`, `not`, parentheses and:
   proto PROTOCOL · [src|dst|remote|local] ADDRESS or CIDR · [src|dst|remote|local] port PORT or FIRST-LAST · sport PORT · dport PORT
   interface NAME · nacl NAME · group NAME · rule NUMBER or * · line NUMBER · layer nacl|sg|none · reason NAME · flag NAME")]
 pub struct Watch {
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(short, long, value_name = "INTERFACE")]
     pub interface: Option<String>,
     /// Only what this expression is true of.
@@ -775,7 +781,7 @@ pub enum ConntrackVerb {
     ///
     /// Needs a running daemon and the right to open its socket; no kernel of its own.
     List {
-        /// Only this interface, by its name in the policy or, where that is unique, by its device.
+        /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
         #[arg(value_name = "INTERFACE")]
         interface: Option<String>,
         #[command(flatten)]
@@ -814,7 +820,7 @@ pub enum ConntrackVerb {
     ///
     /// Needs a running daemon and the right to open its socket; no kernel of its own.
     Stats {
-        /// Only this interface, by its name in the policy or, where that is unique, by its device.
+        /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
         #[arg(value_name = "INTERFACE")]
         interface: Option<String>,
         /// Print as JSON.
@@ -860,7 +866,7 @@ Examples:
   nacld flows --format '${srcaddr} ${dstaddr} ${dstport} ${tcp-flags} ${action}'
   nacld flows --json                            with the layer, the rule and its line")]
 pub struct Flows {
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(value_name = "INTERFACE")]
     pub interface: Option<String>,
     /// Fields of a line, as in AWS's flow logs of versions 2 to 5 (default: AWS's own).

@@ -491,6 +491,54 @@ fn results_come_in_the_forms_of_pipelines() {
     assert_eq!(none.status.code(), Some(1), "{}", text(&none.stderr));
 }
 
+#[test]
+fn documents_stand_for_policies() {
+    let plan = "config/import/terraform/plan-change.json";
+    let output = nacld(&["diff", plan, "--json", "--exit-code"]);
+    assert_eq!(output.status.code(), Some(8), "{}{}", text(&output.stdout), text(&output.stderr));
+    let halves: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(halves["standing_alone"], true);
+    let changed = |diff: &Value| -> Vec<(String, String)> {
+        let places = diff["interfaces"].as_array().expect("a list").iter();
+        let changes = places.flat_map(|place| {
+            place["changes"]
+                .as_array()
+                .expect("a list")
+                .iter()
+                .map(|change| (place["interface"].clone(), change["change"].clone()))
+        });
+        let text = |value: Value| value.as_str().expect("a text").to_owned();
+        changes.map(|(place, change)| (text(place), text(change))).collect()
+    };
+    assert!(!changed(&halves).is_empty(), "{halves:#}");
+    // The state that the plan found says the same as its first half, and a policy that is written of it too.
+    let across = nacld(&["diff", "config/import/terraform/state.json", plan, "--json"]);
+    let across: Value = serde_json::from_slice(&across.stdout).expect("JSON");
+    assert_eq!(changed(&across), changed(&halves));
+    let new = "config/import/terraform/plan-new.json";
+    let made = nacld(&["diff", new, "--format", "markdown"]);
+    let made = text(&made.stdout);
+    assert!(made.contains("comes") && made.contains("### Not known before it is applied"), "{made}");
+    // Every verb takes one: a policy's whole life without a policy file.
+    let check = nacld(&["check", plan]);
+    assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
+    let fix = nacld(&["check", "--fix", plan]);
+    assert_eq!(fix.status.code(), Some(1), "{}", text(&fix.stderr));
+    for arguments in [&["diff", "config/nacld.toml"][..], &["diff", "config/import/terraform/state.json"]] {
+        let output = nacld(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("name two files, or one Terraform plan"), "{}", text(&output.stderr));
+    }
+    let directory =
+        files(&[("broken.json", "{\"planned_values\": [1, \"format_version\""), ("odd.json", "{\"Resources\": 7}")]);
+    for name in ["broken.json", "odd.json"] {
+        let output = nacld(&["check", &within(&directory, name)]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("error[import]: ") && said.contains(name), "{said}");
+    }
+}
+
 /// Ten thousand expectations are an ordinary number for one run.
 #[test]
 fn many_expectations_are_one_run() {

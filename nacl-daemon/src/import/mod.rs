@@ -2,6 +2,7 @@
 //! format; `tree` is how all of them read, `term`, `traffic` and `assemble` what those share that are written to make things.
 //! Files are read by whoever calls, and no policy is written here.
 
+mod any;
 mod assemble;
 pub mod cloudformation;
 mod format;
@@ -12,7 +13,10 @@ pub mod tree;
 
 use std::sync::Arc;
 
-pub use self::format::{Format, sniff};
+pub use self::{
+    any::policy_of,
+    format::{Format, sniff},
+};
 use crate::inventory::Place;
 
 /// A document.
