@@ -285,9 +285,15 @@ impl<'p> Places<'p> {
             }
         }
         let subnets = renamed(&subnets);
-        for (one, two) in matched(&old.enis, &new.enis, |_| None).into_iter().filter_map(|pair| pair.0.zip(pair.1)) {
-            let (before, after) = (&old.enis[one], &new.enis[two]);
+        let ids = |policy: &Resolved| -> BTreeMap<String, Option<String>> {
+            let written = policy.written.enis.iter();
+            written.map(|(name, eni)| (name.clone(), eni.aws.id.clone())).collect()
+        };
+        let (before, after) = (ids(old), ids(new));
+        for (one, two) in matched(&before, &after, Option::as_deref).into_iter().filter_map(|pair| pair.0.zip(pair.1)) {
+            let (Some(before), Some(after)) = (old.enis.get(one), new.enis.get(two)) else { continue };
             let mut settings = Vec::new();
+            note(&mut settings, "name", one, two);
             let subnet = |subnet: Option<&String>| subnet.map_or_else(|| "none".to_owned(), Clone::clone);
             let was = before.subnet.as_ref().map(|name| now(&subnets, name));
             note(&mut settings, "subnet", subnet(was.as_ref()), subnet(after.subnet.as_ref()));

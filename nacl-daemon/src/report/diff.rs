@@ -61,13 +61,6 @@ pub fn text(files: Files<'_>, difference: &Difference, width: Option<u16>) -> St
             interface(&mut out, files, one, width);
         }
     }
-    if difference.standing_alone {
-        let _ = writeln!(
-            out,
-            "{DIM}Not both files have interfaces: each network ACL and each security group was compared standing alone, {compared} \
-             of them;\n{same} do the same.{DIM:#}"
-        );
-    }
     if !difference.replies.is_empty() {
         let _ = writeln!(out, "{RED}Replies that break{RED:#}");
         for BrokenReply { nacl, finding } in &difference.replies {
@@ -77,6 +70,13 @@ pub fn text(files: Files<'_>, difference: &Difference, width: Option<u16>) -> St
             }
         }
         out.push('\n');
+    }
+    if difference.standing_alone {
+        let _ = writeln!(
+            out,
+            "{DIM}Compared is each network ACL and each security group standing alone, because not both files have interfaces:\n\
+             {compared} places, of which {same} do the same.{DIM:#}"
+        );
     }
     unknown(&mut out, files);
     let changed = difference.interfaces.iter().filter(|one| !one.changes.is_empty());

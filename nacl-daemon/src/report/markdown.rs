@@ -36,14 +36,15 @@ pub fn diff(files: Files<'_>, difference: &Difference) -> String {
     if difference.is_empty() {
         let _ = writeln!(out, "**Nothing.** What {old} admits and denies, {new} does.");
     } else {
-        let _ = writeln!(
-            out,
-            "{old} → {new}: {} newly admitted, {} newly cut, {} about replies that break, {} not known.",
-            count_of(admitted.len(), "region"),
-            count_of(denied.len(), "region"),
-            count_of(replies.len(), "finding"),
-            count_of(unknown.len(), "value"),
-        );
+        let parts = [
+            (admitted.len(), count_of(admitted.len(), "region") + " newly admitted"),
+            (denied.len(), count_of(denied.len(), "region") + " newly cut"),
+            (replies.len(), count_of(replies.len(), "finding") + " about replies that break"),
+            (unknown.len(), count_of(unknown.len(), "value") + " not known"),
+        ];
+        let parts: Vec<String> = parts.into_iter().filter(|(count, _)| *count > 0).map(|(_, part)| part).collect();
+        let says = if parts.is_empty() { "no packet meets another verdict".to_owned() } else { parts.join(", ") };
+        let _ = writeln!(out, "{old} → {new}: {says}.");
     }
     list(&mut out, "Newly admitted", &admitted);
     list(&mut out, "Newly cut", &denied);

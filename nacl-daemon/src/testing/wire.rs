@@ -52,25 +52,29 @@ pub(super) fn run(sites: &Sites<'_>, plan: &Plan, test: &Test) -> Result<Outcome
             "the rules tell more than {CONNECTIONS} stretches of its ports and addresses apart: too many connections for the wire"
         )));
     }
+    // Before anything is built.
+    let ends = |one: &Try| (one.flow.source, one.flow.destination);
+    for one in &tries {
+        if networks(one.flow.source, one.flow.destination).is_none() {
+            let (one, other) = ends(one);
+            return Ok(skipped(format!("no host on a wire can have one of the addresses {one} and {other}")));
+        }
+        if one.flow.has_ports() && one.flow.dport == 0 {
+            return Ok(skipped("nothing can listen on port 0"));
+        }
+    }
     let mut report = Report::default();
     let mut held = true;
     let mut rest = tries.as_slice();
     while let Some(first) = rest.first() {
-        let ends = |one: &Try| (one.flow.source, one.flow.destination);
         let (own, others) = rest.split_at(rest.iter().take_while(|one| ends(one) == ends(first)).count());
         rest = others;
-        let Some(networks) = networks(first.flow.source, first.flow.destination) else {
-            let (one, other) = ends(first);
-            return Ok(skipped(format!("no host on a wire can have one of the addresses {one} and {other}")));
-        };
+        let Some(networks) = networks(first.flow.source, first.flow.destination) else { break };
         let mut network = build(test, networks, own)?;
         for one in own {
             network.forget()?;
             let (sport, dport) =
                 if matches!(test.protocol, 6 | 17) { (one.flow.sport, one.flow.dport) } else { (0, 0) };
-            if dport == 0 && matches!(test.protocol, 6 | 17) {
-                return Ok(skipped("nothing can listen on port 0"));
-            }
             // The system would pick another for 0.
             let sport = if sport == 0 && matches!(test.protocol, 6 | 17) { one.client.1 } else { sport };
             let family = if one.flow.source.is_ipv4() { Family::V4 } else { Family::V6 };
