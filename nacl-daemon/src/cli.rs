@@ -31,7 +31,7 @@ Exit codes:
     2  wrong usage
     3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
-    7  lab: an expectation did not hold
+    7  lab, test: an expectation did not hold
     8  diff --exit-code: the policies differ
     9  search: no such packet
   130  interrupted by Ctrl-C
@@ -84,6 +84,7 @@ pub enum Verb {
     Search(Search),
     Import(Import),
     Export(Export),
+    Test(Test),
     Run(Run),
     Status(Status),
     Rules(Rules),
@@ -222,7 +223,8 @@ pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
-    /// Interface of the policy: explain the flow at this one alone. May be left out when there is only one, and where the ends tell.
+    /// Interface of the policy, or eni:NAME, subnet:NAME, nacl:NAME or sg:NAME: explain the flow at this place alone. May be left out when
+    /// there is one interface, and where the ends tell.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
     /// Show beside each other what is with and without a memory, as a way is shown.
@@ -409,12 +411,16 @@ fn client(name: &str) -> Result<Client, String> {
 ///
 /// Needs neither root, nor a daemon, nor an eBPF kernel. Nothing is missed and nothing is reported that does not change: the
 /// packets are shown as regions, each with an example for `nacld explain`. What is compared is the first packet of a flow. Other
-/// settings that differ, and interfaces that only one of the files has, are named.
+/// settings that differ, and interfaces that only one of the files has, are named. Where a file has no interfaces, each network ACL and
+/// each security group is compared standing alone. A file may be a policy, a Terraform plan or state, or a CloudFormation template; what is
+/// not known before it is applied is listed and not compared.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
   nacld diff old.toml new.toml
   git show HEAD:policy.toml | nacld diff - policy.toml --exit-code
+  terraform show -json plan.out > plan.json; nacld diff plan.json --format markdown     what the plan would do
+  nacld diff policy.toml template.yaml
   nacld diff old.toml new.toml --json | jq '.interfaces[].changes[] | select(.change == \"admitted\")'
 
 As JSON: equal, only_in_old, only_in_new, settings, and interfaces with their settings and changes. A change has direction, \
@@ -424,21 +430,36 @@ pub struct Diff {
     /// Policy file as it was; `-` is standard input.
     #[arg(value_name = "OLD")]
     pub old: PathBuf,
-    /// Policy file as it is to be; `-` is standard input.
+    /// Policy file as it is to be; `-` is standard input. May be left out where OLD is a Terraform plan: what it found is then
+    /// compared with what it will make.
     #[arg(value_name = "NEW")]
-    pub new: PathBuf,
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    pub new: Option<PathBuf>,
+    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
     /// Also where another rule decides the same.
     #[arg(long)]
     pub rules: bool,
-    /// Print as JSON.
-    #[arg(long)]
+    /// How to print what differs.
+    #[arg(long, value_enum, default_value_t = DiffFormat::Text, value_name = "FORMAT")]
+    pub format: DiffFormat,
+    /// The same as --format json.
+    #[arg(long, conflicts_with = "format")]
     pub json: bool,
     /// Exit with 8 when the policies differ.
     #[arg(long)]
     pub exit_code: bool,
+}
+
+/// How `diff` prints what differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DiffFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// For a comment on a pull request.
+    Markdown,
 }
 
 /// Make a policy of what a team has at AWS.
@@ -455,6 +476,8 @@ pub struct Import {
 #[derive(Debug, Subcommand)]
 pub enum ImportFrom {
     Aws(ImportAws),
+    Terraform(ImportTerraform),
+    Cloudformation(ImportCloudformation),
 }
 
 /// What every import takes.
@@ -496,6 +519,42 @@ pub struct ImportAws {
     pub to: ImportTo,
 }
 
+/// From Terraform: `terraform show -json` of a plan or a state, a state file, or HCL as far as literals go.
+///
+/// Of a plan what it will make, unless --prior asks for what it found. What is not known before it is applied is told, and left out.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  terraform plan -out plan && terraform show -json plan > plan.json
+  nacld import terraform plan.json -o policy.toml
+  nacld import terraform main.tf network.tf | nacld check -")]
+pub struct ImportTerraform {
+    /// Plan, state or HCL; `-` is standard input.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Of a plan, what it found instead of what it will make.
+    #[arg(long)]
+    pub prior: bool,
+    #[command(flatten)]
+    pub to: ImportTo,
+}
+
+/// From CloudFormation's templates, YAML with its short forms or JSON.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  nacld import cloudformation network.yaml --parameter Stage=prod --parameter AWS::Region=eu-central-1")]
+pub struct ImportCloudformation {
+    /// Templates; `-` is standard input.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Value of a parameter, or of a pseudo parameter such as AWS::Region; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    pub parameter: Vec<(String, String)>,
+    #[command(flatten)]
+    pub to: ImportTo,
+}
+
 /// NAME=VALUE.
 fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
@@ -516,10 +575,15 @@ pub struct Export {
 
 #[derive(Debug, Subcommand)]
 pub enum ExportTo {
+    /// As AWS's tools would answer (`aws ec2 describe-…`): one document of JSON, each key an answer.
     Aws(ExportPolicy),
+    /// As Terraform's HCL, with import blocks where ids are known.
+    Terraform(ExportPolicy),
+    /// As a CloudFormation template in YAML.
+    Cloudformation(ExportPolicy),
 }
 
-/// As AWS's tools would answer (`aws ec2 describe-…`): one document of JSON, each key an answer.
+/// What every export takes.
 #[derive(Args, Debug)]
 pub struct ExportPolicy {
     /// Policy file; `-` is standard input.
@@ -569,7 +633,7 @@ pub struct Search {
     /// Also what passes without a rule: services that AWS never filters, DHCP, neighbour discovery.
     #[arg(long, conflicts_with = "denied")]
     pub exempt: bool,
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
     /// Print as JSON.
@@ -790,7 +854,7 @@ A filter is made of `and`, `or`, `not`, parentheses and:
   proto PROTOCOL · [src|dst|remote|local] ADDRESS or CIDR · [src|dst|remote|local] port PORT or FIRST-LAST · sport PORT · dport PORT
   interface NAME · nacl NAME · group NAME · rule NUMBER or * · line NUMBER · layer nacl|sg|none · reason NAME · flag NAME")]
 pub struct Watch {
-    /// Only this interface, by its name in the policy or, where that is unique, by its device.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(short, long, value_name = "INTERFACE")]
     pub interface: Option<String>,
     /// Only what this expression is true of.
@@ -868,7 +932,7 @@ pub enum ConntrackVerb {
     ///
     /// Needs a running daemon and the right to open its socket; no kernel of its own.
     List {
-        /// Only this interface, by its name in the policy or, where that is unique, by its device.
+        /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
         #[arg(value_name = "INTERFACE")]
         interface: Option<String>,
         #[command(flatten)]
@@ -907,7 +971,7 @@ pub enum ConntrackVerb {
     ///
     /// Needs a running daemon and the right to open its socket; no kernel of its own.
     Stats {
-        /// Only this interface, by its name in the policy or, where that is unique, by its device.
+        /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
         #[arg(value_name = "INTERFACE")]
         interface: Option<String>,
         /// Print as JSON.
@@ -1157,6 +1221,77 @@ pub enum LabVerb {
         /// Lab, by name or file.
         lab: String,
     },
+}
+
+/// Hold what a team expects of a policy against it.
+///
+/// Needs neither root, nor a daemon, nor an eBPF kernel; --level kernel and wire need root and an eBPF kernel, and wire builds network
+/// namespaces of its own. A test file is TOML: who asks whom, and what has to become of it. A set of addresses or ports is judged in
+/// whole, not by a sample: an expectation holds for each port that such a client may pick, or it fails and says for which it does not.
+/// Exits with 7 where one does not hold, or where none could be tried.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  nacld test tests/shop.toml
+  nacld test --format junit tests/*.toml > nacld.xml
+  nacld test --policy plan.json --filter customers tests/shop.toml
+  sudo nacld test --level wire tests/shop.toml      with real sockets, in network namespaces
+
+A test file:
+  policy = \"../policy.toml\"            # relative to this file; or the documents it is imported from
+  at     = \"eth0\"                      # for all tests: an interface, eni:NAME, subnet:NAME, nacl:NAME or sg:NAME
+  lines  = [
+    \"tcp 198.51.100.7:windows to here:443: allowed, both legs\",
+    \"tcp 0.0.0.0/0 to here:22: denied by inbound *\",
+  ]
+  [[test]]
+  name     = \"the office reaches the database\"
+  from     = \"192.0.2.0/24\"            # who asks: an address, a network, eni:NAME, subnet:NAME or an interface
+  to       = \"eni:database\"            # who is asked; an end that is left out is the place that is asked at
+  protocol = \"tcp\"
+  port     = 5432                         # or \"https\", \"8000-8099\", or a list of them
+  client   = \"linux\"                   # a kind of client, or client_port (default: any, 1024-65535)
+  expect   = \"allowed\"                 # request and reply pass; \"denied\"; \"reply-denied\"
+  by       = \"inbound 100\"             # optional: what decides; \"nacl web inbound 100\", \"sg-1 inbound 1\", \"*\"
+
+A test that a level cannot run is skipped, with the reason: on the wire what is no TCP, UDP or echo request, what no host can have for an \
+address, and what would take more than 64 connections; at every level an interface elsewhere with a security group that the policy does not \
+define. Skipped tests are no failures.")]
+pub struct Test {
+    /// Test files; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The policy, instead of the one that the test file names; documents of an import may be several.
+    #[arg(short, long, value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+    /// Only tests with this in their name.
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Who is asked: the engine in this process, the program loaded into the kernel, or real sockets.
+    #[arg(long, value_enum, default_value_t = LabLevel::Host)]
+    pub level: LabLevel,
+    /// How to print results.
+    #[arg(long, value_enum, default_value_t = TestFormat::Text, value_name = "FORMAT")]
+    pub format: TestFormat,
+    /// The same as --format json.
+    #[arg(long, conflicts_with = "format")]
+    pub json: bool,
+    /// As text: also name the tests that held.
+    #[arg(long)]
+    pub show_held: bool,
+}
+
+/// How `test` prints results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TestFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
+    /// TAP 14.
+    Tap,
+    /// JUnit XML.
+    Junit,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

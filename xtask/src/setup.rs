@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<()> {
         debian()?;
     }
     let ready = ensure()?;
-    peers()?;
+    test_peers()?;
     say(&format!(
         "ready: toolchain {} (LLVM {LLVM}), bpf-linker {LINKER_VERSION} in {}, ip, tmux",
         ready.toolchain,
@@ -278,7 +278,7 @@ fn reads_metrics() -> bool {
 }
 
 /// Installs [`PEERS`] into a Python environment of their own. Nothing but tests needs them.
-pub fn peers() -> Result<()> {
+pub fn test_peers() -> Result<()> {
     let own = target().join("tools/python");
     let python = own.join("bin/python");
     let knows = |python: &Path| {

@@ -49,7 +49,7 @@ struct Targets {
 pub fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     let ready = setup::ensure()?;
-    setup::peers()?;
+    setup::test_peers()?;
     let targets = targets()?;
     let mut failed = Vec::new();
     let mut log = Log::create(args.show_output)?;

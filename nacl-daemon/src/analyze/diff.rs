@@ -1,38 +1,58 @@
 //! What a change of a policy does: the exact sets of first packets whose verdict changes, and the settings that differ.
 
-use std::{cell::RefCell, collections::HashMap};
+use std::{
+    borrow::Cow,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
+use ipnet::IpNet;
 use nacl_common::{Action, Direction, Family, border::Service};
 use serde_json::Value;
 use thiserror::Error;
 
 use super::{
+    broken_returns,
     decided::{By, Decided},
     sets::{Mark, Rectangle, Space, unjudged},
 };
 use crate::{
     compile::{CompileError, Compiled, compile},
-    policy,
-    resolve::{Exemption, Interface, InterfaceError, OnExit, Protocol, Resolved, Side, Xdp},
+    policy::{self, Diagnostic},
+    resolve::{Exemption, Interface, InterfaceError, OnExit, Protocol, Resolved, Side, Xdp, place},
 };
 
 /// How one policy differs from another.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// Interfaces that only the old one has.
+    /// Places that only the old one has.
     pub only_old: Vec<String>,
-    /// Interfaces that only the new one has.
+    /// Places that only the new one has.
     pub only_new: Vec<String>,
     /// Settings that are no interface's.
     pub settings: Vec<SettingChange>,
-    /// Interfaces that both have.
+    /// Places that both have: interfaces, or where a policy has none each network ACL and each security group standing alone,
+    /// each subnet that has another network ACL, and each interface elsewhere that has another subnet or other groups.
     pub interfaces: Vec<InterfaceDifference>,
+    /// Whether objects were compared and no interfaces, because one of the policies has none.
+    pub standing_alone: bool,
+    /// Replies that the old one lets pass and the new one does not, as far as its rules tell.
+    pub replies: Vec<BrokenReply>,
+}
+
+/// Requests that get no answer any more, or not all of them.
+#[derive(Clone, Debug)]
+pub struct BrokenReply {
+    /// The network ACL.
+    pub nacl: String,
+    /// What is found, of which the old policy had nothing alike.
+    pub finding: Diagnostic,
 }
 
 /// How an interface differs.
 #[derive(Clone, Debug)]
 pub struct InterfaceDifference {
-    /// Its name in the policies.
+    /// What it is called, in the new policy where that differs.
     pub name: String,
     /// Whether connections are remembered in one of them: what passes because of that is not compared.
     pub remembers: bool,
@@ -90,14 +110,21 @@ impl Difference {
         self.only_old.is_empty()
             && self.only_new.is_empty()
             && self.settings.is_empty()
-            && self.interfaces.iter().all(|one| one.settings.is_empty() && one.changes.is_empty())
+            && self.interfaces.iter().all(InterfaceDifference::is_same)
+    }
+}
+
+impl InterfaceDifference {
+    /// Whether nothing differs.
+    pub const fn is_same(&self) -> bool {
+        self.settings.is_empty() && self.changes.is_empty()
     }
 }
 
 /// Why two policies cannot be compared.
 #[derive(Debug, Error)]
 pub enum DiffError {
-    /// Neither has the interface that was asked for.
+    /// Neither has the place that was asked for.
     #[error(transparent)]
     Interface(#[from] InterfaceError),
     /// One cannot be enforced.
@@ -112,26 +139,15 @@ pub enum DiffError {
     },
 }
 
-/// Compares two policies. `only`: this interface. `rules`: also where another rule decides the same.
+/// Compares two policies. `only`: this place, as [`Resolved::named_interface`] takes it. `rules`: also where another rule decides
+/// the same.
 ///
 /// # Errors
 /// See [`DiffError`].
 pub fn diff(old: &Resolved, new: &Resolved, only: Option<&str>, rules: bool) -> Result<Difference, DiffError> {
-    let only = match only {
-        None => None,
-        Some(name) => Some(match (old.named_interface(Some(name)), new.named_interface(Some(name))) {
-            (_, Ok((name, _))) | (Ok((name, _)), Err(_)) => name,
-            (Err(_), Err(error)) => return Err(error.into()),
-        }),
-    };
-    let asked = |name: &&String| only.is_none_or(|only| only == name.as_str());
-    let lacks = |policy: &Resolved, other: &Resolved| -> Vec<String> {
-        let names = policy.interfaces.keys().filter(asked);
-        names.filter(|name| !other.interfaces.contains_key(*name)).cloned().collect()
-    };
+    let places = Places::of(old, new, only)?;
     let mut interfaces = Vec::new();
-    for name in new.interfaces.keys().filter(asked) {
-        let (Some(before), after) = (old.interfaces.get(name), &new.interfaces[name]) else { continue };
+    for Both { name, before, after, settings } in places.both {
         let compiled = |policy: &Resolved, interface: &Interface| {
             compile(interface, None).map_err(|error| DiffError::Compile {
                 file: policy.file.clone(),
@@ -139,17 +155,17 @@ pub fn diff(old: &Resolved, new: &Resolved, only: Option<&str>, rules: bool) -> 
                 error: Box::new(error),
             })
         };
-        let (one, two) = (compiled(old, before)?, compiled(new, after)?);
-        let changes = changes((before, &one), (after, &two), rules).map_err(|error| DiffError::Compile {
+        let (one, two) = (compiled(old, &before)?, compiled(new, &after)?);
+        let changes = changes((&before, &one), (&after, &two), rules).map_err(|error| DiffError::Compile {
             file: new.file.clone(),
             interface: name.clone(),
             error: Box::new(error),
         })?;
         interfaces.push(InterfaceDifference {
-            name: name.clone(),
-            remembers: [before, after].iter().any(|interface| remembers(interface)),
-            exempts: [before, after].iter().all(|interface| interface.aws || !interface.exemptions.is_empty()),
-            settings: settings(before, after),
+            remembers: [&before, &after].iter().any(|interface| remembers(interface)),
+            exempts: [&before, &after].iter().all(|interface| interface.aws || !interface.exemptions.is_empty()),
+            name,
+            settings,
             changes,
         });
     }
@@ -158,7 +174,188 @@ pub fn diff(old: &Resolved, new: &Resolved, only: Option<&str>, rules: bool) -> 
         let name = |on_exit| if on_exit == OnExit::Detach { "detach" } else { "keep" };
         note(&mut settings, "on_exit", name(old.on_exit), name(new.on_exit));
     }
-    Ok(Difference { only_old: lacks(old, new), only_new: lacks(new, old), settings, interfaces })
+    Ok(Difference {
+        only_old: places.only_old,
+        only_new: places.only_new,
+        settings,
+        interfaces,
+        standing_alone: places.standing_alone,
+        replies: replies(old, new, places.nacl.as_deref()),
+    })
+}
+
+/// A place of both policies.
+struct Both<'p> {
+    name: String,
+    before: Cow<'p, Interface>,
+    after: Cow<'p, Interface>,
+    settings: Vec<SettingChange>,
+}
+
+/// What there is to compare.
+#[derive(Default)]
+struct Places<'p> {
+    only_old: Vec<String>,
+    only_new: Vec<String>,
+    both: Vec<Both<'p>>,
+    standing_alone: bool,
+    /// Of one place: its network ACL.
+    nacl: Option<String>,
+}
+
+impl<'p> Places<'p> {
+    fn of(old: &'p Resolved, new: &'p Resolved, only: Option<&str>) -> Result<Self, InterfaceError> {
+        let mut places = Places::default();
+        if let Some(only) = only {
+            match (old.named_interface(Some(only)), new.named_interface(Some(only))) {
+                (Ok(before), Ok(after)) => {
+                    places.nacl = Some(after.interface.nacl.name.clone());
+                    places.interface(after.name.into_owned(), before.interface, after.interface);
+                }
+                (Err(_), Ok(after)) => places.only_new.push(after.name.into_owned()),
+                (Ok(before), Err(_)) => places.only_old.push(before.name.into_owned()),
+                (Err(_), Err(error)) => return Err(error),
+            }
+            return Ok(places);
+        }
+        let lacks = |policy: &Resolved, other: &Resolved| -> Vec<String> {
+            policy.interfaces.keys().filter(|name| !other.interfaces.contains_key(*name)).cloned().collect()
+        };
+        (places.only_old, places.only_new) = (lacks(old, new), lacks(new, old));
+        for (name, after) in &new.interfaces {
+            if let Some(before) = old.interfaces.get(name) {
+                places.interface(name.clone(), Cow::Borrowed(before), Cow::Borrowed(after));
+            }
+        }
+        if old.interfaces.is_empty() || new.interfaces.is_empty() {
+            places.standing_alone = true;
+            places.objects(old, new);
+        }
+        Ok(places)
+    }
+
+    fn interface(&mut self, name: String, before: Cow<'p, Interface>, after: Cow<'p, Interface>) {
+        let settings = settings(&before, &after);
+        self.both.push(Both { name, before, after, settings });
+    }
+
+    /// What rules stand in, and who has which of them.
+    fn objects(&mut self, old: &'p Resolved, new: &'p Resolved) {
+        let (before, after) = (old.standing_alone(), new.standing_alone());
+        let nacls = matched(&old.nacls, &new.nacls, |nacl| nacl.id.as_deref());
+        let groups = matched(&old.groups, &new.groups, |group| group.id.as_deref());
+        for (kind, pairs) in [(place::Kind::Nacl, &nacls), (place::Kind::Group, &groups)] {
+            for pair in pairs {
+                let mut settings = Vec::new();
+                match pair {
+                    (Some(one), Some(two)) => {
+                        note(&mut settings, "name", *one, *two);
+                        let name = kind.of(two);
+                        let (before, after) = (&before[&kind.of(one)], &after[&name]);
+                        let [before, after] = [before, after].map(|interface| Cow::Owned(interface.clone()));
+                        self.both.push(Both { name, before, after, settings });
+                    }
+                    (Some(one), None) => self.only_old.push(kind.of(one)),
+                    (None, Some(two)) => self.only_new.push(kind.of(two)),
+                    (None, None) => {}
+                }
+            }
+        }
+        // The same objects, whatever they are called in either.
+        let renamed = |pairs: &[Pair<'_>]| -> BTreeMap<String, String> {
+            let both = pairs.iter().filter_map(|pair| pair.0.zip(pair.1));
+            both.map(|(one, two)| (one.to_owned(), two.to_owned())).collect()
+        };
+        let now =
+            |names: &BTreeMap<String, String>, name: &str| names.get(name).map_or(name, String::as_str).to_owned();
+        let (nacls, groups) = (renamed(&nacls), renamed(&groups));
+        let subnets = matched(&old.subnets, &new.subnets, |subnet| subnet.id.as_deref());
+        for (one, two) in subnets.iter().filter_map(|pair| pair.0.zip(pair.1)) {
+            let (before, after) = (&old.subnets[one], &new.subnets[two]);
+            let mut settings = Vec::new();
+            note(&mut settings, "name", one, two);
+            note(&mut settings, "network ACL", now(&nacls, &before.nacl), after.nacl.clone());
+            let cidrs = |cidrs: &[IpNet]| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            note(&mut settings, "cidrs", cidrs(&before.cidrs), cidrs(&after.cidrs));
+            let name = place::Kind::Subnet.of(two);
+            if !settings.is_empty()
+                && let (Some(before), Some(after)) = (old.in_subnet(&name, before), new.in_subnet(&name, after))
+            {
+                self.both.push(Both { name, before: Cow::Owned(before), after: Cow::Owned(after), settings });
+            }
+        }
+        let subnets = renamed(&subnets);
+        let ids = |policy: &Resolved| -> BTreeMap<String, Option<String>> {
+            let written = policy.written.enis.iter();
+            written.map(|(name, eni)| (name.clone(), eni.aws.id.clone())).collect()
+        };
+        let (before, after) = (ids(old), ids(new));
+        for (one, two) in matched(&before, &after, Option::as_deref).into_iter().filter_map(|pair| pair.0.zip(pair.1)) {
+            let (Some(before), Some(after)) = (old.enis.get(one), new.enis.get(two)) else { continue };
+            let mut settings = Vec::new();
+            note(&mut settings, "name", one, two);
+            let subnet = |subnet: Option<&String>| subnet.map_or_else(|| "none".to_owned(), Clone::clone);
+            let was = before.subnet.as_ref().map(|name| now(&subnets, name));
+            note(&mut settings, "subnet", subnet(was.as_ref()), subnet(after.subnet.as_ref()));
+            let list = |groups: Vec<String>| format!("[{}]", groups.join(", "));
+            let was = before.groups.iter().map(|name| now(&groups, name)).collect();
+            note(&mut settings, "security_groups", list(was), list(after.groups.clone()));
+            if !settings.is_empty()
+                && let ((Some(before), _), (Some(after), _)) = (old.at_eni(before), new.at_eni(after))
+            {
+                let name = place::Kind::Eni.of(two);
+                self.both.push(Both { name, before: Cow::Owned(before), after: Cow::Owned(after), settings });
+            }
+        }
+    }
+}
+
+/// Names of what is one object in two policies, of the old and of the new one.
+type Pair<'p> = (Option<&'p str>, Option<&'p str>);
+
+/// Objects of one kind that are one: by AWS's id where both have one, else by name.
+fn matched<'p, T>(
+    old: &'p BTreeMap<String, T>,
+    new: &'p BTreeMap<String, T>,
+    id: impl Fn(&T) -> Option<&str>,
+) -> Vec<Pair<'p>> {
+    let by_id: HashMap<&str, &str> = old.iter().filter_map(|(name, one)| Some((id(one)?, name.as_str()))).collect();
+    let mut taken: BTreeSet<&str> = BTreeSet::new();
+    let of_id: BTreeMap<&str, &str> = new
+        .iter()
+        .filter_map(|(name, two)| {
+            let one = *by_id.get(id(two)?)?;
+            taken.insert(one).then_some((name.as_str(), one))
+        })
+        .collect();
+    let mut pairs = Vec::new();
+    for (name, two) in new {
+        let of_name = || {
+            let (one, own) = old.get_key_value(name).map(|(one, own)| (one.as_str(), own))?;
+            let others = id(own).is_some() && id(two).is_some();
+            (!others && taken.insert(one)).then_some(one)
+        };
+        let one = of_id.get(name.as_str()).copied().or_else(of_name);
+        pairs.push((one, Some(name.as_str())));
+    }
+    pairs.extend(old.keys().map(String::as_str).filter(|one| !taken.contains(one)).map(|one| (Some(one), None)));
+    pairs
+}
+
+/// What is found about replies in the new policy and was not in the old one. `only`: of this network ACL.
+fn replies(old: &Resolved, new: &Resolved, only: Option<&str>) -> Vec<BrokenReply> {
+    let pairs = matched(&old.nacls, &new.nacls, |nacl| nacl.id.as_deref());
+    let was = |name: &str| pairs.iter().find(|pair| pair.1 == Some(name)).and_then(|pair| pair.0);
+    let before = broken_returns(old);
+    let known = |nacl: &str, finding: &Diagnostic| {
+        let mut own = before.iter().filter(|(name, _)| was(nacl) == Some(name.as_str()));
+        own.any(|(_, other)| (other.code, &other.message) == (finding.code, &finding.message))
+    };
+    let found = broken_returns(new).into_iter();
+    found
+        .filter(|(nacl, finding)| only.is_none_or(|only| only == nacl) && !known(nacl, finding))
+        .map(|(nacl, finding)| BrokenReply { nacl, finding })
+        .collect()
 }
 
 fn remembers(interface: &Interface) -> bool {

@@ -18,9 +18,9 @@ pub mod sets;
 
 pub use self::{
     decided::Decided,
-    diff::{Change, DiffError, Difference, InterfaceDifference, SettingChange, What, changes, diff},
+    diff::{BrokenReply, Change, DiffError, Difference, InterfaceDifference, SettingChange, What, changes, diff},
     explain::{ExplainError, Explanation, Leg, Outcome, Remembered, Said, explain},
-    findings::findings,
+    findings::{broken_returns, findings},
     fix::{Fix, NewRule, smallest_fix},
     flow::{Flow, FlowError, number},
     jsonl::{Lines, StreamError, answer},

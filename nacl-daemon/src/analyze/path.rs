@@ -2,7 +2,7 @@
 //! without a memory. What stands between the two (routes, gateways, load balancers) is not looked at: every crossing sees the
 //! flow's own addresses.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc};
+use std::{convert::Infallible, net::IpAddr};
 
 use nacl_common::{Direction, Layer, Packet, Verdict};
 use thiserror::Error;
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clients::Client,
     compile::{CompileError, Compiled, compile},
-    resolve::{Eni, Interface, Layers, Mode, Resolved, Subnet, build::default_nacl},
+    resolve::{Interface, Layers, Mode, Resolved},
 };
 
 /// What an end of a flow is to the policy.
@@ -124,9 +124,19 @@ impl Ends {
         self.both().iter().filter(|end| matches!(end.kind, Kind::Interface | Kind::Eni)).count()
     }
 
-    /// Whether one of them is an interface elsewhere.
-    pub fn elsewhere(&self) -> bool {
-        self.both().iter().any(|end| end.kind == Kind::Eni)
+    /// Whether a flow between them is followed along its way where no place is named: a policy with one interface means that,
+    /// whoever the ends are, unless both are interfaces, or one
+    /// is an interface elsewhere and the other cannot be this one, whose addresses are known; one without any means whatever judges at an end.
+    pub fn followed(&self, policy: &Resolved) -> bool {
+        match policy.interfaces.len() {
+            0 => self.both().iter().any(|end| end.interface.is_some()),
+            1 => {
+                let elsewhere = self.both().iter().any(|end| end.kind == Kind::Eni);
+                let known = policy.interfaces.values().all(|interface| !interface.addresses.is_empty());
+                self.interfaces() == 2 || elsewhere && known
+            }
+            _ => self.interfaces() > 0,
+        }
     }
 
     /// Sets what judges at both ends, where there is such a layer.
@@ -175,57 +185,15 @@ fn end(policy: &Resolved, address: IpAddr) -> Result<End, PathError> {
         return Ok(End { kind: Kind::Interface, name, address, interface, unknown: Vec::new() });
     }
     if let Some(eni) = policy.enis.values().find(|eni| eni.addresses.contains(&address)) {
-        return Ok(elsewhere(policy, eni, address));
+        let (interface, unknown) = policy.at_eni(eni);
+        return Ok(End { kind: Kind::Eni, name: eni.name.clone(), address, interface, unknown });
     }
     let subnet = policy.subnets.values().find(|subnet| subnet.cidrs.iter().any(|cidr| cidr.contains(&address)));
     let Some(subnet) = subnet else { return Ok(nobody(address)) };
     let unknown = vec!["its security groups: the policy does not know who it is".to_owned()];
-    let interface = virtual_interface(policy, &address.to_string(), address, Some(subnet));
+    let interface = policy.in_subnet(&address.to_string(), subnet);
+    let interface = interface.map(|interface| Interface { addresses: vec![address], ..interface });
     Ok(End { kind: Kind::Subnet, interface, unknown, ..nobody(address) })
-}
-
-/// An interface elsewhere, as far as the policy knows what judges there.
-fn elsewhere(policy: &Resolved, eni: &Eni, address: IpAddr) -> End {
-    let mut unknown = Vec::new();
-    let subnet = eni.subnet.as_ref().and_then(|name| policy.subnets.get(name));
-    if subnet.is_none() {
-        unknown.push("its network ACL: the policy does not say which subnet it is in".to_owned());
-    }
-    let undefined: Vec<_> = eni.groups.iter().filter(|name| !policy.groups.contains_key(*name)).cloned().collect();
-    // Of groups that only allow one that is not known may allow everything.
-    let groups = if eni.groups.is_empty() {
-        unknown.push("its security groups: the policy names none".to_owned());
-        None
-    } else if undefined.is_empty() {
-        Some(eni.groups.iter().map(|name| Arc::clone(&policy.groups[name])).collect())
-    } else {
-        unknown.push(format!("its security groups: the policy does not define {}", undefined.join(", ")));
-        None
-    };
-    let mut interface = virtual_interface(policy, &eni.name, address, subnet);
-    if let Some(groups) = groups {
-        let alone = || Interface {
-            addresses: vec![address],
-            layers: Layers::Groups,
-            aws: true,
-            ..Interface::new(&eni.name, Arc::new(default_nacl()))
-        };
-        interface = Some(Interface { groups: Some(groups), ..interface.unwrap_or_else(alone) });
-    }
-    End { kind: Kind::Eni, name: eni.name.clone(), address, interface, unknown }
-}
-
-/// What stands before an interface of AWS in this subnet: the subnet's network ACL, which has no memory.
-fn virtual_interface(policy: &Resolved, name: &str, address: IpAddr, subnet: Option<&Subnet>) -> Option<Interface> {
-    let subnet = subnet?;
-    let nacl = policy.nacls.get(&subnet.nacl)?;
-    Some(Interface {
-        addresses: vec![address],
-        subnet: Some(subnet.name.clone()),
-        subnet_cidrs: subnet.cidrs.clone(),
-        aws: true,
-        ..Interface::new(name, Arc::clone(nacl))
-    })
 }
 
 /// Which end.

@@ -94,6 +94,9 @@ impl Checked {
             bail!("standard input cannot be written to: `--fix --dry-run` prints what would be changed");
         }
         let mut loaded = policy::load(path, host)?;
+        if args.fix && loaded.imported {
+            bail!("{} is no policy file that could be written to: import it first", loaded.file);
+        }
         let mut mended = None;
         if args.fix && loaded.outcome.resolved.is_some() {
             let done = analyze::mend(&loaded.file, &loaded.text, host);
@@ -265,7 +268,7 @@ fn as_commands(answer: &Answer) -> String {
     let (file, found) = match answer {
         Err((file, _)) => (file, String::new()),
         Ok(Checked { loaded, .. }) => {
-            let Loaded { file, text, outcome } = loaded;
+            let Loaded { file, text, outcome, .. } = loaded;
             (file, report::github::commands(file, text, &outcome.diagnostics))
         }
     };

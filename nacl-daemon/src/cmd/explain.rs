@@ -50,13 +50,7 @@ pub fn run(args: &cli::Explain) -> anyhow::Result<Exit> {
 /// The ends of a flow that is to be followed along its way; `None` where it is to be explained at one interface.
 fn ends(args: &cli::Explain, policy: &Resolved, flow: Flow) -> anyhow::Result<Option<Ends>> {
     let mut ends = if args.interface.is_none() && args.direction.is_none() {
-        let ends = Ends::of(policy, &flow)?;
-        // Where there is one interface, it is meant, whoever the ends are; unless one of them is an interface elsewhere and the
-        // other cannot be this one, whose addresses are known.
-        let apart = policy.interfaces.len() > 1
-            || ends.elsewhere() && policy.interfaces.values().all(|interface| !interface.addresses.is_empty());
-        let followed = if apart { 1 } else { 2 };
-        Some(ends).filter(|ends| ends.interfaces() >= followed)
+        Some(Ends::of(policy, &flow)?).filter(|ends| ends.followed(policy))
     } else {
         None
     };

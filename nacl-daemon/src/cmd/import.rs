@@ -1,15 +1,11 @@
 //! `nacld import`.
 
-use std::{
-    fs,
-    io::{self, Read},
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, io, path::Path, sync::Arc};
 
 use anyhow::{Context, bail};
 use nacl_daemon::{
-    import::{self, Document, LARGEST, Wanted, tree::Findings},
+    files,
+    import::{self, Document, Wanted, cloudformation::Parameters, terraform::Half, tree::Findings},
     inventory::{Inventory, write::Here},
     report,
 };
@@ -24,6 +20,18 @@ pub fn run(args: &cli::Import) -> anyhow::Result<Exit> {
             let documents = documents(args.files.iter().map(AsRef::as_ref))?;
             let lists = documents_of(&args.prefix_list)?;
             let inventory = import::aws::read(&documents, &lists, &findings);
+            finish(inventory, findings, &args.to)
+        }
+        cli::ImportFrom::Terraform(args) => {
+            let documents = documents(args.files.iter().map(AsRef::as_ref))?;
+            let half = if args.prior { Half::Prior } else { Half::Planned };
+            let inventory = import::terraform::read(&documents, half, &findings);
+            finish(inventory, findings, &args.to)
+        }
+        cli::ImportFrom::Cloudformation(args) => {
+            let documents = documents(args.files.iter().map(AsRef::as_ref))?;
+            let given: Parameters = args.parameter.iter().cloned().collect();
+            let inventory = import::cloudformation::read(&documents, &given, &findings);
             finish(inventory, findings, &args.to)
         }
     }
@@ -81,21 +89,12 @@ fn documents<'p>(paths: impl Iterator<Item = &'p Path>) -> anyhow::Result<Vec<Do
 
 /// Reads a document, or standard input for `-`.
 fn document(path: &Path) -> anyhow::Result<Document> {
-    let (file, source): (String, Box<dyn Read>) = if path == Path::new("-") {
-        ("<stdin>".to_owned(), Box::new(io::stdin().lock()))
+    let (file, bytes) = if path == Path::new("-") {
+        ("<stdin>".to_owned(), files::bounded(io::stdin().lock()))
     } else {
-        let file = path.display().to_string();
-        let opened = fs::File::open(path).with_context(|| format!("cannot read {file}"))?;
-        (file, Box::new(opened))
+        (path.display().to_string(), files::read(path))
     };
-    let mut bytes = Vec::new();
-    source.take(LARGEST + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {file}"))?;
-    if bytes.len() as u64 > LARGEST {
-        bail!(
-            "{file} is larger than {} MiB: give the answers in several files, or only those of one VPC",
-            LARGEST >> 20
-        );
-    }
+    let bytes = bytes.with_context(|| format!("cannot read {file}"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
         let line =
             error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;

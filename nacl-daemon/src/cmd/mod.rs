@@ -23,6 +23,7 @@ mod rules;
 mod run;
 mod search;
 mod status;
+mod test;
 mod top;
 mod watch;
 
@@ -53,6 +54,7 @@ pub fn run(cli: &Cli) -> anyhow::Result<Exit> {
         Verb::Search(args) => search::run(args),
         Verb::Import(args) => import::run(args),
         Verb::Export(args) => export::run(args),
+        Verb::Test(args) => test::run(args),
         Verb::Run(args) => run::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Rules(args) => rules::run(args),

@@ -1,37 +1,108 @@
-//! Policy files for the verbs that take one: reading, and showing what is wrong with them. Wiring only.
+//! Policy files for the verbs that take one, and documents in their place: reading, and showing what is wrong with them. Wiring only.
 
 use std::{
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nacl_daemon::{
     files,
+    import::{self, Document, Format, Problem, terraform::Half},
+    inventory::{Note, write::Written},
     policy::{self, Outcome, Severity},
-    report::diagnostics,
-    resolve::{Host, Interface, Resolved},
+    report::{count_of, diagnostics},
+    resolve::{Host, Interface, Place, Resolved},
 };
 
 use crate::cli;
 
-/// A policy file that could be read, whatever stands in it.
+/// A policy file that could be read, whatever stands in it, or a policy that was made of documents.
 pub struct Loaded {
     pub file: String,
     pub text: String,
     pub outcome: Outcome,
+    /// What the documents left out; of a policy file nothing.
+    pub notes: Vec<Note>,
+    /// Whether it was made of documents: then the text stands in no file.
+    pub imported: bool,
 }
 
-/// Reads a policy file, or standard input for `-`. Fails only where the file cannot be read.
-pub fn load(path: &Path, host: &dyn Host) -> anyhow::Result<Loaded> {
-    let (file, bytes) = if path == Path::new("-") {
-        (policy::STDIN.to_owned(), files::bounded(io::stdin().lock()).context("cannot read standard input")?)
-    } else {
+/// A file, whichever it is.
+#[derive(Clone)]
+pub struct Source {
+    pub file: String,
+    bytes: Vec<u8>,
+}
+
+impl Source {
+    /// Reads a file, or standard input for `-`.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        if path == Path::new("-") {
+            let bytes = files::bounded(io::stdin().lock()).context("cannot read standard input")?;
+            return Ok(Self { file: policy::STDIN.to_owned(), bytes });
+        }
         let file = path.display().to_string();
-        (file.clone(), files::read(path).with_context(|| format!("cannot read {file}"))?)
-    };
-    let (text, outcome) = policy::load_bytes(&file, bytes, host);
-    Ok(Loaded { file, text, outcome })
+        let bytes = files::read(path).with_context(|| format!("cannot read {file}"))?;
+        Ok(Self { file, bytes })
+    }
+
+    /// As a document, where it is one that policies are imported from.
+    pub fn document(&self) -> Option<(Format, Document)> {
+        let text = std::str::from_utf8(&self.bytes).ok()?;
+        let document = Document { file: self.file.as_str().into(), text: text.to_owned() };
+        Some((import::sniff(&document)?, document))
+    }
+}
+
+/// Reads a policy file, or the policy that a document of another format tells of. Fails only where nothing can be read.
+pub fn load(path: &Path, host: &dyn Host) -> anyhow::Result<Loaded> {
+    loaded(vec![Source::read(path)?], Half::Planned, host)
+}
+
+/// The one place where a file becomes a policy: a policy file as it stands, documents through their importer.
+pub fn loaded(sources: Vec<Source>, half: Half, host: &dyn Host) -> anyhow::Result<Loaded> {
+    let mut documents: Vec<Document> = Vec::new();
+    let mut policies: Vec<Source> = Vec::new();
+    for source in sources {
+        match source.document() {
+            Some((_, document)) => documents.push(document),
+            None => policies.push(source),
+        }
+    }
+    match (policies.pop(), documents.first()) {
+        (Some(source), None) if policies.is_empty() => {
+            let Source { file, bytes } = source;
+            let (text, outcome) = policy::load_bytes(&file, bytes, host);
+            Ok(Loaded { file, text, outcome, notes: Vec::new(), imported: false })
+        }
+        (Some(source), _) => bail!("{} is a policy, and a policy is one file", source.file),
+        (None, None) => bail!("there is no file to make a policy of"),
+        (None, Some(first)) => {
+            let file = first.file.to_string();
+            match import::policy_of(&documents, half) {
+                Ok(Written { policy: text, notes }) => {
+                    let outcome = policy::load(&file, &text, host);
+                    Ok(Loaded { file, text, outcome, notes, imported: true })
+                }
+                Err(problems) => {
+                    let mut told = String::new();
+                    for Problem { place, message, help } in &problems {
+                        let help = help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
+                        told.push_str(&on_lines(&format!("error[import]: {place}: {message}{help}")));
+                    }
+                    super::tell(told)?;
+                    bail!("{file} cannot be imported: {}", count_of(problems.len(), "problem"))
+                }
+            }
+        }
+    }
+}
+
+/// A line for a terminal: documents hold what they like.
+fn on_lines(text: &str) -> String {
+    let plain: String = text.chars().map(|sign| if sign.is_control() && sign != '\n' { ' ' } else { sign }).collect();
+    plain + "\n"
 }
 
 impl Loaded {
@@ -39,6 +110,9 @@ impl Loaded {
     pub fn show(&self, least: Severity) -> io::Result<()> {
         let shown: Vec<_> =
             self.outcome.diagnostics.iter().filter(|diagnostic| diagnostic.severity <= least).cloned().collect();
+        for note in &self.notes {
+            super::tell(on_lines(&format!("note[import]: {}: {}", note.place, note.message)))?;
+        }
         // The stream takes the colour out again where it is not wanted.
         let text = diagnostics::render(&self.file, &self.text, &shown, true);
         anstream::stderr().lock().write_all(text.as_bytes())
@@ -47,12 +121,23 @@ impl Loaded {
 
 /// For verbs that need a policy they can use: shows errors and warnings, and fails on errors.
 pub fn usable(path: &Path, host: &dyn Host) -> anyhow::Result<Resolved> {
-    let loaded = load(path, host)?;
+    usable_of(&[path.to_owned()], host)
+}
+
+/// As [`usable`], of several documents that make one policy.
+pub fn usable_of(paths: &[PathBuf], host: &dyn Host) -> anyhow::Result<Resolved> {
+    let sources = paths.iter().map(|path| Source::read(path)).collect::<anyhow::Result<_>>()?;
+    Ok(resolved(loaded(sources, Half::Planned, host)?)?.0)
+}
+
+/// Shows what is wrong with a policy, and takes it where it can be used; with what its documents left out.
+pub fn resolved(loaded: Loaded) -> anyhow::Result<(Resolved, Vec<Note>)> {
     loaded.show(Severity::Warning)?;
-    loaded.outcome.resolved.ok_or_else(|| {
-        let tally = diagnostics::tally(&loaded.outcome.diagnostics);
-        anyhow::anyhow!("{} cannot be used: {tally}", loaded.file)
-    })
+    let Loaded { file, outcome, notes, .. } = loaded;
+    match outcome.resolved {
+        Some(resolved) => Ok((resolved, notes)),
+        None => bail!("{file} cannot be used: {}", diagnostics::tally(&outcome.diagnostics)),
+    }
 }
 
 /// The interface that was asked about, with the mode and layers that were asked about, and its name in the policy.
@@ -62,14 +147,17 @@ pub fn what_if(
     mode: Option<cli::ModeName>,
     layers: Option<cli::LayersName>,
 ) -> anyhow::Result<(String, Interface)> {
-    let (name, written) = policy.named_interface(name)?;
-    let mut interface = written.clone();
-    interface.mode = mode.map_or(written.mode, Into::into);
-    interface.layers = layers.map_or(written.layers, Into::into);
+    let Place { name, interface, unknown } = policy.named_interface(name)?;
+    for what in unknown {
+        tracing::warn!("not judged at {name} is {what}");
+    }
+    let mut interface = interface.into_owned();
+    interface.mode = mode.map_or(interface.mode, Into::into);
+    interface.layers = layers.map_or(interface.layers, Into::into);
     if layers == Some(cli::LayersName::Sg) && interface.groups.is_none() {
         anyhow::bail!(
             "interface {name} has no security groups that could judge: give it some, `security_groups = [\"NAME\"]`"
         );
     }
-    Ok((name.to_owned(), interface))
+    Ok((name.into_owned(), interface))
 }

@@ -53,8 +53,8 @@ fn offline(file: &std::path::Path, interface: Option<&str>) -> anyhow::Result<Ve
     }
     let rules = |name: &str, held: &Interface| interface_rules(name, held, Setting::of(held), None, None);
     if interface.is_some() {
-        let (name, held) = resolved.named_interface(interface)?;
-        return Ok(vec![rules(name, held)]);
+        let place = resolved.named_interface(interface)?;
+        return Ok(vec![rules(&place.name, &place.interface)]);
     }
     Ok(resolved.interfaces.iter().map(|(name, held)| rules(name, held)).collect())
 }

@@ -1,5 +1,7 @@
 //! `nacld search`.
 
+use std::collections::BTreeMap;
+
 use nacl_daemon::{
     analyze::{self, Search, Searched},
     report::{self, regions::Place},
@@ -20,12 +22,18 @@ pub fn run(args: &cli::Search) -> anyhow::Result<Exit> {
         denied: args.denied,
         exempt: args.exempt,
     };
-    let interfaces: Vec<(&str, &Interface)> = match &args.interface {
-        Some(name) => vec![policy.named_interface(Some(name))?],
-        None => policy.interfaces.iter().map(|(name, interface)| (name.as_str(), interface)).collect(),
+    // Without interfaces there is still each list to ask.
+    let alone = if policy.interfaces.is_empty() { policy.standing_alone() } else { BTreeMap::new() };
+    let place;
+    let places: Vec<(&str, &Interface)> = if let Some(name) = &args.interface {
+        place = policy.named_interface(Some(name))?;
+        vec![(&*place.name, &*place.interface)]
+    } else {
+        let all = policy.interfaces.iter().chain(&alone);
+        all.map(|(name, interface)| (name.as_str(), interface)).collect()
     };
     let mut searched: Vec<(&str, Searched)> = Vec::new();
-    for (name, interface) in interfaces {
+    for (name, interface) in places {
         searched.push((name, analyze::search(interface, &search)?));
     }
     let file = policy.file.as_str();

@@ -2,9 +2,11 @@
 //! format; `tree` is how all of them read, `term`, `traffic` and `assemble` what those share that are written to make things.
 //! Files are read by whoever calls, and no policy is written here.
 
+mod any;
 mod assemble;
 pub mod aws;
 pub mod cloudformation;
+mod format;
 mod term;
 pub mod terraform;
 mod traffic;
@@ -13,6 +15,10 @@ pub mod tree;
 use std::sync::Arc;
 
 use self::tree::Findings;
+pub use self::{
+    any::policy_of,
+    format::{Format, sniff},
+};
 use crate::{
     inventory::{
         Inventory, Place,
@@ -21,10 +27,6 @@ use crate::{
     policy::{self, Severity},
     resolve::NoHost,
 };
-
-/// Largest document that is read. The largest answers of AWS's for a whole region, 2500 groups of 120 rules, are a tenth of it;
-/// read as a tree it takes some ten times the memory.
-pub const LARGEST: u64 = 128 << 20;
 
 /// A document.
 #[derive(Clone, Debug)]

@@ -27,6 +27,11 @@ pub(super) fn network(lab: &Lab) -> Checked {
         require(!lab.hooks[..index].contains(hook), format!("hooks names {hook:?} twice"))?;
     }
     require(!lab.hints.is_empty(), "a lab needs a hint")?;
+    hosts(lab)
+}
+
+/// Checks the hosts, whatever is asked of them.
+pub(crate) fn hosts(lab: &Lab) -> Checked {
     let mut addresses = BTreeSet::new();
     for (name, host) in &lab.hosts {
         host_alone(name, host, &mut addresses)?;

@@ -191,7 +191,7 @@ pub enum Answers {
 }
 
 /// A policy inside a lab file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyText {
     /// The policy.
     pub text: String,

@@ -4,9 +4,9 @@
 //! story of one. What a policy means is
 //! decided elsewhere.
 
-mod account;
+pub(crate) mod account;
 pub mod ask;
-mod check;
+pub(crate) mod check;
 pub mod demo;
 mod diagnose;
 pub mod expect;
@@ -19,7 +19,7 @@ pub mod outcome;
 pub mod paper;
 pub mod relay;
 pub mod run;
-mod serve;
+pub(crate) mod serve;
 pub mod show;
 pub mod tap;
 pub mod wire;

@@ -9,8 +9,8 @@ mod group;
 pub(crate) mod names;
 mod read;
 mod rule;
-mod syntax;
-mod tree;
+pub(crate) mod syntax;
+pub(crate) mod tree;
 pub mod written;
 
 use std::{ops::Range, sync::Arc};

@@ -10,7 +10,7 @@ use toml::{
 use super::{Diagnostic, Severity, codes, tree::Reader};
 
 /// Where a text is broken.
-pub(super) struct Broken {
+pub(crate) struct Broken {
     /// The lines that have an error.
     lines: Vec<Range<usize>>,
     /// Where the parser lost track of brackets: whatever it found behind that, it found by accident.
@@ -20,7 +20,7 @@ pub(super) struct Broken {
 }
 
 /// Records the syntax errors.
-pub(super) fn report(reader: &mut Reader<'_>, document: &DeTable<'_>, errors: &[Error]) -> Option<Broken> {
+pub(crate) fn report(reader: &mut Reader<'_>, document: &DeTable<'_>, errors: &[Error]) -> Option<Broken> {
     let text = reader.text;
     let mut broken = Broken { lines: Vec::new(), lost: usize::MAX, adrift: usize::MAX };
     for error in errors {
@@ -132,7 +132,7 @@ fn occurrences(table: &DeTable<'_>, name: &str, depth: usize, found: &mut Vec<Ra
 impl Broken {
     /// Removes what only follows from the broken places: keys they swallowed are not missing, names they swallowed
     /// are not unknown, and a line that could not be read says nothing.
-    pub(super) fn quieten(&self, diagnostics: &mut Vec<Diagnostic>) {
+    pub(crate) fn quieten(&self, diagnostics: &mut Vec<Diagnostic>) {
         let follows = [
             &codes::MISSING_KEY,
             &codes::UNKNOWN_NACL,

@@ -11,20 +11,20 @@ use toml::{
 use super::{Diagnostic, codes, names};
 
 /// What is being read, and what has been found so far.
-pub(super) struct Reader<'t> {
-    pub(super) text: &'t str,
-    pub(super) diagnostics: Vec<Diagnostic>,
+pub(crate) struct Reader<'t> {
+    pub(crate) text: &'t str,
+    pub(crate) diagnostics: Vec<Diagnostic>,
 }
 
 impl Reader<'_> {
-    pub(super) fn push(&mut self, diagnostic: Diagnostic) {
+    pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
         self.diagnostics.push(diagnostic);
     }
 }
 
 /// A value with where it stands.
 #[derive(Clone, Copy)]
-pub(super) struct Value<'d> {
+pub(crate) struct Value<'d> {
     data: &'d DeValue<'d>,
     start: usize,
     end: usize,
@@ -60,23 +60,23 @@ pub(super) fn texts(table: &DeTable<'_>, look: &mut impl FnMut(Range<usize>, &st
 }
 
 impl<'d> Value<'d> {
-    pub(super) fn new(value: &'d Spanned<DeValue<'d>>) -> Self {
+    pub(crate) fn new(value: &'d Spanned<DeValue<'d>>) -> Self {
         Self { data: value.get_ref(), start: value.span().start, end: value.span().end }
     }
 
-    pub(super) fn span(&self) -> Range<usize> {
+    pub(crate) fn span(&self) -> Range<usize> {
         self.start..self.end
     }
 
-    pub(super) fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         kind(self.data)
     }
 
-    pub(super) fn is_table(&self) -> bool {
+    pub(crate) fn is_table(&self) -> bool {
         matches!(self.data, DeValue::Table(_))
     }
 
-    pub(super) fn as_str(&self) -> Option<&'d str> {
+    pub(crate) fn as_str(&self) -> Option<&'d str> {
         match self.data {
             DeValue::String(text) => Some(text),
             _ => None,
@@ -84,21 +84,21 @@ impl<'d> Value<'d> {
     }
 
     /// An integer, saturated.
-    pub(super) fn as_integer(&self) -> Option<i64> {
+    pub(crate) fn as_integer(&self) -> Option<i64> {
         let DeValue::Integer(integer) = self.data else { return None };
         let digits = integer.as_str();
         let saturated = if digits.starts_with('-') { i64::MIN } else { i64::MAX };
         Some(i64::from_str_radix(digits, integer.radix()).unwrap_or(saturated))
     }
 
-    pub(super) fn as_array(&self) -> Option<&'d DeArray<'d>> {
+    pub(crate) fn as_array(&self) -> Option<&'d DeArray<'d>> {
         match self.data {
             DeValue::Array(array) => Some(array),
             _ => None,
         }
     }
 
-    pub(super) fn as_table(&self) -> Option<&'d DeTable<'d>> {
+    pub(crate) fn as_table(&self) -> Option<&'d DeTable<'d>> {
         match self.data {
             DeValue::Table(table) => Some(table),
             _ => None,
@@ -110,7 +110,7 @@ impl<'d> Value<'d> {
             .at(format!("expected {wanted}"))
     }
 
-    pub(super) fn string(&self, reader: &mut Reader<'_>, key: &str) -> Option<&'d str> {
+    pub(crate) fn string(&self, reader: &mut Reader<'_>, key: &str) -> Option<&'d str> {
         let text = self.as_str();
         if text.is_none() {
             reader.push(self.wrong_type(&format!("`{key}`"), "a string"));
@@ -119,7 +119,7 @@ impl<'d> Value<'d> {
     }
 
     /// A string that may hold anything, so that quotes are all that can be missing.
-    pub(super) fn name(&self, reader: &mut Reader<'_>, key: &str) -> Option<&'d str> {
+    pub(crate) fn name(&self, reader: &mut Reader<'_>, key: &str) -> Option<&'d str> {
         let text = self.as_str();
         if text.is_none() {
             let diagnostic = self.wrong_type(&format!("`{key}`"), "a string");
@@ -134,7 +134,7 @@ impl<'d> Value<'d> {
         text
     }
 
-    pub(super) fn boolean(&self, reader: &mut Reader<'_>, key: &str) -> Option<bool> {
+    pub(crate) fn boolean(&self, reader: &mut Reader<'_>, key: &str) -> Option<bool> {
         if let DeValue::Boolean(value) = self.data {
             return Some(*value);
         }
@@ -147,7 +147,7 @@ impl<'d> Value<'d> {
     }
 
     /// The items of an array; a single string is read as its only item after the error.
-    pub(super) fn strings(&self, reader: &mut Reader<'_>, key: &str) -> Option<Vec<(&'d str, Range<usize>)>> {
+    pub(crate) fn strings(&self, reader: &mut Reader<'_>, key: &str) -> Option<Vec<(&'d str, Range<usize>)>> {
         let Some(array) = self.as_array() else {
             let mut diagnostic = self.wrong_type(&format!("`{key}`"), "an array of strings");
             if self.as_str().is_some() {
@@ -168,7 +168,7 @@ impl<'d> Value<'d> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&self, reader: &mut Reader<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn choice<T: Copy>(&self, reader: &mut Reader<'_>, key: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.string(reader, key)?;
         let found = words.iter().find(|(word, _)| *word == text).map(|&(_, value)| value);
         if found.is_none() {
@@ -189,7 +189,7 @@ impl<'d> Value<'d> {
     }
 
     /// A table whose keys are names chosen by the author, in the order of the text.
-    pub(super) fn named(&self, reader: &mut Reader<'_>, key: &str, example: &str) -> Vec<Entry<'d>> {
+    pub(crate) fn named(&self, reader: &mut Reader<'_>, key: &str, example: &str) -> Vec<Entry<'d>> {
         let DeValue::Table(table) = self.data else {
             let diagnostic = self
                 .wrong_type(&format!("`{key}`"), "a table of named tables")
@@ -225,7 +225,7 @@ impl<'d> Value<'d> {
     }
 
     /// A table with known keys.
-    pub(super) fn table(
+    pub(crate) fn table(
         &self,
         reader: &mut Reader<'_>,
         what: &str,
@@ -242,7 +242,7 @@ impl<'d> Value<'d> {
 }
 
 /// "a, b or c".
-pub(super) fn one_of(words: &[String]) -> String {
+pub(crate) fn one_of(words: &[String]) -> String {
     match words {
         [] => String::new(),
         [one] => one.clone(),
@@ -260,14 +260,14 @@ fn all_of(words: &[String]) -> String {
 
 /// A key and its value.
 #[derive(Clone)]
-pub(super) struct Entry<'d> {
-    pub(super) key: &'d str,
-    pub(super) key_span: Range<usize>,
-    pub(super) value: Value<'d>,
+pub(crate) struct Entry<'d> {
+    pub(crate) key: &'d str,
+    pub(crate) key_span: Range<usize>,
+    pub(crate) value: Value<'d>,
 }
 
 /// Entries in the order of the text; the parser sorts them by name.
-pub(super) fn entries_of<'d>(table: &'d DeTable<'d>) -> Vec<Entry<'d>> {
+pub(crate) fn entries_of<'d>(table: &'d DeTable<'d>) -> Vec<Entry<'d>> {
     let mut entries: Vec<_> = table
         .iter()
         .map(|(key, value)| Entry { key: key.get_ref().as_ref(), key_span: key.span(), value: Value::new(value) })
@@ -277,32 +277,32 @@ pub(super) fn entries_of<'d>(table: &'d DeTable<'d>) -> Vec<Entry<'d>> {
 }
 
 /// An unknown key, for whoever knows better than spelling what was meant.
-pub(super) struct Unknown<'e, 'd> {
-    pub(super) entry: &'e Entry<'d>,
+pub(crate) struct Unknown<'e, 'd> {
+    pub(crate) entry: &'e Entry<'d>,
     /// The key in lower case with `_` for `-`.
-    pub(super) plain: String,
+    pub(crate) plain: String,
     /// All entries of the table.
-    pub(super) siblings: &'e [Entry<'d>],
+    pub(crate) siblings: &'e [Entry<'d>],
 }
 
 /// What was meant by an unknown key.
-pub(super) struct Hint {
+pub(crate) struct Hint {
     /// The diagnostic to give instead of "unknown key".
-    pub(super) diagnostic: Diagnostic,
+    pub(crate) diagnostic: Diagnostic,
     /// The key that was meant: it is not reported as missing.
-    pub(super) meant: Option<&'static str>,
+    pub(crate) meant: Option<&'static str>,
 }
 
 /// A table whose unknown keys have been reported.
-pub(super) struct Table<'d> {
-    pub(super) span: Range<usize>,
+pub(crate) struct Table<'d> {
+    pub(crate) span: Range<usize>,
     what: String,
     entries: Vec<Entry<'d>>,
     meant: BTreeSet<&'static str>,
 }
 
 impl<'d> Table<'d> {
-    pub(super) fn read(
+    pub(crate) fn read(
         reader: &mut Reader<'_>,
         what: &str,
         span: Range<usize>,
@@ -338,21 +338,21 @@ impl<'d> Table<'d> {
         Self { span, what: what.to_owned(), entries, meant }
     }
 
-    pub(super) fn entry(&self, key: &str) -> Option<&Entry<'d>> {
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry<'d>> {
         self.entries.iter().find(|entry| entry.key == key)
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<Value<'d>> {
+    pub(crate) fn get(&self, key: &str) -> Option<Value<'d>> {
         self.entry(key).map(|entry| entry.value)
     }
 
     /// Whether the key is there, or another was written for it.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         self.entry(key).is_some() || self.meant.contains(key)
     }
 
     /// Reports those of some keys that must be there and are not, together.
-    pub(super) fn require_all(&self, reader: &mut Reader<'_>, keys: &[(&str, &str)]) {
+    pub(crate) fn require_all(&self, reader: &mut Reader<'_>, keys: &[(&str, &str)]) {
         let missing: Vec<_> = keys.iter().filter(|(key, _)| !self.has(key)).collect();
         let names: Vec<_> = missing.iter().map(|(key, _)| format!("`{key}`")).collect();
         let (message, help) = match missing[..] {
@@ -373,7 +373,7 @@ impl<'d> Table<'d> {
     }
 
     /// A key that must be there; `place` is what is pointed at when it is not.
-    pub(super) fn require_at(
+    pub(crate) fn require_at(
         &self,
         reader: &mut Reader<'_>,
         key: &str,

@@ -223,9 +223,14 @@ pub fn json<'a>(text: &str, diagnostics: &'a [Diagnostic]) -> Vec<Json<'a>> {
             note: diagnostic.note.as_deref(),
             help: diagnostic.help.as_deref(),
             fix: diagnostic.fix.as_ref().map(|fix| Text { place: place(&fix.span), text: &fix.replacement }),
-            examples: diagnostic.examples.iter().map(json_example).collect(),
+            examples: examples(&diagnostic.examples),
         })
         .collect()
+}
+
+/// Packets that prove something, as values that serialise to JSON.
+pub(super) fn examples(examples: &[Example]) -> Vec<JsonExample<'_>> {
+    examples.iter().map(json_example).collect()
 }
 
 fn json_example(example: &Example) -> JsonExample<'_> {

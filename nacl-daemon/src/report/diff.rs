@@ -6,21 +6,27 @@ use nacl_common::{Direction, Family};
 use serde_json::{Value, json};
 
 use super::{
-    count_of,
+    count_of, diagnostics,
     regions::{
         BOLD, DIM, GREEN, Place, RED, cells, decided_json, example, family_name, invitation, json as boxes,
         remote_name, said, table,
     },
 };
-use crate::analyze::{Change, Difference, InterfaceDifference, SettingChange, What};
+use crate::{
+    analyze::{BrokenReply, Change, Difference, InterfaceDifference, SettingChange, What},
+    inventory::Note,
+    resolve::place,
+};
 
-/// The two policy files.
+/// The two files.
 #[derive(Clone, Copy, Debug)]
 pub struct Files<'a> {
     /// As it was.
     pub old: &'a str,
     /// As it is to be.
     pub new: &'a str,
+    /// What the documents they were made of do not tell: it is not in the comparison.
+    pub unknown: &'a [Note],
 }
 
 /// As styled text. `width`: columns of the terminal it is shown on, if it is one.
@@ -29,22 +35,50 @@ pub fn text(files: Files<'_>, difference: &Difference, width: Option<u16>) -> St
     if difference.is_empty() {
         let _ =
             writeln!(out, "{GREEN}No difference.{GREEN:#} What {} admits and denies, {} does.", files.old, files.new);
+        unknown(&mut out, files);
         return out;
     }
     for name in &difference.only_old {
-        let _ = writeln!(out, "{BOLD}{name}{BOLD:#} is only in {}: it is no longer judged\n", files.old);
+        let so = if place::Kind::split(name).is_some() { "it goes" } else { "it is no longer judged" };
+        let _ = writeln!(out, "{BOLD}{name}{BOLD:#} is only in {}: {so}\n", files.old);
     }
     for name in &difference.only_new {
-        let _ = writeln!(out, "{BOLD}{name}{BOLD:#} is only in {}: it is judged from then on\n", files.new);
+        let so = if place::Kind::split(name).is_some() { "it comes" } else { "it is judged from then on" };
+        let _ = writeln!(out, "{BOLD}{name}{BOLD:#} is only in {}: {so}\n", files.new);
     }
     if !difference.settings.is_empty() {
         let _ = writeln!(out, "{BOLD}policy{BOLD:#}");
         settings(&mut out, &difference.settings);
         out.push('\n');
     }
+    let (mut same, mut compared) = (0, 0);
     for one in &difference.interfaces {
-        interface(&mut out, files, one, width);
+        compared += 1;
+        if difference.standing_alone && one.is_same() {
+            // Of a whole account most is as it was.
+            same += 1;
+        } else {
+            interface(&mut out, files, one, width);
+        }
     }
+    if !difference.replies.is_empty() {
+        let _ = writeln!(out, "{RED}Replies that break{RED:#}");
+        for BrokenReply { nacl, finding } in &difference.replies {
+            let _ = writeln!(out, "  {BOLD}{nacl}{BOLD:#} {}  {DIM}({}){DIM:#}", finding.message, finding.code);
+            for line in finding.note.iter().chain(&finding.help) {
+                let _ = writeln!(out, "    {DIM}{line}{DIM:#}");
+            }
+        }
+        out.push('\n');
+    }
+    if difference.standing_alone {
+        let _ = writeln!(
+            out,
+            "{DIM}Compared is each network ACL and each security group standing alone, because not both files have interfaces:\n\
+             {compared} places, of which {same} do the same.{DIM:#}"
+        );
+    }
+    unknown(&mut out, files);
     let changed = difference.interfaces.iter().filter(|one| !one.changes.is_empty());
     let (mut remembers, mut exempts, mut any) = (false, false, false);
     for one in changed {
@@ -66,6 +100,16 @@ pub fn text(files: Files<'_>, difference: &Difference, width: Option<u16>) -> St
         );
     }
     out
+}
+
+fn unknown(out: &mut String, files: Files<'_>) {
+    if files.unknown.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "{BOLD}Not known, and so not compared{BOLD:#}");
+    for note in files.unknown {
+        let _ = writeln!(out, "  {}: {}", note.place, note.message);
+    }
 }
 
 fn settings(out: &mut String, settings: &[SettingChange]) {
@@ -150,7 +194,22 @@ pub fn json(files: Files<'_>, difference: &Difference) -> Value {
         "equal": difference.is_empty(),
         "only_in_old": difference.only_old,
         "only_in_new": difference.only_new,
+        "standing_alone": difference.standing_alone,
         "settings": settings(&difference.settings),
+        "replies": difference.replies.iter().map(|BrokenReply { nacl, finding }| json!({
+            "nacl": nacl,
+            "code": finding.code,
+            "message": finding.message,
+            "note": finding.note,
+            "help": finding.help,
+            "examples": diagnostics::examples(&finding.examples),
+        })).collect::<Vec<_>>(),
+        "unknown": files.unknown.iter().map(|note| json!({
+            "file": &*note.place.file,
+            "path": note.place.path,
+            "line": note.place.line,
+            "message": note.message,
+        })).collect::<Vec<_>>(),
         "interfaces": difference.interfaces.iter().map(|one| json!({
             "interface": one.name,
             "first_packets_only": one.remembers,

@@ -197,7 +197,7 @@ fn remembered(explanation: &Explanation) -> String {
 }
 
 /// The packet as `tcp 198.51.100.7:52345 → 10.0.1.10:443`.
-pub(super) fn flow_line(packet: &Packet) -> String {
+pub(crate) fn flow_line(packet: &Packet) -> String {
     let protocol = protocol_name(packet.protocol);
     let (from, to) = (endpoint(packet, packet.src, packet.sport), endpoint(packet, packet.dst, packet.dport));
     let icmp = packet.protocol == if packet.family == nacl_common::Family::V4 { 1 } else { 58 };

@@ -13,6 +13,7 @@ pub mod github;
 pub mod import;
 pub mod json;
 pub mod lockout;
+pub mod markdown;
 pub mod metrics;
 pub mod path;
 pub mod regions;
@@ -22,6 +23,7 @@ pub mod rules;
 pub mod sarif;
 pub mod search;
 pub mod status;
+pub mod testing;
 pub mod watch;
 
 /// An interface and its namespace as a person reads them.

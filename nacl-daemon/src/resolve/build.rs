@@ -415,7 +415,10 @@ impl<'p> Resolver<'p> {
                 );
             }
             let cidrs = subnet.cidrs.iter().map(|cidr| cidr.value).collect();
-            found.insert(name.clone(), Subnet { name: name.clone(), id: subnet.aws.id.clone(), cidrs, nacl });
+            let id = subnet.aws.id.clone();
+            let mut resolved = Subnet { name: name.clone(), id, cidrs, nacl, services: Vec::new() };
+            resolved.services = exempt::services(self.vpcs.get(name.as_str()).map(|vpc| (*vpc, &resolved)));
+            found.insert(name.clone(), resolved);
         }
         found
     }
@@ -838,8 +841,7 @@ impl<'p> Resolver<'p> {
             };
             let mut exemptions = Vec::new();
             if interface.exemptions {
-                let vpc = interface.subnet.as_ref().and_then(|subnet| self.vpcs.get(subnet.value.as_str()));
-                exemptions = exempt::services(vpc.copied().zip(subnet));
+                exemptions = subnet.map_or_else(|| exempt::services(None), |subnet| subnet.services.clone());
             }
             exemptions.extend(failsafe);
             found.insert(

@@ -7,15 +7,16 @@ mod exempt;
 pub mod flowlog;
 mod groups;
 pub(crate) mod names;
+pub mod place;
 
 use std::{collections::BTreeMap, net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 use nacl_common::{Action, Direction, border::Service};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use self::flowlog::FlowLog;
+pub use self::place::{InterfaceError, Place};
 use crate::policy::written;
 
 /// What resolving may ask of the machine it runs on. Tests and offline verbs use [`NoHost`].
@@ -59,62 +60,6 @@ pub struct Resolved {
     pub written: Arc<written::Policy>,
 }
 
-/// An interface that was asked for, and is not in the policy.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum InterfaceError {
-    /// No such name.
-    #[error("the policy {file} has no interface {name:?}; it has {known}")]
-    Unknown {
-        /// The policy.
-        file: String,
-        /// What was asked for.
-        name: String,
-        /// What there is.
-        known: String,
-    },
-    /// None was named, and there is not exactly one.
-    #[error("which interface? the policy {file} has {known}")]
-    Which {
-        /// The policy.
-        file: String,
-        /// What there is.
-        known: String,
-    },
-}
-
-impl Resolved {
-    /// The interface of this name, or of this device where that is unique; `None`: the only one there is.
-    ///
-    /// # Errors
-    /// See [`InterfaceError`].
-    pub fn interface(&self, name: Option<&str>) -> Result<&Interface, InterfaceError> {
-        Ok(self.named_interface(name)?.1)
-    }
-
-    /// As [`Self::interface`], with its name in the policy.
-    ///
-    /// # Errors
-    /// See [`InterfaceError`].
-    pub fn named_interface(&self, name: Option<&str>) -> Result<(&str, &Interface), InterfaceError> {
-        let file = self.file.clone();
-        let known = match self.interfaces.len() {
-            0 => "none".to_owned(),
-            _ => self.interfaces.keys().cloned().collect::<Vec<_>>().join(", "),
-        };
-        if let Some(name) = name
-            && let Some((name, interface)) = self.interfaces.get_key_value(name)
-        {
-            return Ok((name, interface));
-        }
-        let mut meant = self.interfaces.iter().filter(|(_, interface)| name.is_none_or(|name| interface.name == name));
-        match (name, meant.next(), meant.next()) {
-            (_, Some((name, interface)), None) => Ok((name, interface)),
-            (Some(name), None, _) => Err(InterfaceError::Unknown { file, name: name.to_owned(), known }),
-            _ => Err(InterfaceError::Which { file, known }),
-        }
-    }
-}
-
 /// A subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subnet {
@@ -126,6 +71,8 @@ pub struct Subnet {
     pub cidrs: Vec<IpNet>,
     /// Name of its network ACL; `default` is AWS's default one unless the policy defines it.
     pub nacl: String,
+    /// What AWS never filters at an interface in it (N43).
+    pub services: Vec<Exemption>,
 }
 
 /// An interface elsewhere.

@@ -42,7 +42,8 @@ fn an_interface_is_called_as_its_device_unless_it_says_otherwise() {
     assert_eq!((blue.name.as_str(), blue.netns.as_deref()), ("eth0", Some("blue")));
     assert_eq!(blue.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
     assert_eq!(found.interfaces["eth0"].addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);
-    assert_eq!(found.interface(Some("the blue one, as everybody calls it")).unwrap(), blue);
+    let named = found.named_interface(Some("the blue one, as everybody calls it")).unwrap();
+    assert_eq!((&*named.name, &*named.interface), ("the blue one, as everybody calls it", blue));
     for (lines, expected) in [
         ("device = \"eth0\"\nnetns = \"blue\"", &[][..]),
         ("device = \"eth0\"", &["E045"]),

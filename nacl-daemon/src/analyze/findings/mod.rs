@@ -23,6 +23,32 @@ use crate::{
 /// Everything that is found in a policy, in no order. Interfaces that cannot be compiled are left out: why is said elsewhere.
 pub fn findings(policy: &Resolved) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    for views in views(policy).values() {
+        lists::check(&policy.text, views, &mut found);
+        if let Some(view) = views.first() {
+            returns::check(view, &mut found);
+            services::check(view, &mut found);
+        }
+    }
+    groups::check(policy, &mut found);
+    found
+}
+
+/// Of [`findings`] those about the way back, N005 to N010, each with the name of its network ACL.
+pub fn broken_returns(policy: &Resolved) -> Vec<(String, Diagnostic)> {
+    let mut all = Vec::new();
+    for (nacl, views) in views(policy) {
+        let mut found = Vec::new();
+        if let Some(view) = views.first() {
+            returns::check(view, &mut found);
+        }
+        all.extend(found.into_iter().map(|diagnostic| (nacl.to_owned(), diagnostic)));
+    }
+    all
+}
+
+/// Every network ACL, by its name, as it is met: at each interface that has it, else standing alone.
+fn views(policy: &Resolved) -> BTreeMap<&str, Vec<View>> {
     let mut by_nacl: BTreeMap<&str, Vec<View>> = BTreeMap::new();
     for (name, interface) in policy.interfaces.iter().filter(|(_, interface)| interface.layers != Layers::Groups) {
         let views = by_nacl.entry(&interface.nacl.name).or_default();
@@ -35,15 +61,7 @@ pub fn findings(policy: &Resolved) -> Vec<Diagnostic> {
         let subnet = policy.subnets.values().find(|subnet| subnet.nacl == nacl.name);
         by_nacl.entry(&nacl.name).or_default().extend(View::standing_alone(nacl, subnet));
     }
-    for views in by_nacl.values() {
-        lists::check(&policy.text, views, &mut found);
-        if let Some(view) = views.first() {
-            returns::check(view, &mut found);
-            services::check(view, &mut found);
-        }
-    }
-    groups::check(policy, &mut found);
-    found
+    by_nacl
 }
 
 /// `1 and 2`, `1, 2 and 3`; of many the first ones.

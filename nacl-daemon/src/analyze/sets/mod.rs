@@ -6,6 +6,7 @@ mod region;
 mod space;
 mod traffic;
 
+pub(crate) use self::space::usual;
 pub use self::{
     address::Addresses,
     region::{Mark, Rectangle, Region},

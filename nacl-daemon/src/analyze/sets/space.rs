@@ -342,7 +342,7 @@ fn local(policies: &[(&Interface, &Compiled)], family: Family) -> [u64; 2] {
 }
 
 /// An address of these ranges that a host may have.
-pub(super) fn usual(family: Family, ranges: &[(u128, u128)]) -> u128 {
+pub(crate) fn usual(family: Family, ranges: &[(u128, u128)]) -> u128 {
     // Of the documentation networks (RFC 5737, RFC 3849).
     const V4: [u128; 3] = [0xc633_6407, 0xcb00_7109, 0xc000_0207];
     const V6: [u128; 1] = [0x2001_0db8_0000_0000_0000_0000_0000_0007];
