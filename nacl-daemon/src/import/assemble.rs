@@ -18,6 +18,10 @@ use crate::{
     resolve::Protocol,
 };
 
+/// What is told of an interface whose groups are not written.
+pub const NO_GROUP: &str =
+    "no security group is told: AWS gives it its VPC's default one (S9), which is not taken over";
+
 /// What a VPC has by default, which nobody has to write down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Default {

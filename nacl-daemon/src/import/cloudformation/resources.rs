@@ -377,6 +377,9 @@ impl<'r> Reader<'r> {
             addresses,
             groups: self.links(at, groups),
         };
+        if eni.groups.is_empty() {
+            at.note(Because::NotHere, assemble::NO_GROUP);
+        }
         self.assembly.borrow_mut().inventory.interfaces.push(eni);
     }
 

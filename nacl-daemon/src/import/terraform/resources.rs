@@ -611,6 +611,9 @@ impl<'r> Reader<'r> {
             addresses,
             groups: self.links(resource, at, groups),
         };
+        if eni.groups.is_empty() {
+            at.note(Because::NotHere, assemble::NO_GROUP);
+        }
         self.assembly.borrow_mut().inventory.interfaces.push(eni);
     }
 
