@@ -364,7 +364,7 @@ fn inventory() -> impl Strategy<Value = Inventory> {
         let mut with_default = Vec::new();
         let nacls = nacls.into_iter().map(|(identity, at, entries)| {
             let vpc = pick(&vpc_keys, at, "vpc-");
-            let default = at % 3 == 0 && !with_default.contains(&vpc);
+            let default = at % 3 == 0 && vpc.is_some() && !with_default.contains(&vpc);
             if default {
                 with_default.push(vpc.clone());
             }

@@ -493,6 +493,11 @@ impl Inventory {
         for list in &mut self.prefix_lists {
             list.identity.names.extend(list.name.clone());
         }
+        let families: BTreeMap<Link, Family> = self
+            .prefix_lists
+            .iter()
+            .filter_map(|list| Some((list.identity.key.clone(), family(&list.entries.as_ref()?.first()?.cidr))))
+            .collect();
         let lists = rename(self.prefix_lists.iter_mut().map(|list| (&mut list.identity, "list")), &[]);
         let interfaces = rename(self.interfaces.iter_mut().map(|interface| (&mut interface.identity, "eni")), &[]);
         let to = |names: &BTreeMap<Link, Link>, link: &mut Link| {
@@ -519,7 +524,10 @@ impl Inventory {
                 let mut of: Option<Family> = None;
                 match &mut rule.peer {
                     Peer::Cidr(cidr) => of = Some(family(cidr)),
-                    Peer::PrefixList(list) => to(&lists, list),
+                    Peer::PrefixList(list) => {
+                        of = families.get(list).copied();
+                        to(&lists, list);
+                    }
                     Peer::Group { group, vpc: peer_vpc, .. } => {
                         to(&groups, group);
                         vpc(peer_vpc);
