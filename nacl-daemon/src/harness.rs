@@ -131,12 +131,11 @@ impl Builder {
     pub fn host_of(mut self, name: &str, addresses: &[&str], os: Client) -> Self {
         let mut read: Vec<IpNet> = Vec::new();
         for address in addresses {
-            match address.parse() {
-                Ok(address) => read.push(address),
-                Err(_) => {
-                    let what = format!("{address:?} of host {name:?} is no address with a prefix length");
-                    self.wrong.get_or_insert(what);
-                }
+            if let Ok(address) = address.parse() {
+                read.push(address);
+            } else {
+                let what = format!("{address:?} of host {name:?} is no address with a prefix length");
+                self.wrong.get_or_insert(what);
             }
         }
         let host = Host { about: String::new(), os, addresses: read, path_mtu: None, nat: None, services: Vec::new() };

@@ -340,15 +340,27 @@ fn inventory() -> impl Strategy<Value = Inventory> {
         let mut count = 0;
         let mut fresh = |identity: &mut Identity| {
             count += 1;
-            identity.key += &format!("{count:02x}");
+            identity.key = format!("{}{count:02x}", identity.key);
             identity.id = identity.id.take().map(|_| identity.key.clone());
         };
-        vpcs.iter_mut().for_each(|(identity, ..)| fresh(identity));
-        subnets.iter_mut().for_each(|(identity, ..)| fresh(identity));
-        nacls.iter_mut().for_each(|(identity, ..)| fresh(identity));
-        groups.iter_mut().for_each(|(identity, ..)| fresh(identity));
-        lists.iter_mut().for_each(|(identity, ..)| fresh(identity));
-        enis.iter_mut().for_each(|(identity, ..)| fresh(identity));
+        for (identity, ..) in &mut vpcs {
+            fresh(identity);
+        }
+        for (identity, ..) in &mut subnets {
+            fresh(identity);
+        }
+        for (identity, ..) in &mut nacls {
+            fresh(identity);
+        }
+        for (identity, ..) in &mut groups {
+            fresh(identity);
+        }
+        for (identity, ..) in &mut lists {
+            fresh(identity);
+        }
+        for (identity, ..) in &mut enis {
+            fresh(identity);
+        }
         // One of those there are, one that nobody tells of, or none.
         let pick = |keys: &[String], at: usize, prefix: &str| match at % 7 {
             0 => None,

@@ -96,8 +96,8 @@ fn document(path: &Path) -> anyhow::Result<Document> {
     };
     let bytes = bytes.with_context(|| format!("cannot read {file}"))?;
     let text = String::from_utf8(bytes).map_err(|error| {
-        let line =
-            error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = before.split(|byte| *byte == b'\n').count();
         anyhow::anyhow!("{file}:{line}: this is not UTF-8 text")
     })?;
     // Some shells put a byte order mark before what they write to a file.

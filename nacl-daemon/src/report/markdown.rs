@@ -141,7 +141,9 @@ fn table(out: &mut String, files: Files<'_>, one: &InterfaceDifference, left: &m
     }
     let first = &one.changes[0];
     let place = Place { file: files.new, interface: &one.name };
-    let _ = writeln!(out, "\n```\n{}\n```\n", command(place, first.direction, &first.boxes[0].example));
+    if let Some(command) = command(place, first.direction, &first.boxes[0].example) {
+        let _ = writeln!(out, "\n```\n{command}\n```\n");
+    }
 }
 
 /// A text that says nothing to Markdown or HTML.

@@ -139,7 +139,7 @@ pub(super) fn example(direction: Direction, packet: &Packet) -> String {
 }
 
 /// The command that explains a packet; nothing where the policy stands in no file that it could name.
-fn command(place: Place<'_>, direction: Direction, packet: &Packet) -> Option<String> {
+pub(super) fn command(place: Place<'_>, direction: Direction, packet: &Packet) -> Option<String> {
     let Place { file, interface } = place;
     if file == policy::STDIN {
         return None;

@@ -121,7 +121,7 @@ fn listed(names: impl IntoIterator<Item = String>) -> String {
     let names: Vec<String> = names.into_iter().collect();
     match names.len() {
         0 => "none".to_owned(),
-        ..=LISTED => names.join(", "),
+        1..=LISTED => names.join(", "),
         all => format!("{} and {} more", names[..LISTED].join(", "), all - LISTED),
     }
 }

@@ -163,10 +163,10 @@ impl By {
                 own.then(|| (rest[..at].to_owned(), decider))
             })
         };
-        if let Some(rest) = text.strip_prefix("nacl ").or_else(|| text.strip_prefix("nacl:")) {
-            if let Some((name, decider)) = split(rest) {
-                return Ok(by(Some(&name), Some(decider)));
-            }
+        if let Some(rest) = text.strip_prefix("nacl ").or_else(|| text.strip_prefix("nacl:"))
+            && let Some((name, decider)) = split(rest)
+        {
+            return Ok(by(Some(&name), Some(decider)));
         }
         let group = text.strip_prefix("sg ").or_else(|| text.strip_prefix("sg:")).unwrap_or(text);
         group
@@ -330,17 +330,15 @@ fn client_of(text: &str) -> Result<ClientPorts, String> {
 
 fn client(reader: &mut Reader<'_>, value: Value<'_>, key: &str) -> Option<ClientPorts> {
     let text = value.string(reader, key)?;
-    match Client::from_name(text) {
-        Some(client) => Some(ClientPorts::Kind(client)),
-        None => {
-            let names = Client::ALL.map(Client::name);
-            let diagnostic = bad(value.span(), format!("there is no kind of client {text:?}"))
-                .note(format!("there are {}; ports are written `client_port`", names.join(", ")))
-                .did_you_mean(text, value.span(), names, policy::quoted);
-            reader.push(diagnostic);
-            None
-        }
+    let client = Client::from_name(text);
+    if client.is_none() {
+        let names = Client::ALL.map(Client::name);
+        let diagnostic = bad(value.span(), format!("there is no kind of client {text:?}"))
+            .note(format!("there are {}; ports are written `client_port`", names.join(", ")))
+            .did_you_mean(text, value.span(), names, policy::quoted);
+        reader.push(diagnostic);
     }
+    client.map(ClientPorts::Kind)
 }
 
 /// An end without a port.
@@ -419,10 +417,9 @@ fn of_table(reader: &mut Reader<'_>, value: Value<'_>, defaults: &Defaults) -> O
             ("expect", "add what is expected, such as `expect = \"allowed\"`"),
         ],
     );
-    let text = |reader: &mut Reader<'_>, key: &str| {
+    let read = |reader: &mut Reader<'_>, key: &str| {
         table.get(key).and_then(|value| Some((value.name(reader, key)?.to_owned(), value.span())))
     };
-    let read = |reader: &mut Reader<'_>, key: &str| -> Option<(String, Range<usize>)> { text(reader, key) };
     macro_rules! parsed {
         ($key:literal, $parse:expr) => {
             read(reader, $key).and_then(|(text, span)| {
@@ -478,8 +475,8 @@ fn of_table(reader: &mut Reader<'_>, value: Value<'_>, defaults: &Defaults) -> O
     }
     let mode = table.get("mode").and_then(|value| mode(reader, value)).or(defaults.mode);
     let layers = table.get("layers").and_then(|value| layers(reader, value)).or(defaults.layers);
-    let at = text(reader, "at").map(|(text, _)| text).or_else(|| defaults.at.clone());
-    let name = text(reader, "name").map(|(text, _)| text);
+    let at = read(reader, "at").map(|(text, _)| text).or_else(|| defaults.at.clone());
+    let name = read(reader, "name").map(|(text, _)| text);
     if !table.has("from") && !table.has("to") {
         reader.push(
             Diagnostic::new(&codes::MISSING_KEY, table.span.clone(), "a test has neither `from` nor `to`")

@@ -142,8 +142,6 @@ impl Site {
                 .chain(exempt().map(|exemption| &exemption.cidr))
                 .chain(&interface.subnet_cidrs),
         );
-        // DHCP is told by both of its ports (N43).
-        const DHCP: [(u16, u16); 2] = [(67, 68), (546, 547)];
         let ports: BTreeSet<u32> = rules()
             .filter_map(|rule| rule.ports)
             .chain(of_groups().filter_map(|rule| rule.ports))
@@ -156,11 +154,16 @@ impl Site {
     }
 }
 
+/// DHCP is told by both of its ports (N43).
+const DHCP: [(u16, u16); 2] = [(67, 68), (546, 547)];
+
+/// A place by its name, and by the settings that replace the policy's.
+type SiteKey = (String, Option<&'static str>, Option<&'static str>);
+
 /// The places of a policy, made when they are first asked for.
 pub(super) struct Sites<'p> {
     pub policy: &'p Resolved,
-    /// By name, and by the settings that replace the policy's.
-    made: RefCell<HashMap<(String, Option<&'static str>, Option<&'static str>), Rc<Site>>>,
+    made: RefCell<HashMap<SiteKey, Rc<Site>>>,
     /// Addresses that the policy knows.
     known: Borders,
 }
