@@ -581,6 +581,7 @@ pub enum ExportTo {
     Terraform(ExportPolicy),
     /// As a CloudFormation template in YAML.
     Cloudformation(ExportPolicy),
+    Nftables(ExportNftables),
 }
 
 /// What every export takes.
@@ -592,6 +593,23 @@ pub struct ExportPolicy {
     /// Write to this file instead of standard output.
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
+}
+
+/// As rules for `nft -f` that judge the packets of an interface as nacld does, without it.
+///
+/// Where nothing is remembered they stand on the interface's netdev hooks (kernel 5.16, nft 1.0.1), else behind conntrack. What nftables
+/// cannot say the same way is told on standard error. The table is replaced as a whole each time it is loaded.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  nacld export nftables policy.toml | nft -c -f -         does the kernel take it?
+  nacld export nftables policy.toml --interface eth0 -o eth0.nft")]
+pub struct ExportNftables {
+    #[command(flatten)]
+    pub policy: ExportPolicy,
+    /// Interface of the policy (default: the only one).
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
 }
 
 /// Say whether there is any packet from or to somewhere that a policy lets pass, and by which rules.

@@ -1,20 +1,38 @@
 //! `nacld export`.
 
-use nacl_daemon::{export, inventory::read, report, resolve::NoHost};
+use nacl_daemon::{
+    export::{self, Exported},
+    inventory::{Inventory, read},
+    report,
+    resolve::NoHost,
+};
 
 use super::{import::give, policy::usable, tell};
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Export) -> anyhow::Result<Exit> {
-    let (policy, write): (_, fn(&_) -> _) = match &args.to {
-        cli::ExportTo::Aws(policy) => (policy, export::aws::write),
-        cli::ExportTo::Terraform(policy) => (policy, export::terraform::write),
-        cli::ExportTo::Cloudformation(policy) => (policy, export::cloudformation::write),
-    };
+    match &args.to {
+        cli::ExportTo::Aws(policy) => of_inventory(policy, export::aws::write),
+        cli::ExportTo::Terraform(policy) => of_inventory(policy, export::terraform::write),
+        cli::ExportTo::Cloudformation(policy) => of_inventory(policy, export::cloudformation::write),
+        cli::ExportTo::Nftables(args) => {
+            let resolved = usable(&args.policy.policy, &NoHost)?;
+            let place = resolved.named_interface(args.interface.as_deref())?;
+            finish(&args.policy, &export::nftables::write(&resolved.file, &place.name, &place.interface))
+        }
+    }
+}
+
+/// What is made of what a policy says in AWS's terms.
+fn of_inventory(policy: &cli::ExportPolicy, write: fn(&Inventory) -> Exported) -> anyhow::Result<Exit> {
     let mut inventory = read::read(&usable(&policy.policy, &NoHost)?);
     let mut exported = write(&inventory);
     exported.notes.append(&mut inventory.notes);
     exported.notes.sort();
+    finish(policy, &exported)
+}
+
+fn finish(policy: &cli::ExportPolicy, exported: &Exported) -> anyhow::Result<Exit> {
     tell(report::import::notes(&exported.notes))?;
     give(policy.output.as_deref(), &exported.text)?;
     Ok(Exit::Done)

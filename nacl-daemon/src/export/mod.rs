@@ -1,7 +1,9 @@
 //! An inventory → a document of AWS's, or of those who write them for AWS. One file a format; no policy and no file is read here.
+//! [`nftables`] alone is made of a resolved policy: what it says of a packet is asked of it as a second opinion.
 
 pub mod aws;
 pub mod cloudformation;
+pub mod nftables;
 pub mod terraform;
 mod words;
 
