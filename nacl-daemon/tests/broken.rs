@@ -293,14 +293,13 @@ fn whoever_asks_again_is_found() {
     assert!(broken > 100, "only {broken} broken flows");
 }
 
-/// Answers to what nobody has asked come for days. They are looked into ever more seldom, and the room they take is bounded.
-#[test]
-fn backscatter_is_soon_left_alone() {
-    let out = Rule {
+/// A network ACL that lets nothing in, and out this.
+fn lets_out(protocol: u8, ports: (u16, u16)) -> Nacl {
+    let rule = Rule {
         number: 100,
         action: Action::Allow,
-        protocol: Protocol::Number(6),
-        ports: Some((443, 443)),
+        protocol: Protocol::Number(protocol),
+        ports: Some(ports),
         icmp: None,
         cidr: "0.0.0.0/0".parse().expect("a CIDR"),
         reference: None,
@@ -308,7 +307,13 @@ fn backscatter_is_soon_left_alone() {
         line: 1,
         span: 0..0,
     };
-    let nacl = Nacl { name: "out".into(), id: None, inbound: Vec::new(), outbound: vec![out] };
+    Nacl { name: "out".into(), id: None, inbound: Vec::new(), outbound: vec![rule] }
+}
+
+/// Answers to what nobody has asked come for days. They are looked into ever more seldom, and the room they take is bounded.
+#[test]
+fn backscatter_is_soon_left_alone() {
+    let nacl = lets_out(6, (443, 443));
     let compiled = compile(&Interface::new("near", Arc::new(nacl)), None).expect("a small policy");
     let local: IpAddr = LOCAL.parse().expect("an address");
     for sources in [1, 500] {
@@ -420,19 +425,7 @@ fn packets_of_no_connection_leave_room_for_what_is_asked() {
 /// Of datagrams nobody knows whether somebody waits for them: a stream that goes on when the policy changes under it is not told of.
 #[test]
 fn a_stream_of_datagrams_that_is_cut_is_no_broken_return() {
-    let out = Rule {
-        number: 100,
-        action: Action::Allow,
-        protocol: Protocol::Number(17),
-        ports: Some((1024, 65535)),
-        icmp: None,
-        cidr: "0.0.0.0/0".parse().expect("a CIDR"),
-        reference: None,
-        description: None,
-        line: 1,
-        span: 0..0,
-    };
-    let nacl = Nacl { name: "cut".into(), id: None, inbound: Vec::new(), outbound: vec![out] };
+    let nacl = lets_out(17, (1024, 65535));
     let interface = Interface::new("near", Arc::new(nacl));
     let compiled = compile(&interface, None).expect("a small policy");
     let (client, server): (IpAddr, IpAddr) = ("198.51.100.7".parse().expect("one"), LOCAL.parse().expect("one"));

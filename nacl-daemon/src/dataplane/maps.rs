@@ -421,14 +421,12 @@ impl Maps {
     /// with it what fragments share. What a change that awaits confirmation would go back to reports the same.
     pub fn report(&mut self, events: Events) {
         const ALL: u64 = Control::EVENTS_DENIED | Control::EVENTS_ALLOWED | Control::SEEKS;
-        let mut words = vec![0];
+        let told = |word: u64| word & !ALL | events.flags();
+        self.word(0).store(told(self.word(0).load(Ordering::Acquire)), Ordering::Release);
         if let Some(Fallback { control, .. }) = &mut self.fallback {
-            control.0 = control.0 & !ALL | events.flags();
-            words.push(Control::FALLBACK);
-        }
-        for word in words {
-            let old = self.word(word).load(Ordering::Acquire);
-            self.word(word).store(old & !ALL | events.flags(), Ordering::Release);
+            control.0 = told(control.0);
+            let control = control.0;
+            self.word(Control::FALLBACK).store(control, Ordering::Release);
         }
     }
 

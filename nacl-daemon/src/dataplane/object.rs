@@ -311,15 +311,13 @@ const ATTEMPTS: usize = 5;
 /// Loads a program again where a signal to this thread ended the verifier's walk: the kernel says EAGAIN then (since 4.20),
 /// and a SIGHUP, or a freezer, must not be the reason why nothing is enforced.
 fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
-    let disturbed = |result: &Result<(), ProgramError>| matches!(result, Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN));
-    let mut result = load();
     for _ in 1..ATTEMPTS {
-        if !disturbed(&result) {
-            break;
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result,
         }
-        result = load();
     }
-    result
+    load()
 }
 
 fn refused(program: &'static str, source: ProgramError) -> DataplaneError {
