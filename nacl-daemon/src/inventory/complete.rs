@@ -539,9 +539,13 @@ impl Inventory {
                 let Traffic { protocol, ports, icmp } = rule.traffic;
                 (rule.direction, protocol, ports, icmp, format!("{:?}", rule.peer), rule.id.clone())
             });
-            // The same rule again is none (S16).
+            // The same rule again is none (S16), whatever more is said of the group it names.
             rules.dedup_by(|again, first| {
-                (again.direction, again.traffic, &again.peer) == (first.direction, first.traffic, &first.peer)
+                let same = match (&again.peer, &first.peer) {
+                    (Peer::Group { group: one, .. }, Peer::Group { group: other, .. }) => one == other,
+                    (one, other) => one == other,
+                };
+                same && (again.direction, again.traffic) == (first.direction, first.traffic)
             });
         }
         for list in &mut self.prefix_lists {
