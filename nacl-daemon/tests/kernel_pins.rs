@@ -291,7 +291,7 @@ fn until_undone(attachment: &Attachment) {
     }
 }
 
-const SHORT: Option<Duration> = Some(Duration::from_secs(2));
+const SHORT: Option<Duration> = Some(Duration::from_secs(6));
 const LONG: Option<Duration> = Some(Duration::from_mins(10));
 
 #[test]
