@@ -42,7 +42,7 @@ const AFTER: &str = "\
 Exit codes:
     0  done
     1  failed; doctor: something prevents enforcement
-    2  wrong usage
+    2  wrong usage; also a name that is not there, such as an interface that the policy does not have
     3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
     7  lab, test: an expectation did not hold

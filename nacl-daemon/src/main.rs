@@ -22,7 +22,8 @@ pub enum Exit {
     Done = 0,
     /// Failed.
     Failed = 1,
-    // 2 is clap's own, for wrong usage.
+    /// What was asked for cannot be; also clap's own.
+    Misuse = 2,
     /// `check`: the policy has errors.
     PolicyErrors = 3,
     /// `check --deny warnings`: the policy has only warnings.
@@ -73,12 +74,17 @@ fn main() -> ExitCode {
             } else {
                 print_error(&error);
             }
-            Exit::Failed.into()
+            exit_of(&error).into()
         }
     }
 }
 
 /// As [`print_error`], for a daemon that nobody sits in front of.
+/// How a verb ends that ends with an error.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.chain().any(cmd::is_misuse) { Exit::Misuse } else { Exit::Failed }
+}
+
 fn log_error(error: &anyhow::Error) {
     let hint = error.chain().find_map(cmd::hint);
     tracing::error!(target: logs::TARGET, reason = chain(error.as_ref()), hint, "nacld failed");

@@ -1172,7 +1172,7 @@ async fn connections_are_listed_counted_and_forgotten() {
     let forgotten = daemon.client.flush(None, &filter("opening"), false, false).await.unwrap();
     assert_eq!(forgotten.interfaces[0].connections, 1);
     assert_eq!(ports(&Filter::default()).await, [40001, 40003]);
-    let Err(ClientError::Refused(problem)) = daemon.client.flush(None, &Filter::default(), false, false).await else {
+    let Err(ClientError::Senseless(problem)) = daemon.client.flush(None, &Filter::default(), false, false).await else {
         panic!("was done")
     };
     assert!(problem.hint.unwrap().contains("say all"), "{}", problem.error);

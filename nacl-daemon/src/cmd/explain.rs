@@ -20,6 +20,7 @@ use nacl_daemon::{
 };
 
 use super::{
+    misuse,
     policy::{usable, what_if},
     print,
 };
@@ -63,7 +64,7 @@ fn ends(args: &cli::Explain, policy: &Resolved, flow: Flow) -> anyhow::Result<Op
         ends.set_layers(layers.into());
         let wanted = |end: &&path::End| end.interface.as_ref().is_some_and(|one| one.layers == layers.into());
         if !ends.both().iter().any(wanted) {
-            bail!("neither end has such layers: leave out --layers, or give one of them what is to judge");
+            misuse!("neither end has such layers: leave out --layers, or give one of them what is to judge");
         }
     }
     Ok(ends)
