@@ -890,7 +890,7 @@ A filter is made of `and`, `or`, `not`, parentheses and:
   proto PROTOCOL · [src|dst|remote|local] ADDRESS or CIDR · [src|dst|remote|local] port PORT or FIRST-LAST · sport PORT · dport PORT
   interface NAME · nacl NAME · group NAME · rule NUMBER or * · line NUMBER · layer nacl|sg|none · reason NAME · flag NAME")]
 pub struct Watch {
-    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
     #[arg(short, long, value_name = "INTERFACE")]
     pub interface: Option<String>,
     /// Only what this expression is true of.

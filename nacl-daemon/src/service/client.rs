@@ -324,6 +324,11 @@ pub enum Told {
         /// How many.
         missed: u64,
     },
+    /// So many were not reported, because there were too many at once.
+    Suppressed {
+        /// How many.
+        suppressed: u64,
+    },
     /// A verdict.
     Record(Box<Record>),
 }
