@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use nacl_daemon::{
     logs::{self, Repeats, Setup},
+    report::layout,
     service::state::chain,
 };
 use tracing_subscriber::EnvFilter;
@@ -79,12 +80,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// As [`print_error`], for a daemon that nobody sits in front of.
 /// How a verb ends that ends with an error.
 fn exit_of(error: &anyhow::Error) -> Exit {
     if error.chain().any(cmd::is_misuse) { Exit::Misuse } else { Exit::Failed }
 }
 
+/// As [`print_error`], for a daemon that nobody sits in front of.
 fn log_error(error: &anyhow::Error) {
     let hint = error.chain().find_map(cmd::hint);
     tracing::error!(target: logs::TARGET, reason = chain(error.as_ref()), hint, "nacld failed");
@@ -128,6 +129,7 @@ fn print_error(error: &anyhow::Error) {
         }
     }
     lines.extend(error.chain().filter_map(cmd::hint).map(|hint| format!("{good}hint{good:#}: {hint}\n")));
+    let text = layout::fit(&lines.concat(), cmd::error_width());
     // Standard error may be gone as well; there is nowhere left to complain.
-    let _ = io::Write::write_all(&mut anstream::stderr().lock(), lines.concat().as_bytes());
+    let _ = io::Write::write_all(&mut anstream::stderr().lock(), text.as_bytes());
 }

@@ -138,13 +138,13 @@ impl Checked {
                 super::tell(format!("{file}: not written, because verdicts would change: {message} [{code}]\n"))?;
             }
             if !args.dry_run {
-                super::print(format!("{file}: {}\n", written(&mended.applied)))?;
+                super::say(format!("{file}: {}\n", written(&mended.applied)))?;
             }
         } else if args.fix {
             super::tell(format!("{file}: nothing is written: the policy has errors\n"))?;
         }
         if !args.dry_run {
-            super::print(summary(&self.loaded, self.refused.is_empty()))?;
+            super::say(summary(&self.loaded, self.refused.is_empty()))?;
         }
         for refusal in &self.refused {
             crate::print_error(&anyhow!("{file}: {refusal}"));

@@ -22,7 +22,7 @@ use nacl_daemon::{
 use super::{
     misuse,
     policy::{usable, what_if},
-    print,
+    print, say,
 };
 use crate::{Exit, cli};
 
@@ -79,11 +79,11 @@ fn path(args: &cli::Explain, policy: &Resolved, ends: Ends, flow: Flow) -> anyho
             Ok(Box::new(move |direction, packet: &_| bed.judge(direction, packet)))
         })?,
     };
-    print(if args.json {
-        format!("{:#}\n", report::path::json(policy, &path))
+    if args.json {
+        print(format!("{:#}\n", report::path::json(policy, &path)))?;
     } else {
-        report::path::text(policy, &path)
-    })?;
+        say(report::path::text(policy, &path))?;
+    }
     Ok(exit(args, path.walk().outcome))
 }
 
@@ -109,11 +109,11 @@ fn explain(args: &cli::Explain, asked: &Asked<'_>, compiled: &Compiled, flow: Fl
             analyze::explain(interface, compiled, judge, flow, direction, args.client)?
         }
     };
-    print(if args.json {
-        format!("{:#}\n", report::explain::json(asked, &explanation))
+    if args.json {
+        print(format!("{:#}\n", report::explain::json(asked, &explanation)))?;
     } else {
-        report::explain::text(asked, &explanation)
-    })?;
+        say(report::explain::text(asked, &explanation))?;
+    }
     Ok(exit(args, explanation.outcome))
 }
 

@@ -36,6 +36,7 @@ use nacl_daemon::{
     analyze::{DiffError, FlowError, SearchError, path::PathError},
     capture::CaptureError,
     lab::{LabError, hold::HoldError},
+    report::layout,
     resolve::InterfaceError,
     service::{
         client::ClientError, load::LoadError, plane::Held, prepare::PrepareError, serve::RunError, socket::SocketError,
@@ -93,9 +94,19 @@ pub fn print(text: impl AsRef<str>) -> io::Result<()> {
     out.flush()
 }
 
+/// As [`print`], for sentences: no line is wider than the terminal.
+pub fn say(text: impl AsRef<str>) -> io::Result<()> {
+    print(layout::fit(text.as_ref(), width()))
+}
+
 /// Columns of the terminal that data is shown on; nothing where it goes into a pipe or a file, which is not made narrower.
 pub fn width() -> Option<u16> {
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0)
+}
+
+/// Columns of the terminal that diagnostics are shown on, likewise.
+pub fn error_width() -> Option<u16> {
+    terminal_size::terminal_size_of(io::stderr()).map(|(width, _)| width.0)
 }
 
 /// Prints diagnostics on standard error, likewise.

@@ -115,7 +115,7 @@ impl Loaded {
             super::tell(on_lines(&format!("note[import]: {}: {}", note.place, note.message)))?;
         }
         // The stream takes the colour out again where it is not wanted.
-        let text = diagnostics::render(&self.file, &self.text, &shown, true);
+        let text = diagnostics::render_within(&self.file, &self.text, &shown, true, super::error_width());
         anstream::stderr().lock().write_all(text.as_bytes())
     }
 }

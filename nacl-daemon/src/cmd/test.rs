@@ -114,6 +114,6 @@ fn prepare(args: &cli::Test, path: &Path) -> anyhow::Result<Ready> {
 
 fn refused(file: &str, text: &str, wrong: &[Diagnostic]) -> anyhow::Error {
     // Standard error may be gone; the error itself is returned all the same.
-    let _ = tell(diagnostics::render(file, text, wrong, true));
+    let _ = tell(diagnostics::render_within(file, text, wrong, true, super::error_width()));
     anyhow::anyhow!("{file} cannot be used: {}", count_of(wrong.len(), "error"))
 }

@@ -47,7 +47,7 @@ async fn follow(args: &cli::Watch) -> anyhow::Result<()> {
                     super::print(line + "\n")?;
                     continue;
                 }
-                super::print(match told {
+                super::say(match told {
                     Told::Record(record) => report::watch::record(&record),
                     Told::Broken { broken } => report::broken::found(&broken),
                     Told::Suppressed { suppressed } => report::watch::missed(suppressed, 0),
