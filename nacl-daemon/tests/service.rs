@@ -30,6 +30,7 @@ use nacl_daemon::{
     compile::{Compiled, SlotTable},
     dataplane::{Counters, Events, Note, Options, Target, Terms},
     observe::{Filter, Hits, Hooks, InterfaceRules, Memory, Number, Record, Setting},
+    policy::Severity,
     report,
     resolve::{Layers, Mode, NoHost, OnExit},
     service::{
@@ -900,6 +901,27 @@ async fn a_stream_says_how_many_were_not_reported() {
     for (stream, expected) in [(&mut all, 5), (&mut one, 2)] {
         let (line, told) = stream.next().await.unwrap().unwrap();
         assert!(matches!(told, Told::Suppressed { suppressed } if suppressed == expected), "{line}");
+    }
+}
+
+/// In a line, when the policy is in force; all of it is `check`'s to say.
+#[tokio::test]
+async fn a_reload_counts_what_is_found_about_the_rules() {
+    let daemon = Daemon::start(WEB).await;
+    let deny = "  { rule = 110, action = \"deny\", protocol = \"tcp\", ports = 22, source = \"198.51.100.0/24\" },\n";
+    let narrow = WEB.replace(deny, "").replace("0.0.0.0/0", "198.51.100.0/24");
+    for (policy, quiet) in [(WEB, false), (&narrow, true)] {
+        daemon.write(policy);
+        let findings = daemon.client.reload(false, None).await.unwrap().findings;
+        let mut checked = nacl_daemon::policy::load("policy.toml", policy, &NoHost);
+        checked.add(nacl_daemon::analyze::findings(checked.resolved.as_ref().unwrap()));
+        let (warnings, notes) = (checked.count(Severity::Warning), checked.count(Severity::Note));
+        assert_eq!(warnings + notes == 0, quiet);
+        let counts = findings.as_ref().map(|found| (found.warnings, found.notes, found.complete));
+        assert_eq!(counts, (!quiet).then_some((warnings, notes, true)));
+        let Some(findings) = findings else { continue };
+        let text = anstream::adapter::strip_str(&report::status::findings(&findings)).to_string();
+        assert!(text.ends_with(&format!(": `nacld check {}`\n", findings.file.display())), "{text}");
     }
 }
 

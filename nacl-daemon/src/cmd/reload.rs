@@ -15,5 +15,8 @@ pub fn run(args: &cli::Reload) -> anyhow::Result<Exit> {
     super::tell(&answer.diagnostics)?;
     let pending = answer.pending.map(|pending| Duration::from_secs(pending.seconds_left));
     super::say(report::status::changed(&answer.change, pending))?;
+    if let Some(findings) = &answer.findings {
+        super::tell(report::layout::fit(&report::status::findings(findings), super::error_width()))?;
+    }
     Ok(Exit::Done)
 }

@@ -2,7 +2,7 @@
 
 use nacl_daemon::{
     logs,
-    report::{broken, status, watch},
+    report::{broken, layout, status, watch},
     service::{
         heap,
         plane::Kernel,
@@ -46,6 +46,7 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
 fn tell(notice: Notice) {
     let told = match notice {
         Notice::Diagnostics(diagnostics) => super::tell(&diagnostics.coloured),
+        Notice::Findings(findings) => super::tell(layout::fit(&status::findings(findings), super::error_width())),
         Notice::Ready { status, socket, lifetime, .. } => super::say(status::ready(status, socket, lifetime)),
         Notice::Restored(interfaces) => super::say(status::restored(interfaces)),
         Notice::Reloaded { change, pending, .. } => super::say(status::changed(change, pending)),

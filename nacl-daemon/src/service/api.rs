@@ -26,6 +26,7 @@ use tokio::{
 use super::{
     Curious, ReloadError, Service, Settled, access,
     load::LoadError,
+    review::Findings,
     serve::Undone,
     state::{self, StateError},
 };
@@ -84,7 +85,13 @@ pub struct Reloaded {
     pub pending: Option<PendingStatus>,
     /// What was noticed about the file, as text.
     pub diagnostics: String,
+    /// What its rules come to; null where nothing is found, and where that takes longer.
+    #[serde(default)]
+    pub findings: Option<Findings>,
 }
+
+/// How long an answer waits for what is found in a policy that is in force by then.
+const FINDINGS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Answer of `/v1/confirm`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -530,7 +537,7 @@ async fn reload(State(service): State<Arc<Service>>, asked: Asked<Reload>) -> Ou
     if confirm == Some(0) {
         return Err(senseless("nobody can confirm in no time"));
     }
-    blocking(service, move |service| {
+    let reloaded = waiting(Arc::clone(&service), move |service| {
         let (result, diagnostics) = service.reload(force, confirm.map(Duration::from_secs));
         let failed = |error: ReloadError| {
             let Failure(status, problem) = error.into();
@@ -538,9 +545,11 @@ async fn reload(State(service): State<Arc<Service>>, asked: Asked<Reload>) -> Ou
         };
         let change = result.map_err(failed)?;
         let pending = service.state().pending_status();
-        Ok(Reloaded { change, pending, diagnostics: diagnostics.plain })
-    })
-    .await
+        Ok(Reloaded { change, pending, diagnostics: diagnostics.plain, findings: None })
+    });
+    let reloaded = reloaded.await?;
+    let findings = service.findings(FINDINGS_WITHIN).await;
+    Ok(Json(Answer::new(Reloaded { findings, ..reloaded })))
 }
 
 async fn confirm(State(service): State<Arc<Service>>) -> Outcome<Confirmed> {
