@@ -58,7 +58,7 @@ pub enum ClientError {
     Refused(Problem),
     /// It cannot do this: what was asked for makes no sense, or is not there.
     #[error("{}", .0.error)]
-    Senseless(Problem),
+    Senseless(Box<Problem>),
 }
 
 impl ClientError {
@@ -74,7 +74,8 @@ impl ClientError {
                 "it was ended, or died; what is enforced is what was enforced before, unless it was told to detach: nacld doctor"
                     .to_owned(),
             ),
-            Self::Refused(problem) | Self::Senseless(problem) => problem.hint.clone(),
+            Self::Refused(problem) => problem.hint.clone(),
+            Self::Senseless(problem) => problem.hint.clone(),
             Self::Unreachable { .. } | Self::Strange { .. } => None,
         }
     }
@@ -245,7 +246,7 @@ impl Client {
     fn no(&self, status: StatusCode, body: &[u8]) -> ClientError {
         match serde_json::from_slice(body) {
             Ok(Answer { body: problem, .. }) if matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) => {
-                ClientError::Senseless(problem)
+                ClientError::Senseless(Box::new(problem))
             }
             Ok(Answer { body: problem, .. }) => ClientError::Refused(problem),
             Err(error) => self.strange(error.to_string()),
