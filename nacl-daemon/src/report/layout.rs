@@ -52,9 +52,9 @@ fn below(line: &str, width: usize) -> usize {
     let signs: Vec<char> = plain.chars().collect();
     let start = signs.iter().take_while(|sign| **sign == ' ').count();
     // A column further to the right would leave too little.
-    let columns = (start + 1..=(width / 4).min(signs.len().saturating_sub(1)))
+    let mut columns = (start + 1..=(width / 4).min(signs.len().saturating_sub(1)))
         .filter(|at| signs[*at] != ' ' && signs[*at - 1] == ' ' && signs[*at - 2] == ' ');
-    columns.last().unwrap_or(if start == 0 { 2 } else { start })
+    columns.next_back().unwrap_or(if start == 0 { 2 } else { start })
 }
 
 /// Words with the blanks behind them. What is never broken is one word.
