@@ -19,8 +19,9 @@ use crate::{
 };
 
 /// A policy whose look-through is more work than this is not looked through: its daemon has other things to do. In cells, as
-/// [`analyze::findings_within`] counts them: two lists of a thousand rules, each about addresses and ports of its own.
-const WORK: usize = 2_000_000;
+/// [`analyze::findings_within`] counts them: a network ACL on one interface with five hundred rules each way, twelve times what AWS allows. That
+/// is a second of one processor in a debug build.
+const WORK: usize = 1_000_000;
 
 /// What is found in a policy that is in force, and was not told when it was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
