@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling};
+use clap::{
+    Args, Parser, Subcommand, ValueEnum,
+    builder::{self, styling},
+};
 use nacl_common::Direction;
 use nacl_daemon::{
     analyze::Ports,
@@ -24,11 +27,22 @@ const STYLES: styling::Styles = styling::Styles::styled()
     .literal(styling::AnsiColor::Cyan.on_default().bold())
     .placeholder(styling::AnsiColor::Cyan.on_default());
 
+/// The usage of a verb that has more than one: each on a line, in the colours of the others.
+fn usage(forms: &[&str]) -> builder::StyledStr {
+    let (literal, placeholder) = (STYLES.get_literal(), STYLES.get_placeholder());
+    let word = |word: &str| {
+        let style = if word.starts_with(['<', '[']) { placeholder } else { literal };
+        format!("{style}{word}{style:#}")
+    };
+    let form = |form: &&str| form.split(' ').map(word).collect::<Vec<_>>().join(" ");
+    forms.iter().map(form).collect::<Vec<_>>().join("\n       ").into()
+}
+
 const AFTER: &str = "\
 Exit codes:
     0  done
     1  failed; doctor: something prevents enforcement
-    2  wrong usage
+    2  wrong usage; also a name that is not there, such as an interface that the policy does not have
     3  check: errors in the policy          4  check --deny warnings: only warnings
     5  explain --exit-code: request denied  6  explain --exit-code: reply denied
     7  lab, test: an expectation did not hold
@@ -197,6 +211,10 @@ pub enum Deny {
 /// Needs neither root, nor a daemon, nor an eBPF kernel; `--level kernel` needs root and an eBPF kernel. The interface
 /// named in the policy need not exist.
 #[derive(Args, Debug)]
+#[command(override_usage = usage(&[
+    "nacld explain [OPTIONS] --config <FILE> <PROTOCOL> <SOURCE> <DESTINATION>",
+    "nacld explain [OPTIONS] --config <FILE> --jsonl [--sequence]",
+]))]
 #[command(after_long_help = "\
 Examples:
   nacld explain --config policy.toml --interface eth0 tcp 198.51.100.7:52345 10.0.1.10:443
@@ -231,13 +249,13 @@ pub struct Explain {
     #[arg(long, conflicts_with_all = ["jsonl", "mode"])]
     pub both_modes: bool,
     /// Protocol: a name (tcp, udp, icmp, …) or a number.
-    #[arg(required_unless_present = "jsonl", conflicts_with = "jsonl")]
+    #[arg(required = true, conflicts_with = "jsonl")]
     pub protocol: Option<String>,
     /// Sender, ADDRESS:PORT, [ADDRESS]:PORT or, for a protocol without ports, ADDRESS.
-    #[arg(required_unless_present = "jsonl", value_name = "SOURCE")]
+    #[arg(required = true, conflicts_with = "jsonl", value_name = "SOURCE")]
     pub source: Option<String>,
     /// Receiver, likewise.
-    #[arg(required_unless_present = "jsonl", value_name = "DESTINATION")]
+    #[arg(required = true, conflicts_with = "jsonl", value_name = "DESTINATION")]
     pub destination: Option<String>,
     /// ICMP type, or TYPE/CODE, of the request (default: an echo request).
     #[arg(long, value_name = "TYPE[/CODE]", conflicts_with = "jsonl")]
@@ -872,7 +890,7 @@ A filter is made of `and`, `or`, `not`, parentheses and:
   proto PROTOCOL · [src|dst|remote|local] ADDRESS or CIDR · [src|dst|remote|local] port PORT or FIRST-LAST · sport PORT · dport PORT
   interface NAME · nacl NAME · group NAME · rule NUMBER or * · line NUMBER · layer nacl|sg|none · reason NAME · flag NAME")]
 pub struct Watch {
-    /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
+    /// Only this interface, by its name in the policy or, where that is unique, by its device.
     #[arg(short, long, value_name = "INTERFACE")]
     pub interface: Option<String>,
     /// Only what this expression is true of.
@@ -1155,9 +1173,10 @@ pub enum LabVerb {
         json: bool,
     },
     /// Run labs and compare every probe with what it must show.
+    #[command(override_usage = usage(&["nacld lab run [OPTIONS] <LAB>...", "nacld lab run [OPTIONS] --all"]))]
     Run {
         /// Labs, by name or file.
-        #[arg(value_name = "LAB", required_unless_present = "all", conflicts_with = "all")]
+        #[arg(value_name = "LAB", required = true, conflicts_with = "all")]
         labs: Vec<String>,
         /// All of them.
         #[arg(long)]
@@ -1219,9 +1238,10 @@ pub enum LabVerb {
         lab: String,
     },
     /// Take a lab down.
+    #[command(override_usage = usage(&["nacld lab down [OPTIONS] <LAB>", "nacld lab down [OPTIONS] --all"]))]
     Down {
         /// Lab.
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(required = true, conflicts_with = "all")]
         lab: Option<String>,
         /// All of them, and whatever a crash left.
         #[arg(long)]

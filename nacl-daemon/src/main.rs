@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use nacl_daemon::{
     logs::{self, Repeats, Setup},
+    report::layout,
     service::state::chain,
 };
 use tracing_subscriber::EnvFilter;
@@ -22,7 +23,8 @@ pub enum Exit {
     Done = 0,
     /// Failed.
     Failed = 1,
-    // 2 is clap's own, for wrong usage.
+    /// What was asked for cannot be; also clap's own.
+    Misuse = 2,
     /// `check`: the policy has errors.
     PolicyErrors = 3,
     /// `check --deny warnings`: the policy has only warnings.
@@ -73,9 +75,14 @@ fn main() -> ExitCode {
             } else {
                 print_error(&error);
             }
-            Exit::Failed.into()
+            exit_of(&error).into()
         }
     }
+}
+
+/// How a verb ends that ends with an error.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.chain().any(cmd::is_misuse) { Exit::Misuse } else { Exit::Failed }
 }
 
 /// As [`print_error`], for a daemon that nobody sits in front of.
@@ -122,6 +129,7 @@ fn print_error(error: &anyhow::Error) {
         }
     }
     lines.extend(error.chain().filter_map(cmd::hint).map(|hint| format!("{good}hint{good:#}: {hint}\n")));
+    let text = layout::fit(&lines.concat(), cmd::error_width());
     // Standard error may be gone as well; there is nowhere left to complain.
-    let _ = io::Write::write_all(&mut anstream::stderr().lock(), lines.concat().as_bytes());
+    let _ = io::Write::write_all(&mut anstream::stderr().lock(), text.as_bytes());
 }

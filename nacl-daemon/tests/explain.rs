@@ -173,9 +173,7 @@ fn a_person_reads_this() {
            security groups  ALLOWED because the connection is remembered
            network ACL      DENIED by outbound rule *: no numbered rule matches
 
-  Does not work. The request arrives and is answered; the answer is dropped on its way out,
-  and the client hangs. A network ACL is stateless: the answer needs a rule of its own,
-  for the port the client chose.
+  Does not work. The request arrives and is answered; the answer is dropped on its way out, and the client hangs. A network ACL is stateless: the answer needs a rule of its own, for the port the client chose.
 "#;
     let got = text(&policy, written, &broken);
     assert!(got.starts_with(expected), "{got}");

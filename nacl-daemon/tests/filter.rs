@@ -135,6 +135,12 @@ fn what_cannot_be_read_is_told_with_its_place() {
 }
 
 #[test]
+fn places_are_counted_in_what_is_shown() {
+    let error = "  tcp and dport x".parse::<Expression>().expect_err("no port").to_string();
+    assert!(error.ends_with("\n  tcp and dport x\n                ^"), "{error}");
+}
+
+#[test]
 fn whether_what_passes_can_be_meant_follows_from_the_expression() {
     let may = |text: &str| text.parse::<Expression>().expect("an expression").may_admit("allow");
     for text in ["tcp", "allowed", "denied or udp", "not denied", "not (denied and tcp)", "not (allowed and tcp)"] {

@@ -531,7 +531,7 @@ fn a_person_reads_a_route() {
     let (_, both, _) = explain(&broken(), &[&["--both-modes"][..], &at].concat());
     assert!(both.contains("from  10.0.1.20 · nobody the policy knows") && both.contains("stateful: Works."), "{both}");
     let (code, _, error) = explain(&broken(), &["tcp", "192.0.2.1:5", "192.0.2.2:6"]);
-    assert!(code == Some(1) && error.contains("which interface?"), "{error}");
+    assert!(code == Some(2) && error.contains("which interface?"), "{error}");
 }
 
 /// What a machine reads of one interface it finds here too.

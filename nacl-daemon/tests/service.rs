@@ -30,11 +30,12 @@ use nacl_daemon::{
     compile::{Compiled, SlotTable},
     dataplane::{Counters, Events, Note, Options, Target, Terms},
     observe::{Filter, Hits, Hooks, InterfaceRules, Memory, Number, Record, Setting},
+    policy::Severity,
     report,
     resolve::{Layers, Mode, NoHost, OnExit},
     service::{
         api::SetMode,
-        client::{Client, ClientError},
+        client::{Client, ClientError, Told},
         notify,
         plane::{Attached, Left, Plane, PlaneError, Table, Which},
         prepare,
@@ -833,9 +834,9 @@ impl Lines {
 
 #[tokio::test]
 async fn events_name_the_rule_and_its_line() {
-    let daemon = Daemon::start(WEB).await;
+    let daemon = Daemon::start(&format!("{WEB}{SECOND}")).await;
     let mut stream = Lines::open(&daemon, "/v1/events?interface=fake0").await;
-    let mut other = Lines::open(&daemon, "/v1/events?interface=else").await;
+    let mut other = Lines::open(&daemon, "/v1/events?interface=fake1").await;
     let slot = daemon.fake.slot("fake0", Direction::Inbound, 110);
     daemon.fake.emit("fake0", syn(slot, 1));
     daemon.fake.emit("fake0", syn(slot, 0));
@@ -846,7 +847,7 @@ async fn events_name_the_rule_and_its_line() {
     assert_eq!((record.source(), record.tcp_flags.as_deref()), ("198.51.100.7:52345".to_owned(), Some("SYN")));
     assert!(tokio::time::timeout(Duration::from_millis(100), other.body.frame()).await.is_err(), "not its interface");
     // An event that was made under the policy before still finds its rule.
-    daemon.write(&WEB.replace("ports = 22", "ports = 23"));
+    daemon.write(&format!("{WEB}{SECOND}").replace("ports = 22", "ports = 23"));
     daemon.client.reload(false, None).await.unwrap();
     let old = Event { epoch: 1, ..syn(slot, 0) };
     {
@@ -856,6 +857,72 @@ async fn events_name_the_rule_and_its_line() {
         device.bell.as_mut().unwrap().write_all(b"!").unwrap();
     }
     assert_eq!(stream.next().await["rule"], 110);
+}
+
+/// Of what there is none in the policy nobody would ever hear.
+#[tokio::test]
+async fn names_that_the_policy_does_not_have_are_refused_with_their_place() {
+    let daemon = Daemon::start(&format!("{GROUPS}{SECOND}")).await;
+    daemon.fake.vanish("fake1");
+    for (filter, says) in [
+        (
+            "tcp and interface fake9",
+            "no interface \"fake9\"; did you mean `fake0`?\n  tcp and interface fake9\n                    ^",
+        ),
+        ("nacl wbe", "did you mean `web`?"),
+        ("not (udp or group other)", "no security group \"other\"; it has sg-3"),
+        ("rule 105", "no rule 105; it has 100\n  rule 105\n       ^"),
+        ("line 1", "no rule in line 1; it has 3, 4"),
+    ] {
+        let refused = daemon.client.watch(None, filter).await.expect_err(filter);
+        let ClientError::Senseless(problem) = &refused else { panic!("{refused}") };
+        assert!(problem.error.contains(says), "{}", problem.error);
+    }
+    let refused = daemon.client.watch(Some("fake9"), "").await.expect_err("it has none");
+    assert!(matches!(&refused, ClientError::Senseless(problem) if problem.error.contains("not attached to fake9")));
+    for filter in ["interface fake0", "interface fake1", "nacl web", "group sg-3", "rule 100", "rule *", "line 3"] {
+        daemon.client.watch(None, filter).await.expect(filter);
+    }
+    // What is not here may come.
+    daemon.client.watch(Some("fake1"), "").await.expect("it is waited for");
+}
+
+#[tokio::test]
+async fn a_stream_says_how_many_were_not_reported() {
+    let daemon = Daemon::start(&format!("{WEB}{SECOND}")).await;
+    let suppress = |name: &str, packets: u64| {
+        daemon.fake.lock().attached.get_mut(name).unwrap().counters.events_suppressed += packets;
+    };
+    suppress("fake0", 7);
+    let mut all = daemon.client.watch(None, "").await.unwrap();
+    let mut one = daemon.client.watch(Some("fake1"), "").await.unwrap();
+    suppress("fake0", 3);
+    suppress("fake1", 2);
+    for (stream, expected) in [(&mut all, 5), (&mut one, 2)] {
+        let (line, told) = stream.next().await.unwrap().unwrap();
+        assert!(matches!(told, Told::Suppressed { suppressed } if suppressed == expected), "{line}");
+    }
+}
+
+/// In a line, when the policy is in force; all of it is `check`'s to say.
+#[tokio::test]
+async fn a_reload_counts_what_is_found_about_the_rules() {
+    let daemon = Daemon::start(WEB).await;
+    let deny = "  { rule = 110, action = \"deny\", protocol = \"tcp\", ports = 22, source = \"198.51.100.0/24\" },\n";
+    let narrow = WEB.replace(deny, "").replace("0.0.0.0/0", "198.51.100.0/24");
+    for (policy, quiet) in [(WEB, false), (&narrow, true)] {
+        daemon.write(policy);
+        let findings = daemon.client.reload(false, None).await.unwrap().findings;
+        let mut checked = nacl_daemon::policy::load("policy.toml", policy, &NoHost);
+        checked.add(nacl_daemon::analyze::findings(checked.resolved.as_ref().unwrap()));
+        let (warnings, notes) = (checked.count(Severity::Warning), checked.count(Severity::Note));
+        assert_eq!(warnings + notes == 0, quiet);
+        let counts = findings.as_ref().map(|found| (found.warnings, found.notes, found.complete));
+        assert_eq!(counts, (!quiet).then_some((warnings, notes, true)));
+        let Some(findings) = findings else { continue };
+        let text = anstream::adapter::strip_str(&report::status::findings(&findings)).to_string();
+        assert!(text.ends_with(&format!(": `nacld check {}`\n", findings.file.display())), "{text}");
+    }
 }
 
 /// Fragments share a verdict within one epoch only: had it moved, looking would have dropped packets.
@@ -1172,7 +1239,7 @@ async fn connections_are_listed_counted_and_forgotten() {
     let forgotten = daemon.client.flush(None, &filter("opening"), false, false).await.unwrap();
     assert_eq!(forgotten.interfaces[0].connections, 1);
     assert_eq!(ports(&Filter::default()).await, [40001, 40003]);
-    let Err(ClientError::Refused(problem)) = daemon.client.flush(None, &Filter::default(), false, false).await else {
+    let Err(ClientError::Senseless(problem)) = daemon.client.flush(None, &Filter::default(), false, false).await else {
         panic!("was done")
     };
     assert!(problem.hint.unwrap().contains("say all"), "{}", problem.error);

@@ -488,7 +488,7 @@ fn results_come_in_the_forms_of_pipelines() {
     let filtered = nacld(&["test", "--filter", ":linux", &file]);
     assert_eq!(filtered.status.code(), Some(0), "{}", text(&filtered.stdout));
     let none = nacld(&["test", "--filter", "nobody", &file]);
-    assert_eq!(none.status.code(), Some(1), "{}", text(&none.stderr));
+    assert_eq!(none.status.code(), Some(2), "{}", text(&none.stderr));
 }
 
 #[test]
@@ -523,10 +523,10 @@ fn documents_stand_for_policies() {
     let check = nacld(&["check", plan]);
     assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
     let fix = nacld(&["check", "--fix", plan]);
-    assert_eq!(fix.status.code(), Some(1), "{}", text(&fix.stderr));
+    assert_eq!(fix.status.code(), Some(2), "{}", text(&fix.stderr));
     for arguments in [&["diff", "config/nacld.toml"][..], &["diff", "config/import/terraform/state.json"]] {
         let output = nacld(arguments);
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains("name two files, or one Terraform plan"), "{}", text(&output.stderr));
     }
     let directory =

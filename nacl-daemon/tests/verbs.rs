@@ -78,9 +78,78 @@ fn data_and_diagnostics_go_their_own_ways() {
     assert!(!error.contains('\x1b'), "no colour where there is no terminal");
     let output = nacld(&["status", "--color", "always"]);
     assert!(text(&output.stderr).contains('\x1b'));
-    assert_eq!(nacld(&["rules", "eth1", "--config", "policy.toml"]).status.code(), Some(1));
     assert_eq!(nacld(&["nonsense"]).status.code(), Some(2));
     assert_eq!(nacld(&["detach"]).status.code(), Some(2));
+}
+
+/// Whoever finds it: 2 is wrong usage, and nothing else is.
+#[test]
+fn wrong_arguments_are_wrong_usage_also_where_only_the_files_show_it() {
+    let explain = ["explain", "--config", "policy.toml"];
+    for wrong in [
+        &["rules", "eth1", "--config", "policy.toml"][..],
+        &[&explain[..], &["--interface", "eth1", "tcp", "198.51.100.7:50000", "10.0.1.10:443"]].concat(),
+        &[&explain[..], &["tcp", "198.51.100.7", "10.0.1.10"]].concat(),
+        &[&explain[..], &["tcp", "198.51.100.7:1", "[2001:db8::1]:443"]].concat(),
+        &[&explain[..], &["--layers", "sg", "tcp", "198.51.100.7:1", "10.0.1.10:443"]].concat(),
+        &["replay", "--config", "policy.toml", "--interface", "eth1", "nothing.pcap"],
+        &["search", "policy.toml", "--port", "443", "--icmp", "8"],
+        &["search", "policy.toml", "--interface", "eth1"],
+        &["diff", "policy.toml", "policy.toml", "--interface", "eth1"],
+        &["diff", "policy.toml"],
+        &["diff", "-", "-"],
+        &["check", "--fix", "-"],
+        &["lab", "run", "L99"],
+        &["lab", "hint", "L99"],
+    ] {
+        let output = nacld(wrong);
+        let error = text(&output.stderr);
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(2), ""), "{wrong:?}: {error}");
+        assert!(error.starts_with("error: "), "{wrong:?}: {error}");
+    }
+    for failed in [
+        &["explain", "--config", "no-such.toml", "tcp", "198.51.100.7:1", "10.0.1.10:443"][..],
+        &["replay", "--config", "policy.toml", "no-such.pcap"],
+        &["check", "no-such.toml"],
+        &["status"],
+    ] {
+        assert_eq!(nacld(failed).status.code(), Some(1), "{failed:?}");
+    }
+}
+
+#[test]
+fn usage_says_what_is_needed() {
+    for (verb, forms) in [
+        (
+            &["explain"][..],
+            &[
+                "Usage: nacld explain [OPTIONS] --config <FILE> <PROTOCOL> <SOURCE> <DESTINATION>\n",
+                "       nacld explain [OPTIONS] --config <FILE> --jsonl [--sequence]\n",
+            ][..],
+        ),
+        (&["lab", "run"], &["Usage: nacld lab run [OPTIONS] <LAB>...\n", "       nacld lab run [OPTIONS] --all\n"]),
+        (&["lab", "down"], &["Usage: nacld lab down [OPTIONS] <LAB>\n", "       nacld lab down [OPTIONS] --all\n"]),
+        (&["detach"], &["Usage: nacld detach [OPTIONS] <INTERFACE|--all>\n"]),
+    ] {
+        let help = text(&nacld(&[verb, &["--help"]].concat()).stdout);
+        for form in forms {
+            assert!(help.contains(form), "{help}");
+        }
+    }
+    // Each form is one that is taken, and nothing between them is.
+    let explain = ["explain", "--config", "policy.toml"];
+    assert_eq!(nacld(&[&explain[..], &["--jsonl"]].concat()).status.code(), Some(0));
+    for wrong in [&[][..], &["tcp", "198.51.100.7:1"], &["--jsonl", "tcp", "198.51.100.7:1", "10.0.1.10:443"]] {
+        assert_eq!(nacld(&[&explain[..], wrong].concat()).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+/// Where nobody looks, lines are as long as they are.
+#[test]
+fn nothing_is_broken_over_lines_in_a_pipe() {
+    let output = nacld(&["explain", "--config", "policy.toml", "tcp", "[2001:db8::7]:80", "[fd00::a]:22"]);
+    let text = text(&output.stdout);
+    assert!(text.lines().any(|line| line.chars().count() > 80), "{text}");
 }
 
 #[test]

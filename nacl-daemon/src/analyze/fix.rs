@@ -103,7 +103,8 @@ pub fn smallest_fix(interface: &Interface, flow: Flow, direction: Direction, cli
     let mut admitted: Option<Remote> = None;
     for (leg, (way, packet)) in legs.into_iter().enumerate() {
         let Some(packet) = packet else { continue };
-        let mut engine = Engine::new(&mended, &compile(&mended, None).ok()?);
+        let near = concerned(&mended, flow, direction);
+        let mut engine = Engine::new(&near, &compile(&near, None).ok()?);
         if leg == 1 {
             // What is remembered of the request needs no rule for its reply.
             engine.judge(direction, &request);
@@ -132,7 +133,44 @@ pub fn smallest_fix(interface: &Interface, flow: Flow, direction: Direction, cli
             rules.push(new);
         }
     }
-    (!rules.is_empty() && passes(&mended, flow, direction).is_ok_and(|passes| passes)).then_some(Fix { rules })
+    let passes = passes(&concerned(&mended, flow, direction), flow, direction).is_ok_and(|passes| passes);
+    (!rules.is_empty() && passes).then_some(Fix { rules })
+}
+
+/// The interface with the rules that a packet of a flow can match, and without those that none can: of another end, protocol or port. For
+/// the flow it is the same interface, and compiled in a moment: a long policy with a finding about each of its rules asks for hundreds of
+/// fixes. What can match is kept, whether it does or not: that is for the engine to say.
+fn concerned(interface: &Interface, flow: Flow, direction: Direction) -> Interface {
+    let remote = if direction == Direction::Inbound { flow.source } else { flow.destination };
+    let can = |protocol: Protocol, ports: Option<(u16, u16)>| {
+        let port =
+            |(first, last): (u16, u16)| [flow.sport, flow.dport].iter().any(|port| (first..=last).contains(port));
+        (protocol == Protocol::All || protocol == Protocol::Number(flow.protocol))
+            && (!flow.has_ports() || ports.is_none_or(port))
+    };
+    let of_nacl = |rules: &[Rule]| -> Vec<Rule> {
+        let own = rules.iter().filter(|rule| rule.cidr.contains(&remote) && can(rule.protocol, rule.ports));
+        own.cloned().collect()
+    };
+    let of_group = |rules: &[GroupRule]| -> Vec<GroupRule> {
+        let has = |rule: &&GroupRule| rule.cidrs.iter().any(|cidr| cidr.contains(&remote));
+        rules.iter().filter(has).filter(|rule| can(rule.protocol, rule.ports)).cloned().collect()
+    };
+    let nacl = &interface.nacl;
+    let nacl = Nacl {
+        name: nacl.name.clone(),
+        id: nacl.id.clone(),
+        inbound: of_nacl(&nacl.inbound),
+        outbound: of_nacl(&nacl.outbound),
+    };
+    let groups = interface.groups.as_ref().map(|groups| {
+        let one = |group: &Arc<Group>| {
+            let (inbound, outbound) = (of_group(&group.inbound), of_group(&group.outbound));
+            Arc::new(Group { name: group.name.clone(), id: group.id.clone(), inbound, outbound })
+        };
+        groups.iter().map(one).collect()
+    });
+    Interface { nacl: Arc::new(nacl), groups, ..interface.clone() }
 }
 
 /// The CIDR of the network ACL's rule that lets a packet pass.

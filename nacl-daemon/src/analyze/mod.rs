@@ -20,7 +20,7 @@ pub use self::{
     decided::Decided,
     diff::{BrokenReply, Change, DiffError, Difference, InterfaceDifference, SettingChange, What, changes, diff},
     explain::{ExplainError, Explanation, Leg, Outcome, Remembered, Said, explain},
-    findings::{broken_returns, findings},
+    findings::{broken_returns, findings, findings_within},
     fix::{Fix, NewRule, smallest_fix},
     flow::{Flow, FlowError, number},
     jsonl::{Lines, StreamError, answer},

@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use nacl_daemon::{
     analyze::{self, Mended},
     compile::{CompileError, refusals},
@@ -26,7 +26,10 @@ use nacl_daemon::{
 use serde_json::{Value, json};
 use similar::TextDiff;
 
-use super::policy::{self, Loaded};
+use super::{
+    misuse,
+    policy::{self, Loaded},
+};
 use crate::{
     Exit,
     cli::{self, CheckFormat},
@@ -37,7 +40,7 @@ const CONTEXT: usize = 3;
 
 pub fn run(args: &cli::Check) -> anyhow::Result<Exit> {
     let format = if args.json { CheckFormat::Json } else { args.format };
-    let (mut unreadable, mut errors, mut warnings) = (false, false, false);
+    let (mut unreadable, mut errors, mut warnings) = (None, false, false);
     let mut checked = Vec::new();
     for path in &args.files {
         let host: &dyn Host = if args.here { &Kernel } else { &NoHost };
@@ -51,7 +54,7 @@ pub fn run(args: &cli::Check) -> anyhow::Result<Exit> {
                 checked.push(Ok(one));
             }
             Err(error) => {
-                unreadable = true;
+                unreadable = Some(crate::exit_of(&error));
                 crate::print_error(&error);
                 checked.push(Err((path.display().to_string(), format!("{error:#}"))));
             }
@@ -66,8 +69,8 @@ pub fn run(args: &cli::Check) -> anyhow::Result<Exit> {
         CheckFormat::Sarif => super::print(format!("{:#}\n", as_sarif(&checked)))?,
         CheckFormat::Github => super::print(checked.iter().map(as_commands).collect::<String>())?,
     }
-    Ok(if unreadable {
-        Exit::Failed
+    Ok(if let Some(exit) = unreadable {
+        exit
     } else if errors {
         Exit::PolicyErrors
     } else if warnings && args.deny == Some(cli::Deny::Warnings) {
@@ -91,11 +94,11 @@ type Answer = Result<Checked, (String, String)>;
 impl Checked {
     fn of(args: &cli::Check, path: &Path, host: &dyn Host) -> anyhow::Result<Self> {
         if args.fix && !args.dry_run && path == Path::new("-") {
-            bail!("standard input cannot be written to: `--fix --dry-run` prints what would be changed");
+            misuse!("standard input cannot be written to: `--fix --dry-run` prints what would be changed");
         }
         let mut loaded = policy::load(path, host)?;
         if args.fix && loaded.imported {
-            bail!("{} is no policy file that could be written to: import it first", loaded.file);
+            misuse!("{} is no policy file that could be written to: import it first", loaded.file);
         }
         let mut mended = None;
         if args.fix && loaded.outcome.resolved.is_some() {
@@ -135,13 +138,13 @@ impl Checked {
                 super::tell(format!("{file}: not written, because verdicts would change: {message} [{code}]\n"))?;
             }
             if !args.dry_run {
-                super::print(format!("{file}: {}\n", written(&mended.applied)))?;
+                super::say(format!("{file}: {}\n", written(&mended.applied)))?;
             }
         } else if args.fix {
             super::tell(format!("{file}: nothing is written: the policy has errors\n"))?;
         }
         if !args.dry_run {
-            super::print(summary(&self.loaded, self.refused.is_empty()))?;
+            super::say(summary(&self.loaded, self.refused.is_empty()))?;
         }
         for refusal in &self.refused {
             crate::print_error(&anyhow!("{file}: {refusal}"));

@@ -6,6 +6,6 @@ use crate::{Exit, cli};
 
 pub fn run(args: &cli::Confirm) -> anyhow::Result<Exit> {
     let done = super::runtime()?.block_on(Client::new(&args.socket.socket).confirm())?;
-    super::print(status::confirmed(&done.policy, &done.problems))?;
+    super::say(status::confirmed(&done.policy, &done.problems))?;
     Ok(Exit::Done)
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::bail;
 use nacl_daemon::{
     analyze,
     import::{Format, terraform::Half},
@@ -13,6 +12,7 @@ use nacl_daemon::{
 };
 
 use super::{
+    misuse,
     policy::{Source, loaded, resolved},
     print, width,
 };
@@ -56,7 +56,7 @@ fn both(args: &cli::Diff) -> anyhow::Result<(Read, Read)> {
     let Some(new) = &args.new else {
         let source = Source::read(&args.old)?;
         if !matches!(source.document(), Some((Format::TerraformPlan, _))) {
-            bail!(
+            misuse!(
                 "{} is compared with nothing: name two files, or one Terraform plan, which has both halves",
                 source.file
             );
@@ -66,7 +66,7 @@ fn both(args: &cli::Diff) -> anyhow::Result<(Read, Read)> {
     };
     let stdin = Path::new("-");
     if args.old == stdin && new == stdin {
-        bail!("standard input can be one of the two policies, not both");
+        misuse!("standard input can be one of the two policies, not both");
     }
     Ok((read(&args.old, Half::Planned), read(new, Half::Planned)))
 }

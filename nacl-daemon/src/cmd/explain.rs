@@ -20,8 +20,9 @@ use nacl_daemon::{
 };
 
 use super::{
+    misuse,
     policy::{usable, what_if},
-    print,
+    print, say,
 };
 use crate::{Exit, cli};
 
@@ -63,7 +64,7 @@ fn ends(args: &cli::Explain, policy: &Resolved, flow: Flow) -> anyhow::Result<Op
         ends.set_layers(layers.into());
         let wanted = |end: &&path::End| end.interface.as_ref().is_some_and(|one| one.layers == layers.into());
         if !ends.both().iter().any(wanted) {
-            bail!("neither end has such layers: leave out --layers, or give one of them what is to judge");
+            misuse!("neither end has such layers: leave out --layers, or give one of them what is to judge");
         }
     }
     Ok(ends)
@@ -78,11 +79,11 @@ fn path(args: &cli::Explain, policy: &Resolved, ends: Ends, flow: Flow) -> anyho
             Ok(Box::new(move |direction, packet: &_| bed.judge(direction, packet)))
         })?,
     };
-    print(if args.json {
-        format!("{:#}\n", report::path::json(policy, &path))
+    if args.json {
+        print(format!("{:#}\n", report::path::json(policy, &path)))?;
     } else {
-        report::path::text(policy, &path)
-    })?;
+        say(report::path::text(policy, &path))?;
+    }
     Ok(exit(args, path.walk().outcome))
 }
 
@@ -108,11 +109,11 @@ fn explain(args: &cli::Explain, asked: &Asked<'_>, compiled: &Compiled, flow: Fl
             analyze::explain(interface, compiled, judge, flow, direction, args.client)?
         }
     };
-    print(if args.json {
-        format!("{:#}\n", report::explain::json(asked, &explanation))
+    if args.json {
+        print(format!("{:#}\n", report::explain::json(asked, &explanation)))?;
     } else {
-        report::explain::text(asked, &explanation)
-    })?;
+        say(report::explain::text(asked, &explanation))?;
+    }
     Ok(exit(args, explanation.outcome))
 }
 

@@ -32,10 +32,17 @@ use std::{
     io::{self, Write},
 };
 
-use nacl_daemon::capture::CaptureError;
-use nacl_daemon::service::{
-    client::ClientError, load::LoadError, plane::Held, prepare::PrepareError, serve::RunError, socket::SocketError,
+use nacl_daemon::{
+    analyze::{DiffError, FlowError, SearchError, path::PathError},
+    capture::CaptureError,
+    lab::{LabError, hold::HoldError},
+    report::layout,
+    resolve::InterfaceError,
+    service::{
+        client::ClientError, load::LoadError, plane::Held, prepare::PrepareError, serve::RunError, socket::SocketError,
+    },
 };
+use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -87,9 +94,19 @@ pub fn print(text: impl AsRef<str>) -> io::Result<()> {
     out.flush()
 }
 
+/// As [`print`], for sentences: no line is wider than the terminal.
+pub fn say(text: impl AsRef<str>) -> io::Result<()> {
+    print(layout::fit(text.as_ref(), width()))
+}
+
 /// Columns of the terminal that data is shown on; nothing where it goes into a pipe or a file, which is not made narrower.
 pub fn width() -> Option<u16> {
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0)
+}
+
+/// Columns of the terminal that diagnostics are shown on, likewise.
+pub fn error_width() -> Option<u16> {
+    terminal_size::terminal_size_of(io::stderr()).map(|(width, _)| width.0)
 }
 
 /// Prints diagnostics on standard error, likewise.
@@ -109,4 +126,33 @@ pub fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         .or_else(|| of(error, LoadError::hint))
         .or_else(|| of(error, PrepareError::hint))
         .or_else(|| of(error, SocketError::hint))
+}
+
+/// Arguments that are wrong together, or with the files they name, which clap cannot know.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct Misuse(pub String);
+
+/// Ends a verb with [`Misuse`].
+macro_rules! misuse {
+    ($($message:tt)*) => { return Err($crate::cmd::Misuse(format!($($message)*)).into()) };
+}
+pub(crate) use misuse;
+
+/// Whether an error is about what was typed. All else is about what was found.
+pub fn is_misuse(error: &(dyn Error + 'static)) -> bool {
+    fn is<E: Error + 'static>(error: &(dyn Error + 'static), misuse: fn(&E) -> bool) -> bool {
+        error.downcast_ref().is_some_and(misuse)
+    }
+    is::<Misuse>(error, |_| true)
+        || is::<FlowError>(error, |_| true)
+        || is::<InterfaceError>(error, |_| true)
+        || is::<PathError>(error, |_| true)
+        || is::<DiffError>(error, |error| matches!(error, DiffError::Interface(_)))
+        || is::<SearchError>(error, |error| !matches!(error, SearchError::Compile(_)))
+        || is::<LabError>(error, |error| matches!(error, LabError::Unknown { .. }))
+        || is::<HoldError>(error, |error| {
+            matches!(error, HoldError::NoHost { .. } | HoldError::Lab(LabError::Unknown { .. }))
+        })
+        || is::<ClientError>(error, |error| matches!(error, ClientError::Senseless(_)))
 }

@@ -2,10 +2,7 @@
 
 use nacl_daemon::{
     report,
-    service::{
-        api::{AllModes, SetMode},
-        client::Client,
-    },
+    service::{api::SetMode, client::Client},
 };
 
 use crate::{Exit, cli};
@@ -17,16 +14,23 @@ pub fn run(args: &cli::Mode) -> anyhow::Result<Exit> {
     let set =
         SetMode { mode: args.mode.map(Into::into), layers: args.layers.map(Into::into), enforce, force: args.force };
     let changes = SetMode { force: false, ..set } != SetMode::default();
-    let text = match &args.interface {
+    match &args.interface {
         Some(interface) if changes => {
             let modes = runtime.block_on(client.set_mode(interface, &set))?;
-            if args.json { report::json::pretty(&modes)? } else { report::status::set(&modes) }
+            if args.json {
+                super::print(report::json::pretty(&modes)?)
+            } else {
+                super::say(report::status::set(&modes))
+            }
         }
         interface => {
-            let AllModes { interfaces } = runtime.block_on(client.modes(interface.as_deref()))?;
-            if args.json { report::json::pretty(&AllModes { interfaces })? } else { report::status::modes(&interfaces) }
+            let modes = runtime.block_on(client.modes(interface.as_deref()))?;
+            if args.json {
+                super::print(report::json::pretty(&modes)?)
+            } else {
+                super::say(report::status::modes(&modes.interfaces))
+            }
         }
-    };
-    super::print(text)?;
+    }?;
     Ok(Exit::Done)
 }

@@ -15,6 +15,7 @@ use nacl_daemon::{
     resolve::{Host, Interface, Place, Resolved},
 };
 
+use super::misuse;
 use crate::cli;
 
 /// A policy file that could be read, whatever stands in it, or a policy that was made of documents.
@@ -76,8 +77,8 @@ pub fn loaded(sources: Vec<Source>, half: Half, host: &dyn Host) -> anyhow::Resu
             let (text, outcome) = policy::load_bytes(&file, bytes, host);
             Ok(Loaded { file, text, outcome, notes: Vec::new(), imported: false })
         }
-        (Some(source), _) => bail!("{} is a policy, and a policy is one file", source.file),
-        (None, None) => bail!("there is no file to make a policy of"),
+        (Some(source), _) => misuse!("{} is a policy, and a policy is one file", source.file),
+        (None, None) => misuse!("there is no file to make a policy of"),
         (None, Some(first)) => {
             let file = first.file.to_string();
             match import::policy_of(&documents, half) {
@@ -114,7 +115,7 @@ impl Loaded {
             super::tell(on_lines(&format!("note[import]: {}: {}", note.place, note.message)))?;
         }
         // The stream takes the colour out again where it is not wanted.
-        let text = diagnostics::render(&self.file, &self.text, &shown, true);
+        let text = diagnostics::render_within(&self.file, &self.text, &shown, true, super::error_width());
         anstream::stderr().lock().write_all(text.as_bytes())
     }
 }
@@ -155,7 +156,7 @@ pub fn what_if(
     interface.mode = mode.map_or(interface.mode, Into::into);
     interface.layers = layers.map_or(interface.layers, Into::into);
     if layers == Some(cli::LayersName::Sg) && interface.groups.is_none() {
-        anyhow::bail!(
+        misuse!(
             "interface {name} has no security groups that could judge: give it some, `security_groups = [\"NAME\"]`"
         );
     }

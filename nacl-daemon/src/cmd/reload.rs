@@ -14,6 +14,9 @@ pub fn run(args: &cli::Reload) -> anyhow::Result<Exit> {
     let answer = answer?;
     super::tell(&answer.diagnostics)?;
     let pending = answer.pending.map(|pending| Duration::from_secs(pending.seconds_left));
-    super::print(report::status::changed(&answer.change, pending))?;
+    super::say(report::status::changed(&answer.change, pending))?;
+    if let Some(findings) = &answer.findings {
+        super::tell(report::layout::fit(&report::status::findings(findings), super::error_width()))?;
+    }
     Ok(Exit::Done)
 }

@@ -40,11 +40,12 @@ fn offline(file: &std::path::Path, interface: Option<&str>) -> anyhow::Result<Ve
     let reading = prepare::read(file, &NoHost)?;
     let errors = reading.errors();
     let Some(resolved) = &reading.resolved else {
-        super::tell(report::diagnostics::render(
+        super::tell(report::diagnostics::render_within(
             &file.display().to_string(),
             &reading.text,
             &reading.diagnostics,
             true,
+            super::error_width(),
         ))?;
         return Err(PrepareError::Invalid { file: file.to_owned(), errors }.into());
     };

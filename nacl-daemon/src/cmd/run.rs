@@ -2,7 +2,7 @@
 
 use nacl_daemon::{
     logs,
-    report::{broken, status, watch},
+    report::{broken, layout, status, watch},
     service::{
         heap,
         plane::Kernel,
@@ -46,21 +46,22 @@ pub fn run(args: &cli::Run) -> anyhow::Result<Exit> {
 fn tell(notice: Notice) {
     let told = match notice {
         Notice::Diagnostics(diagnostics) => super::tell(&diagnostics.coloured),
-        Notice::Ready { status, socket, lifetime, .. } => super::print(status::ready(status, socket, lifetime)),
-        Notice::Restored(interfaces) => super::print(status::restored(interfaces)),
-        Notice::Reloaded { change, pending, .. } => super::print(status::changed(change, pending)),
-        Notice::Confirmed { .. } => super::print("confirmed: the policy stays in force\n"),
+        Notice::Findings(findings) => super::tell(layout::fit(&status::findings(findings), super::error_width())),
+        Notice::Ready { status, socket, lifetime, .. } => super::say(status::ready(status, socket, lifetime)),
+        Notice::Restored(interfaces) => super::say(status::restored(interfaces)),
+        Notice::Reloaded { change, pending, .. } => super::say(status::changed(change, pending)),
+        Notice::Confirmed { .. } => super::say("confirmed: the policy stays in force\n"),
         Notice::Undone { why: Undone::TimeOver, .. } => {
-            super::print("not confirmed in time: what was before is in force again\n")
+            super::say("not confirmed in time: what was before is in force again\n")
         }
-        Notice::Undone { why: Undone::Asked, .. } => super::print("rolled back: what was before is in force again\n"),
-        Notice::Set { modes, .. } => super::print(status::set(modes)),
+        Notice::Undone { why: Undone::Asked, .. } => super::say("rolled back: what was before is in force again\n"),
+        Notice::Set { modes, .. } => super::say(status::set(modes)),
         Notice::NotReloaded { error, .. } => super::tell(status::not_reloaded(&chain(error), error.hint().as_deref())),
-        Notice::Interface { happened, .. } => super::print(status::happened(happened)),
-        Notice::Record(record) => super::print(watch::record(record)),
-        Notice::Broken(found) => super::print(broken::found(found)),
+        Notice::Interface { happened, .. } => super::say(status::happened(happened)),
+        Notice::Record(record) => super::say(watch::record(record)),
+        Notice::Broken(found) => super::say(broken::found(found)),
         Notice::Missed(count) => super::tell(format!("{count} packets were not shown: too many at once\n")),
-        Notice::Ended { why, interfaces, stay } => super::print(status::ended(why.name(), interfaces, stay)),
+        Notice::Ended { why, interfaces, stay } => super::say(status::ended(why.name(), interfaces, stay)),
         // For logs and service managers.
         Notice::Applying { .. } | Notice::Reloading | Notice::Ending => Ok(()),
     };

@@ -6,6 +6,10 @@ use crate::{Exit, cli};
 
 pub fn run(args: &cli::Status) -> anyhow::Result<Exit> {
     let status = super::runtime()?.block_on(Client::new(&args.socket.socket).status())?;
-    super::print(if args.json { report::json::pretty(&status)? } else { report::status::text(&status) })?;
+    if args.json {
+        super::print(report::json::pretty(&status)?)?;
+    } else {
+        super::say(report::status::text(&status))?;
+    }
     Ok(Exit::Done)
 }

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use nacl_daemon::{
     lab::{Level, net},
     policy::Diagnostic,
@@ -19,7 +19,7 @@ use nacl_daemon::{
     testing::{self, Plan, Run, Suite},
 };
 
-use super::{policy, print, tell};
+use super::{misuse, policy, print, tell};
 use crate::{
     Exit,
     cli::{self, LabLevel, TestFormat},
@@ -55,7 +55,7 @@ pub fn run(args: &cli::Test) -> anyhow::Result<Exit> {
         return Err(last);
     }
     if ready.iter().all(|one| one.plans.is_empty()) {
-        bail!("no test has {:?} in its name", args.filter.as_deref().unwrap_or_default());
+        misuse!("no test has {:?} in its name", args.filter.as_deref().unwrap_or_default());
     }
     if level == Level::Wire {
         net::clean_up_on_signals(|| ()).context("watching for signals")?;
@@ -97,7 +97,7 @@ fn prepare(args: &cli::Test, path: &Path) -> anyhow::Result<Ready> {
     };
     let suite = testing::file::read(&file, &text).map_err(|wrong| refused(&file, &text, &wrong))?;
     let written: Vec<PathBuf> = match (&args.policy[..], &suite.policy) {
-        ([], None) => bail!("{file} names no policy: add `policy = \"FILE\"`, or say --policy FILE"),
+        ([], None) => misuse!("{file} names no policy: add `policy = \"FILE\"`, or say --policy FILE"),
         ([], Some(policy)) => {
             let beside = path.parent().unwrap_or_else(|| Path::new(""));
             policy.files.iter().map(|file| beside.join(file)).collect()
@@ -114,6 +114,6 @@ fn prepare(args: &cli::Test, path: &Path) -> anyhow::Result<Ready> {
 
 fn refused(file: &str, text: &str, wrong: &[Diagnostic]) -> anyhow::Error {
     // Standard error may be gone; the error itself is returned all the same.
-    let _ = tell(diagnostics::render(file, text, wrong, true));
+    let _ = tell(diagnostics::render_within(file, text, wrong, true, super::error_width()));
     anyhow::anyhow!("{file} cannot be used: {}", count_of(wrong.len(), "error"))
 }

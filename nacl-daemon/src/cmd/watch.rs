@@ -1,18 +1,14 @@
 //! `nacld watch`.
 
-use std::{future::pending, time::Duration};
+use std::future::pending;
 
 use nacl_daemon::{
     report,
     service::client::{Client, Told, Watch},
 };
-use serde_json::json;
-use tokio::time::{interval, sleep};
+use tokio::time::sleep;
 
 use crate::{Exit, cli};
-
-/// How often it is asked what could not be reported.
-const ASK: Duration = Duration::from_secs(2);
 
 pub fn run(args: &cli::Watch) -> anyhow::Result<Exit> {
     super::runtime()?.block_on(follow(args))?;
@@ -21,10 +17,7 @@ pub fn run(args: &cli::Watch) -> anyhow::Result<Exit> {
 
 async fn follow(args: &cli::Watch) -> anyhow::Result<()> {
     let client = Client::new(&args.socket.socket);
-    let interface = args.interface.as_deref();
-    let mut watch: Watch = client.watch(interface, &args.filter).await?;
-    let mut suppressed = suppressed_so_far(&client, interface).await?;
-    let mut ask = interval(ASK);
+    let mut watch: Watch = client.watch(args.interface.as_deref(), &args.filter).await?;
     let over = async {
         match args.lifetime {
             Some(lifetime) => sleep(lifetime).await,
@@ -42,12 +35,6 @@ async fn follow(args: &cli::Watch) -> anyhow::Result<()> {
                 break;
             }
             () = &mut over => break,
-            _ = ask.tick() => {
-                // It may have ended in between, which the stream tells.
-                let Ok(now) = suppressed_so_far(&client, interface).await else { continue };
-                tell_suppressed(args, now.saturating_sub(suppressed))?;
-                suppressed = now;
-            }
             told = watch.next() => {
                 let Some((line, told)) = told? else {
                     super::tell("nacld has ended\n")?;
@@ -56,29 +43,18 @@ async fn follow(args: &cli::Watch) -> anyhow::Result<()> {
                 if matches!(told, Told::Record(_) | Told::Broken { .. }) {
                     left = left.map(|left| left - 1);
                 }
-                super::print(match told {
-                    _ if args.json => line + "\n",
+                if args.json {
+                    super::print(line + "\n")?;
+                    continue;
+                }
+                super::say(match told {
                     Told::Record(record) => report::watch::record(&record),
                     Told::Broken { broken } => report::broken::found(&broken),
+                    Told::Suppressed { suppressed } => report::watch::missed(suppressed, 0),
                     Told::Missed { missed } => report::watch::missed(0, missed),
                 })?;
             }
         }
     }
-    let now = suppressed_so_far(&client, interface).await.unwrap_or(suppressed);
-    tell_suppressed(args, now.saturating_sub(suppressed))
-}
-
-fn tell_suppressed(args: &cli::Watch, suppressed: u64) -> anyhow::Result<()> {
-    if suppressed == 0 {
-        return Ok(());
-    }
-    let json = || format!("{}\n", json!({"schema": 1, "suppressed": suppressed}));
-    Ok(super::print(if args.json { json() } else { report::watch::missed(suppressed, 0) })?)
-}
-
-/// Events that were not taken since the programs were attached.
-async fn suppressed_so_far(client: &Client, interface: Option<&str>) -> anyhow::Result<u64> {
-    let rules = client.rules(interface).await?;
-    Ok(rules.interfaces.iter().map(|rules| rules.events_suppressed).sum())
+    Ok(())
 }

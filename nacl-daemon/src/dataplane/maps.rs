@@ -678,9 +678,14 @@ impl Maps {
         }
         reasons.retain(|_, counter| *counter != Counter::default());
         counters.reasons = reasons;
-        let buckets = self.bucket.get(&0, 0).map_err(refused("BUCKET"))?;
-        counters.events_suppressed = buckets.iter().map(|BucketPod([_, suppressed])| suppressed).sum();
+        counters.events_suppressed = self.suppressed()?;
         Ok(counters)
+    }
+
+    /// Packets that were not reported, because there were too many at once.
+    pub fn suppressed(&self) -> Result<u64, DataplaneError> {
+        let buckets = self.bucket.get(&0, 0).map_err(refused("BUCKET"))?;
+        Ok(buckets.iter().map(|BucketPod([_, suppressed])| suppressed).sum())
     }
 }
 

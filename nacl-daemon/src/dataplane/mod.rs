@@ -662,6 +662,14 @@ impl Attachment {
         self.maps.counters()
     }
 
+    /// Of [`Self::counters`] the one of packets that were not reported.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn suppressed(&self) -> Result<u64, DataplaneError> {
+        self.maps.suppressed()
+    }
+
     /// What it takes in the kernel.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use super::{
     net::Style as Wiring,
     outcome::{Observation, sentence},
     paper::{self, Engine, Judge},
-    show::{self, BAD, BOLD, DIM, GOOD, NOTE, WARN, rules, short, wrap},
+    show::{self, BAD, BOLD, DIM, GOOD, NOTE, WARN, WIDTH, rules, short, wrap},
     wire::{Bench, Happening, WireError},
 };
 use crate::{
@@ -343,19 +343,27 @@ impl<'a> Story<'a, '_> {
 
     /// The outbound list as it stands in the lab's file.
     fn source(&mut self) -> io::Result<()> {
+        // Columns before the text of a line.
+        const BEFORE: usize = 10;
         let rules = &self.policy.at(&self.lab.hooks[0]).interface.nacl.outbound;
         let (Some(first), Some(last)) = (rules.first(), rules.last()) else { return Ok(()) };
         let (file, text) = (&self.policy.resolved.file, &self.policy.resolved.text);
         let mut out = format!("     {NOTE}-->{NOTE:#} {file}:{}\n", first.line);
         for number in first.line - 1..=last.line + 1 {
             let source = text.lines().nth(number - 1).unwrap_or_default();
-            let _ = writeln!(out, "   {NOTE}{number:>4} |{NOTE:#} {source}");
+            // It is there to be looked at, and marks stand below it.
+            let mut shown: String = source.chars().take(WIDTH - BEFORE).collect();
+            if shown != source {
+                shown.pop();
+                shown.push('…');
+            }
+            let _ = writeln!(out, "   {NOTE}{number:>4} |{NOTE:#} {shown}");
             if let Some(rule) = rules.iter().find(|rule| rule.line == number) {
                 let at = source.find("ports").unwrap_or_default();
                 let mark = "^".repeat(source[at..].find(',').unwrap_or(1));
                 let _ = writeln!(out, "        {NOTE}|{NOTE:#} {:at$}{BAD}{mark}{BAD:#}", "");
                 if let Some(remark) = remark(rule) {
-                    let at = at.saturating_sub(remark.len() / 2);
+                    let at = at.saturating_sub(remark.len() / 2).min((WIDTH - BEFORE).saturating_sub(remark.len()));
                     let _ = writeln!(out, "        {NOTE}|{NOTE:#} {:at$}{BAD}{remark}{BAD:#}", "");
                 }
             }

@@ -24,7 +24,7 @@ use crate::{
     dataplane::Counters,
     observe::BrokenReturn,
     policy::Diagnostic,
-    report::{self, console},
+    report::{self, console, layout},
     resolve::{Group, GroupRule, Layers, Peer, Rule},
 };
 
@@ -36,7 +36,7 @@ pub(super) const BOLD: Style = Style::new().bold();
 pub(super) const DIM: Style = Style::new().dimmed();
 
 /// Columns text is wrapped to: what fits every terminal.
-pub(super) const WIDTH: usize = 88;
+pub(super) const WIDTH: usize = 80;
 
 /// The list of labs.
 pub fn list(labs: &[Lab]) -> String {
@@ -117,15 +117,12 @@ fn step_text(lab: &Lab, step: &StepReport) -> String {
 
 /// Why a reply died or a download was cut, and what mends it: as `nacld watch` shows it.
 pub(super) fn broken(one: &BrokenReturn, indent: &str) -> String {
-    let lines = report::broken::found(one);
-    lines
-        .lines()
-        .map(|line| {
-            let own = line.trim_start();
-            let indent = format!("{indent}{}", &line[..line.len() - own.len()]);
-            wrap(own, &indent, Style::new())
-        })
-        .collect()
+    let room = (WIDTH - indent.len()) as u16;
+    let lines = layout::fit(&report::broken::found(one), Some(room));
+    lines.lines().fold(String::new(), |mut out, line| {
+        let _ = writeln!(out, "{indent}{line}");
+        out
+    })
 }
 
 fn probe_text(lab: &Lab, probe: &ProbeReport, width: usize) -> String {
@@ -157,16 +154,12 @@ fn probe_text(lab: &Lab, probe: &ProbeReport, width: usize) -> String {
             let ports = if probe.any_port && ports.len() > 1 { "  from any port".into() } else { ports_text(&ports) };
             let path = path(lab, seen);
             let line = path.join(ARROW);
-            let fits = width + line.chars().count() + ports.chars().count() <= BESIDE;
-            let _ = writeln!(
-                out,
-                "    {style}{mark}{style:#} {name:<width$}  {fate}{:<15}{fate:#}  {}{DIM}{}{DIM:#}",
-                seen.outcome,
-                if fits { line.as_str() } else { "" },
-                if fits { ports.as_str() } else { ports.trim_start() },
-            );
+            let fits = BEFORE + width + line.chars().count() + ports.chars().count() <= WIDTH;
+            let beside = if fits { format!("  {line}{DIM}{ports}{DIM:#}") } else { String::new() };
+            let fate = format!("{fate}{:<15}{fate:#}", seen.outcome);
+            let _ = writeln!(out, "    {style}{mark}{style:#} {name:<width$}  {fate}{beside}");
             if !fits {
-                out.push_str(&fold(&path, "        "));
+                out.push_str(&fold(&path, &ports, "        "));
             }
             name = "";
         }
@@ -194,15 +187,16 @@ fn path(lab: &Lab, seen: &Observation) -> Vec<String> {
 /// Between two crossings.
 const ARROW: &str = " ▸ ";
 
-/// Columns a path and what stands before and behind it may take together to share one line.
-const BESIDE: usize = 80;
+/// Columns before a path that shares a line with the name of its probe, without that.
+const BEFORE: usize = 25;
 
-/// A path over as many lines as it needs, broken between crossings.
-fn fold(path: &[String], indent: &str) -> String {
+/// A path and from which ports, over as many lines as it needs, broken between crossings.
+fn fold(path: &[String], ports: &str, indent: &str) -> String {
+    let room = WIDTH - indent.len();
     let mut lines: Vec<String> = Vec::new();
     for word in path {
         match lines.last_mut() {
-            Some(line) if line.chars().count() + ARROW.len() + word.chars().count() <= WIDTH => {
+            Some(line) if line.chars().count() + ARROW.chars().count() + word.chars().count() <= room => {
                 line.push_str(ARROW);
                 line.push_str(word);
             }
@@ -210,10 +204,15 @@ fn fold(path: &[String], indent: &str) -> String {
         }
     }
     let last = lines.len().saturating_sub(1);
-    let lines = lines
-        .iter()
-        .enumerate()
-        .map(|(index, line)| format!("{indent}{line}{}\n", if index < last { ARROW.trim_end() } else { "" }));
+    let lines = lines.iter().enumerate().map(|(index, line)| {
+        if index < last {
+            format!("{indent}{line}{}\n", ARROW.trim_end())
+        } else if line.chars().count() + ports.chars().count() <= room {
+            format!("{indent}{line}{DIM}{ports}{DIM:#}\n")
+        } else {
+            format!("{indent}{line}\n{indent}{DIM}{}{DIM:#}\n", ports.trim_start())
+        }
+    });
     lines.collect()
 }
 
@@ -311,33 +310,14 @@ pub(super) fn wrap(text: &str, indent: &str, style: Style) -> String {
     let put = |out: &mut String, line: &str| {
         let _ = writeln!(out, "{indent}{style}{line}{style:#}");
     };
-    let mut line = String::new();
-    for source in text.lines() {
-        if source.trim().is_empty() || source.starts_with(' ') {
-            if !line.is_empty() {
-                put(&mut out, &line);
-                line.clear();
-            }
-            if source.trim().is_empty() {
-                out.push('\n');
-            } else {
-                put(&mut out, source);
-            }
-            continue;
+    let stays = |line: &str| line.trim().is_empty() || line.starts_with(' ');
+    let lines: Vec<&str> = text.lines().collect();
+    for part in lines.chunk_by(|one, next| !stays(one) && !stays(next)) {
+        match part {
+            [line] if line.trim().is_empty() => out.push('\n'),
+            [line] if stays(line) => put(&mut out, line),
+            paragraph => layout::lines(&paragraph.join(" "), room).iter().for_each(|line| put(&mut out, line)),
         }
-        for word in source.split_whitespace() {
-            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > room {
-                put(&mut out, &line);
-                line.clear();
-            }
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    if !line.is_empty() {
-        put(&mut out, &line);
     }
     out
 }

@@ -12,6 +12,7 @@ use crate::{
     report::{broken::ends, named},
     service::{
         load::Finding,
+        review::Findings,
         serve::{Notice, Undone},
         state::chain,
     },
@@ -21,6 +22,16 @@ use crate::{
 pub fn notice(notice: &Notice<'_>) {
     match notice {
         Notice::Diagnostics(diagnostics) => diagnostics.list.iter().for_each(finding),
+        Notice::Findings(Findings { file, warnings, notes, complete }) => {
+            let policy = file.display();
+            if !complete {
+                info!(target: TARGET, %policy, "too long to be looked through here: see nacld check");
+            } else if *warnings > 0 {
+                warn!(target: TARGET, %policy, warnings, notes, "findings about the rules: see nacld check");
+            } else {
+                info!(target: TARGET, %policy, warnings, notes, "findings about the rules: see nacld check");
+            }
+        }
         Notice::Applying { interfaces } => {
             tracing::debug!(target: TARGET, interfaces, "putting a policy in force");
         }

@@ -2,6 +2,7 @@
 //! are tcpdump's; what is wrong is told with its place. Knows records, and no kernel.
 
 use std::{
+    collections::BTreeSet,
     fmt::{self, Write as _},
     net::IpAddr,
     str::FromStr,
@@ -20,7 +21,11 @@ use winnow::{
 };
 
 use super::{Number, Record};
-use crate::policy::{self, names};
+use crate::{
+    compile::SlotTable,
+    policy::{self, names},
+    resolve::{Interface, listed},
+};
 
 /// An expression about verdicts. Its text form is the one it was written in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +39,8 @@ enum Term {
     Or(Vec<Term>),
     And(Vec<Term>),
     Not(Box<Term>),
-    Is(Test),
+    /// A test, and how many bytes there are from its value to the end of the text.
+    Is(Test, usize),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +84,33 @@ pub struct BadExpression {
     text: String,
     /// Characters before the place.
     place: usize,
+}
+
+impl BadExpression {
+    fn new(what: String, text: &str, offset: usize) -> Self {
+        Self { what, text: text.to_owned(), place: text[..offset].chars().count() }
+    }
+}
+
+/// What there is in a policy that expressions name. What it does not have, nothing will ever be true of.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    interfaces: BTreeSet<String>,
+    nacls: BTreeSet<String>,
+    groups: BTreeSet<String>,
+    rules: BTreeSet<u16>,
+    lines: BTreeSet<usize>,
+}
+
+impl Known {
+    /// Adds an interface, by its name in the policy, and what judges there.
+    pub fn add(&mut self, name: &str, interface: &Interface, slots: &SlotTable) {
+        self.interfaces.extend([name.to_owned(), interface.name.clone()]);
+        self.nacls.insert(interface.nacl.name.clone());
+        self.groups.extend(interface.groups.iter().flatten().map(|group| group.name.clone()));
+        self.rules.extend(slots.slots.values().filter_map(|slot| slot.rule));
+        self.lines.extend(slots.slots.values().map(|slot| slot.line).filter(|line| *line > 0));
+    }
 }
 
 /// Words that begin a test.
@@ -131,7 +164,8 @@ impl FromStr for Expression {
     type Err = BadExpression;
 
     fn from_str(text: &str) -> Result<Self, BadExpression> {
-        whole.parse(text).map(|term| Self { text: text.trim().to_owned(), term }).map_err(|error| {
+        let text = text.trim();
+        whole.parse(text).map(|term| Self { text: text.to_owned(), term }).map_err(|error| {
             let offset = error.offset();
             let mut what = "this cannot be read".to_owned();
             for context in error.inner().context() {
@@ -145,7 +179,7 @@ impl FromStr for Expression {
             if let Some(meant) = meant {
                 let _ = write!(what, "; did you mean `{meant}`?");
             }
-            BadExpression { what, text: text.to_owned(), place: text[..offset].chars().count() }
+            BadExpression::new(what, text, offset)
         })
     }
 }
@@ -243,15 +277,17 @@ fn one(input: &mut &str, depth: usize) -> ModalResult<Term> {
         let closed: ModalResult<&str> = ")".parse_next(input);
         return closed.map(|_| term).map_err(|_| expected(input, rest, "`)`, `and` or `or`"));
     }
-    test(input).map(Term::Is)
+    let (test, place) = test(input)?;
+    Ok(Term::Is(test, place))
 }
 
-/// A word that says something, and what it needs.
-fn test(input: &mut &str) -> ModalResult<Test> {
+/// A word that says something, and what it needs; and how many bytes there are from there to the end.
+fn test(input: &mut &str) -> ModalResult<(Test, usize)> {
     const WHAT: &str = "a test such as denied, tcp, dport 443 or remote 198.51.100.0/24";
     let at = look(input);
     let Ok(first) = word(input) else { return Err(expected(input, at, WHAT)) };
-    Ok(match first.to_ascii_lowercase().as_str() {
+    let place = look(input).len();
+    let test = match first.to_ascii_lowercase().as_str() {
         "denied" | "deny" | "dropped" => Test::Action("deny"),
         "allowed" | "allow" => Test::Action("allow"),
         "inbound" | "in" => Test::Direction(Direction::Inbound),
@@ -305,7 +341,8 @@ fn test(input: &mut &str) -> ModalResult<Test> {
             Test::Flag(value(input, "a TCP flag, such as syn", known)?)
         }
         _ => return Err(expected(input, at, WHAT)),
-    })
+    };
+    Ok((test, place))
 }
 
 const ADDRESS: &str = "an address, or a CIDR such as 198.51.100.0/24";
@@ -368,6 +405,16 @@ fn quoted<'i>(input: &mut &'i str) -> ModalResult<&'i str> {
 }
 
 impl Expression {
+    /// Holds the names in it to those of a policy.
+    ///
+    /// # Errors
+    /// The first that the policy does not have.
+    pub fn check(&self, known: &Known) -> Result<(), BadExpression> {
+        self.term.unknown(known).map_or(Ok(()), |(what, left)| {
+            Err(BadExpression::new(what, &self.text, self.text.len().saturating_sub(left)))
+        })
+    }
+
     /// Whether it is true of a verdict.
     pub fn admits(&self, record: &Record) -> bool {
         self.term.holds(record)
@@ -385,7 +432,16 @@ impl Term {
             Self::Or(terms) => terms.iter().any(|term| term.holds(record)),
             Self::And(terms) => terms.iter().all(|term| term.holds(record)),
             Self::Not(term) => !term.holds(record),
-            Self::Is(test) => test.holds(record),
+            Self::Is(test, _) => test.holds(record),
+        }
+    }
+
+    /// The first name that a policy does not have: what is to be said of it, and its place.
+    fn unknown(&self, known: &Known) -> Option<(String, usize)> {
+        match self {
+            Self::Or(terms) | Self::And(terms) => terms.iter().find_map(|term| term.unknown(known)),
+            Self::Not(term) => term.unknown(known),
+            Self::Is(test, place) => test.unknown(known).map(|what| (what, *place)),
         }
     }
 
@@ -393,8 +449,8 @@ impl Term {
     fn may_be(&self, outcome: bool, action: &str) -> bool {
         match self {
             Self::Not(term) => term.may_be(!outcome, action),
-            Self::Is(Test::Action(wanted)) => (*wanted == action) == outcome,
-            Self::Is(_) => true,
+            Self::Is(Test::Action(wanted), _) => (*wanted == action) == outcome,
+            Self::Is(..) => true,
             Self::And(terms) if outcome => terms.iter().all(|term| term.may_be(true, action)),
             Self::Or(terms) if !outcome => terms.iter().all(|term| term.may_be(false, action)),
             Self::And(terms) | Self::Or(terms) => terms.iter().any(|term| term.may_be(outcome, action)),
@@ -403,6 +459,33 @@ impl Term {
 }
 
 impl Test {
+    /// What is to be said where it names what a policy does not have.
+    fn unknown(&self, known: &Known) -> Option<String> {
+        let numbers = |what: &str, asked: usize, known: &mut dyn Iterator<Item = usize>| {
+            let known: Vec<_> = known.collect();
+            let it_has = || listed(known.iter().map(ToString::to_string));
+            (!known.contains(&asked))
+                .then(|| format!("the policy in force has no rule {what}{asked}; it has {}", it_has()))
+        };
+        let (what, name, names) = match self {
+            Self::Interface(name) => ("interface", name, &known.interfaces),
+            Self::Nacl(name) => ("network ACL", name, &known.nacls),
+            Self::Group(name) => ("security group", name, &known.groups),
+            Self::Rule(Number::Rule(number)) => {
+                return numbers("", usize::from(*number), &mut known.rules.iter().copied().map(usize::from));
+            }
+            Self::Line(line) => return numbers("in line ", *line, &mut known.lines.iter().copied()),
+            _ => return None,
+        };
+        if names.contains(name) {
+            return None;
+        }
+        Some(match names::closest(name, names.iter().map(String::as_str)) {
+            Some(meant) => format!("the policy in force has no {what} {name:?}; did you mean `{meant}`?"),
+            None => format!("the policy in force has no {what} {name:?}; it has {}", listed(names)),
+        })
+    }
+
     fn holds(&self, record: &Record) -> bool {
         let either = |end: End, is: &dyn Fn(bool) -> bool| {
             let inbound = record.direction == Direction::Inbound.name();

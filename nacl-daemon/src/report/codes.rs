@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
-use super::wrap;
+use super::layout;
 use crate::policy::{Severity, codes::Code};
 
 const BOLD: Style = Style::new().bold();
@@ -31,7 +31,7 @@ pub fn story(code: &Code, width: usize) -> String {
 
 fn part(out: &mut String, title: &str, text: &str, width: usize) {
     let _ = writeln!(out, "\n{DIM}{title}{DIM:#}");
-    for line in wrap(&text.replace('\n', " "), width.saturating_sub(2)) {
+    for line in layout::lines(&text.replace('\n', " "), width.saturating_sub(2)) {
         let _ = writeln!(out, "  {line}");
     }
 }

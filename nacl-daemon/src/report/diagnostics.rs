@@ -9,24 +9,36 @@ use annotate_snippets::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{explain::flow_line, regions};
+use super::{explain::flow_line, layout, regions};
 use crate::policy::{Diagnostic, Example, Severity};
 
-/// Columns of a rendering.
-const WIDTH: usize = 120;
+/// Columns of a rendering that is for no terminal.
+const WIDTH: u16 = 120;
 
 /// Renders diagnostics one under another, each followed by an empty line. `colour`: with ANSI escapes.
 pub fn render(file: &str, text: &str, diagnostics: &[Diagnostic], colour: bool) -> String {
+    render_within(file, text, diagnostics, colour, None)
+}
+
+/// As [`render`], for a terminal so wide; `None`: there is none.
+pub fn render_within(file: &str, text: &str, diagnostics: &[Diagnostic], colour: bool, width: Option<u16>) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
-    let renderer = renderer.decor_style(DecorStyle::Ascii).term_width(WIDTH);
+    let renderer = renderer.decor_style(DecorStyle::Ascii).term_width(width.unwrap_or(WIDTH).into());
     let text = shown(text);
     let mut out = String::new();
     for diagnostic in diagnostics {
-        out.push_str(&renderer.render(&report(file, &text, diagnostic)));
+        let all = renderer.render(&report(file, &text, diagnostic, width));
+        // Of the source the renderer takes what fits, and what is said of it was broken before.
+        let (title, rest) = all.split_at(all.find('\n').unwrap_or(all.len()));
+        out.push_str(&layout::fit(title, width));
+        out.push_str(rest);
         out.push_str("\n\n");
     }
     out
 }
+
+/// Columns that stand before what is said: a line's number, and `= example: `.
+const BEFORE: u16 = 16;
 
 /// A text of which nothing is obeyed by a terminal that the renderer would let pass: the controls beyond ASCII. Each is replaced by a character
 /// of as many bytes, so that places stay.
@@ -35,7 +47,14 @@ fn shown(text: &str) -> Cow<'_, str> {
     if text.contains(control) { Cow::Owned(text.replace(control, "\u{bf}")) } else { Cow::Borrowed(text) }
 }
 
-fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic) -> Vec<Group<'a>> {
+fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic, width: Option<u16>) -> Vec<Group<'a>> {
+    let said = |text: &str| {
+        let text = normalize_untrusted_str(text);
+        match width {
+            Some(width) => layout::lines(&text, width.saturating_sub(BEFORE).into()).join("\n"),
+            None => text,
+        }
+    };
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
@@ -56,11 +75,10 @@ fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic) -> Vec<G
         title.element(snippet.annotation(primary).annotations(context))
     };
     if let Some(note) = &diagnostic.note {
-        group = group.element(Level::NOTE.message(normalize_untrusted_str(note)));
+        group = group.element(Level::NOTE.message(said(note)));
     }
     for example in &diagnostic.examples {
-        let sentence = normalize_untrusted_str(&sentence(example));
-        group = group.element(Level::NOTE.with_name("example").message(sentence));
+        group = group.element(Level::NOTE.with_name("example").message(said(&sentence(example))));
     }
     match (&diagnostic.help, &diagnostic.fix) {
         (Some(help), Some(fix)) => {
@@ -69,7 +87,7 @@ fn report<'a>(file: &'a str, text: &'a str, diagnostic: &'a Diagnostic) -> Vec<G
             let edit = Snippet::source(part.text).line_start(part.line).patch(patch);
             vec![group, Level::HELP.secondary_title(normalize_untrusted_str(help)).element(edit)]
         }
-        (Some(help), None) => vec![group.element(Level::HELP.message(normalize_untrusted_str(help)))],
+        (Some(help), None) => vec![group.element(Level::HELP.message(said(help)))],
         (None, _) => vec![group],
     }
 }

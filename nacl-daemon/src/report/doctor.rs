@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anstyle::{AnsiColor, Color, Style};
 
-use super::{count_of, place, wrap};
+use super::{count_of, layout, place};
 use crate::{
     doctor::{Diagnosis, Direction, Finding, Verdict},
     resolve::Side,
@@ -78,13 +78,13 @@ fn one(out: &mut String, finding: &Finding, width: usize) {
         Verdict::Problem => RED,
     };
     let _ = write!(out, "  {style}{:<9}{style:#}{BOLD}{check:<19}{BOLD:#}", verdict.name());
-    let mut lines = wrap(found, width.saturating_sub(INDENT)).into_iter();
+    let mut lines = layout::lines(found, width.saturating_sub(INDENT)).into_iter();
     let _ = writeln!(out, "{}", lines.next().unwrap_or_default());
     let mut below = |style: Style, text: &str| {
         let _ = writeln!(out, "{:INDENT$}{style}{text}{style:#}", "");
     };
     lines.for_each(|line| below(Style::new(), &line));
-    for line in why.iter().flat_map(|why| wrap(why, width.saturating_sub(INDENT))) {
+    for line in why.iter().flat_map(|why| layout::lines(why, width.saturating_sub(INDENT))) {
         below(DIM, &line);
     }
     // A command is for copying: it is never broken.

@@ -181,7 +181,7 @@ fn remembered(explanation: &Explanation) -> String {
             "Remembered by the security groups: the reply needs no rule of theirs.".to_owned()
         }
         Remembered { untracked: true, nacl, .. } => format!(
-            "Not tracked by the security groups (S30): everybody may ask, and {back} everybody may on all ports.\n           \
+            "Not tracked by the security groups (S30): everybody may ask, and {back} everybody may on all ports. \
              The reply is let pass by that {back} rule{}.",
             if *nacl { "; the network ACL remembers" } else { "" }
         ),
@@ -237,8 +237,8 @@ fn conclusion(asked: &Asked<'_>, explanation: &Explanation) -> String {
             } else {
                 "It belongs to no connection that could be remembered: it needs a rule of its own"
             };
-            let ports = if flow.has_ports() { ",\n  for the port the client chose" } else { "" };
-            format!("{RED}Does not work.{RED:#} {side},\n  and the client hangs. {why}{ports}.")
+            let ports = if flow.has_ports() { ", for the port the client chose" } else { "" };
+            format!("{RED}Does not work.{RED:#} {side}, and the client hangs. {why}{ports}.")
         }
     }
 }

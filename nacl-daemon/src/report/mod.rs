@@ -12,6 +12,7 @@ pub mod flowlog;
 pub mod github;
 pub mod import;
 pub mod json;
+pub mod layout;
 pub mod lockout;
 pub mod markdown;
 pub mod metrics;
@@ -43,20 +44,4 @@ pub fn named(interface: &str, device: &str, netns: Option<&str>) -> String {
 /// `1 rule`, `2 rules`.
 pub fn count_of(count: usize, word: &str) -> String {
     format!("{count} {word}{}", if count == 1 { "" } else { "s" })
-}
-
-/// Words on lines, at least 30 wide.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let width = width.max(30);
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }

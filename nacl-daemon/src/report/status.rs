@@ -11,6 +11,7 @@ use crate::{
         Setting, Status,
     },
     resolve::{Layers, Mode, OnExit, Side},
+    service::review::Findings,
 };
 
 const BOLD: Style = Style::new().bold();
@@ -372,6 +373,22 @@ pub fn brief(now: &Brief) -> String {
         out.push_str(&named(interface, device, netns.as_deref()));
     }
     out
+}
+
+/// What is found about the rules in force, in a line. Empty where nothing is.
+pub fn findings(findings: &Findings) -> String {
+    let Findings { file, warnings, notes, complete } = findings;
+    let file = file.display();
+    if !complete {
+        return format!(
+            "{DIM}a policy this long is not looked through here{DIM:#}; what its rules come to: `nacld check {file}`\n"
+        );
+    }
+    let counts = [(*warnings, "warning"), (*notes, "note")];
+    let counts: Vec<_> =
+        counts.into_iter().filter(|(count, _)| *count > 0).map(|(count, word)| count_of(count, word)).collect();
+    let style = if *warnings > 0 { LOUD } else { DIM };
+    format!("{style}{} about the rules{style:#}: `nacld check {file}`\n", counts.join(", "))
 }
 
 /// Why a reload changed nothing.

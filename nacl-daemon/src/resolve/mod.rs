@@ -16,6 +16,7 @@ use nacl_common::{Action, Direction, border::Service};
 use serde::{Deserialize, Serialize};
 
 use self::flowlog::FlowLog;
+pub(crate) use self::place::listed;
 pub use self::place::{InterfaceError, Place};
 use crate::policy::written;
 

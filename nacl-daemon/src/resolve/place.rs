@@ -117,12 +117,13 @@ pub enum InterfaceError {
 const LISTED: usize = 12;
 
 /// `a, b, c and 4 more`; `none` where there is nothing.
-fn listed(names: impl IntoIterator<Item = String>) -> String {
-    let names: Vec<String> = names.into_iter().collect();
+pub(crate) fn listed<N: AsRef<str>>(names: impl IntoIterator<Item = N>) -> String {
+    let names: Vec<N> = names.into_iter().collect();
+    let joined = |names: &[N]| names.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     match names.len() {
         0 => "none".to_owned(),
-        1..=LISTED => names.join(", "),
-        all => format!("{} and {} more", names[..LISTED].join(", "), all - LISTED),
+        1..=LISTED => joined(&names),
+        all => format!("{} and {} more", joined(&names[..LISTED]), all - LISTED),
     }
 }
 

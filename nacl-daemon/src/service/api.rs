@@ -18,11 +18,15 @@ use axum::{
 };
 use futures_util::stream;
 use serde::{Deserialize, Deserializer, Serialize};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Interval, MissedTickBehavior, interval},
+};
 
 use super::{
     Curious, ReloadError, Service, Settled, access,
     load::LoadError,
+    review::Findings,
     serve::Undone,
     state::{self, StateError},
 };
@@ -81,7 +85,13 @@ pub struct Reloaded {
     pub pending: Option<PendingStatus>,
     /// What was noticed about the file, as text.
     pub diagnostics: String,
+    /// What its rules come to; null where nothing is found, and where that takes longer.
+    #[serde(default)]
+    pub findings: Option<Findings>,
 }
+
+/// How long an answer waits for what is found in a policy that is in force by then.
+const FINDINGS_WITHIN: Duration = Duration::from_millis(500);
 
 /// Answer of `/v1/confirm`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -527,7 +537,7 @@ async fn reload(State(service): State<Arc<Service>>, asked: Asked<Reload>) -> Ou
     if confirm == Some(0) {
         return Err(senseless("nobody can confirm in no time"));
     }
-    blocking(service, move |service| {
+    let reloaded = waiting(Arc::clone(&service), move |service| {
         let (result, diagnostics) = service.reload(force, confirm.map(Duration::from_secs));
         let failed = |error: ReloadError| {
             let Failure(status, problem) = error.into();
@@ -535,9 +545,11 @@ async fn reload(State(service): State<Arc<Service>>, asked: Asked<Reload>) -> Ou
         };
         let change = result.map_err(failed)?;
         let pending = service.state().pending_status();
-        Ok(Reloaded { change, pending, diagnostics: diagnostics.plain })
-    })
-    .await
+        Ok(Reloaded { change, pending, diagnostics: diagnostics.plain, findings: None })
+    });
+    let reloaded = reloaded.await?;
+    let findings = service.findings(FINDINGS_WITHIN).await;
+    Ok(Json(Answer::new(Reloaded { findings, ..reloaded })))
 }
 
 async fn confirm(State(service): State<Arc<Service>>) -> Outcome<Confirmed> {
@@ -654,11 +666,23 @@ struct Found<'f> {
     broken: Cow<'f, BrokenReturn>,
 }
 
+/// A line of the stream that stands for records nobody got: there were too many at once, and the kernel reported only some.
+#[derive(Debug, Serialize, Deserialize)]
+struct Suppressed {
+    suppressed: u64,
+}
+
+/// How often it is asked what could not be reported.
+const SUPPRESSED_EVERY: Duration = Duration::from_secs(1);
+
 struct Listener {
     records: Receiver<Arc<Record>>,
     broken: Receiver<Arc<BrokenReturn>>,
     service: Arc<Service>,
     wish: Wish,
+    /// What was not reported so far, and when to ask again.
+    suppressed: u64,
+    ask: Interval,
     _curious: Option<Curious>,
 }
 
@@ -675,6 +699,10 @@ impl Listener {
                     Ok(_) | Err(RecvError::Lagged(_)) => continue,
                     Err(RecvError::Closed) => return None,
                 },
+                _ = self.ask.tick() => match self.newly_suppressed().await {
+                    0 => continue,
+                    suppressed => return line(&Suppressed { suppressed }),
+                },
                 _ = self.service.stopped() => return None,
             };
             match received {
@@ -687,6 +715,17 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// What could not be reported since it was asked last. An interface that has gone has nothing to tell.
+    async fn newly_suppressed(&mut self) -> u64 {
+        let interface = self.wish.interface.clone();
+        let now = self.service.ask(move |state| state.suppressed(interface.as_deref()).ok()).await;
+        let Ok(Some(now)) = now else { return 0 };
+        let before = std::mem::replace(&mut self.suppressed, now);
+        now.saturating_sub(before)
+    }
+}
+
 fn line<T: Serialize>(body: &T) -> Option<String> {
     let mut line = serde_json::to_string(&Answer::new(body)).ok()?;
     line.push('\n');
@@ -695,22 +734,30 @@ fn line<T: Serialize>(body: &T) -> Option<String> {
 
 async fn events(State(service): State<Arc<Service>>, asked: Asked<Wish>) -> Result<Response, Failure> {
     let Query(mut wish) = asked.map_err(|error| senseless(error.body_text()))?;
-    if let Some(asked) = &wish.interface {
-        let asked = asked.clone();
-        match waiting(Arc::clone(&service), move |service| Ok(service.state().name(&asked))).await? {
-            Ok(name) => wish.interface = Some(name),
-            // It may be attached later.
-            Err(StateError::NotAttached { .. }) => {}
-            Err(error) => return Err(error.into()),
+    // What the policy does not have, nobody would ever hear of.
+    let wish = waiting(Arc::clone(&service), move |service| {
+        let state = service.state();
+        if let Some(asked) = &wish.interface {
+            wish.interface = Some(state.name_here_or_not(asked)?);
         }
-    }
+        if let Some(filter) = &wish.filter {
+            filter.check(&state.nameable()).map_err(|error| senseless(error.to_string()))?;
+        }
+        drop(state);
+        Ok(wish)
+    })
+    .await?;
     let (records, broken) = (service.listen(), service.listen_broken());
     let curious = if wish.wanted() == Wanted::Deny {
         None
     } else {
         Some(waiting(Arc::clone(&service), |service| Ok(service.report_all())).await?)
     };
-    let listener = Listener { records, broken, service, wish, _curious: curious };
+    let mut ask = interval(SUPPRESSED_EVERY);
+    ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut listener = Listener { records, broken, service, wish, suppressed: 0, ask, _curious: curious };
+    // What there was before is none of this listener's.
+    listener.newly_suppressed().await;
     let lines = stream::unfold(listener, async |mut listener| {
         let line = listener.next_line().await?;
         Some((Ok::<_, Infallible>(line), listener))

@@ -9,7 +9,7 @@ use std::{
 
 use http_body_util::{BodyExt, Full};
 use hyper::{
-    Method, Request, Response,
+    Method, Request, Response, StatusCode,
     body::{Bytes, Incoming},
     client::conn::http1,
     header::{CONTENT_TYPE, HOST},
@@ -56,6 +56,9 @@ pub enum ClientError {
     /// It said no.
     #[error("{}", .0.error)]
     Refused(Problem),
+    /// It cannot do this: what was asked for makes no sense, or is not there.
+    #[error("{}", .0.error)]
+    Senseless(Box<Problem>),
 }
 
 impl ClientError {
@@ -72,6 +75,7 @@ impl ClientError {
                     .to_owned(),
             ),
             Self::Refused(problem) => problem.hint.clone(),
+            Self::Senseless(problem) => problem.hint.clone(),
             Self::Unreachable { .. } | Self::Strange { .. } => None,
         }
     }
@@ -155,10 +159,8 @@ impl Client {
         let uri = query("/v1/events", [("interface", interface), ("broken", Some("true")), action, filter]);
         let response = self.send(Method::GET, &uri).await?;
         if !response.status().is_success() {
-            let body = response.into_body().collect().await?.to_bytes();
-            let problem: Answer<Problem> =
-                serde_json::from_slice(&body).map_err(|error| self.strange(error.to_string()))?;
-            return Err(ClientError::Refused(problem.body));
+            let status = response.status();
+            return Err(self.no(status, &response.into_body().collect().await?.to_bytes()));
         }
         Ok(Watch { client: self.clone(), body: response.into_body(), read: VecDeque::new(), left: Vec::new() })
     }
@@ -240,6 +242,17 @@ impl Client {
         ClientError::Strange { path: self.path.clone(), why }
     }
 
+    /// Any other answer than success.
+    fn no(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        match serde_json::from_slice(body) {
+            Ok(Answer { body: problem, .. }) if matches!(status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND) => {
+                ClientError::Senseless(Box::new(problem))
+            }
+            Ok(Answer { body: problem, .. }) => ClientError::Refused(problem),
+            Err(error) => self.strange(error.to_string()),
+        }
+    }
+
     async fn ask<T: DeserializeOwned>(&self, method: Method, uri: &str) -> Result<T, ClientError> {
         self.ask_with(method, uri, Vec::new()).await
     }
@@ -248,12 +261,10 @@ impl Client {
         let response = self.send_with(method, uri, body).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        let read = |error: serde_json::Error| self.strange(error.to_string());
         if !status.is_success() {
-            let problem: Answer<Problem> = serde_json::from_slice(&body).map_err(read)?;
-            return Err(ClientError::Refused(problem.body));
+            return Err(self.no(status, &body));
         }
-        let answer: Answer<T> = serde_json::from_slice(&body).map_err(read)?;
+        let answer: Answer<T> = serde_json::from_slice(&body).map_err(|error| self.strange(error.to_string()))?;
         if answer.schema != SCHEMA {
             return Err(self.strange(format!("schema {}, and {SCHEMA} is known here", answer.schema)));
         }
@@ -313,6 +324,11 @@ pub enum Told {
     Missed {
         /// How many.
         missed: u64,
+    },
+    /// So many were not reported, because there were too many at once.
+    Suppressed {
+        /// How many.
+        suppressed: u64,
     },
     /// A verdict.
     Record(Box<Record>),

@@ -308,8 +308,8 @@ impl Writers {
                     tracing::warn!(flow_log = log.name, was = why, lost, "the flow log is written again");
                 }
             }
-            Err(error) => {
-                let why = chain(&error);
+            Err(Unwritten { why, written }) => {
+                let why = chain(&why);
                 // Said once for a reason, and then by the status until it is written again.
                 if self.failing.get(&log.name).is_none_or(|(before, _)| *before != why) {
                     tracing::error!(
@@ -319,10 +319,12 @@ impl Writers {
                         "the flow log cannot be written"
                     );
                 }
-                let (began, ended) = skipped.unwrap_or(*span);
+                let told = usize::from(skipped.is_some());
+                // What was missing before is told by now, where the first record went out.
+                let (began, ended) = skipped.filter(|_| written < told).unwrap_or(*span);
                 self.skipped.insert(key, (began.min(span.0), ended.max(span.1)));
                 let failing = self.failing.entry(log.name.clone()).or_default();
-                *failing = (why, failing.1 + records.len() as u64);
+                *failing = (why, failing.1 + (all.len() - written.max(told)) as u64);
             }
         }
     }
@@ -332,15 +334,27 @@ fn records(count: u64) -> String {
     if count == 1 { "1 record is".to_owned() } else { format!("{count} records are") }
 }
 
-/// Writes records where they are to go: all of them or none, as far as that can be said.
-fn put(batch: &Batch, records: &[&FlowRecord]) -> io::Result<()> {
+/// Records that were not written, and how many before them were.
+struct Unwritten {
+    why: io::Error,
+    written: usize,
+}
+
+impl From<io::Error> for Unwritten {
+    fn from(why: io::Error) -> Self {
+        Self { why, written: 0 }
+    }
+}
+
+/// Writes records where they are to go: all of them or none, but for the journal, which takes one at a time.
+fn put(batch: &Batch, records: &[&FlowRecord]) -> Result<(), Unwritten> {
     let Of { log, eni, .. } = &batch.of;
     let text =
         || records.iter().map(|record| report::flowlog::styled(record, &log.format, log.style)).collect::<String>();
     match &log.destination {
         Destination::File(path) => {
             let head = report::flowlog::head(&log.format, log.style);
-            file::append(path, log.rotation, head.as_bytes(), text().as_bytes(), SystemTime::now())
+            Ok(file::append(path, log.rotation, head.as_bytes(), text().as_bytes(), SystemTime::now())?)
         }
         Destination::Directory(tree) => {
             let bytes = report::flowlog::file(records, &log.format, log.style, tree.file_format)?;
@@ -354,17 +368,26 @@ fn put(batch: &Batch, records: &[&FlowRecord]) -> io::Result<()> {
             ];
             let contents = tree::Contents { machine: &MACHINE, window: &window, began: batch.span.0 };
             let extension = report::flowlog::extension(log.style, tree.file_format);
-            tree::put(&tree.root, &tree::place(log, tree, &contents, extension), &bytes)
+            Ok(tree::put(&tree.root, &tree::place(log, tree, &contents, extension), &bytes)?)
         }
-        Destination::Stdout => stream::put(text()),
+        Destination::Stdout => Ok(stream::put(text())?),
         Destination::Journal => {
-            let socket = UnixDatagram::unbound()?;
-            for record in records {
-                socket.send_to(&report::flowlog::journal(record, &log.format, log.style), Path::new(JOURNAL))?;
-            }
-            Ok(())
+            let entries = records.iter().map(|record| report::flowlog::journal(record, &log.format, log.style));
+            journal(Path::new(JOURNAL), PATIENCE, entries)
         }
     }
+}
+
+/// How long the journal may take for an entry. One that has stopped must not keep other flow logs waiting.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn journal(socket: &Path, patience: Duration, entries: impl Iterator<Item = Vec<u8>>) -> Result<(), Unwritten> {
+    let sender = UnixDatagram::unbound()?;
+    sender.set_write_timeout(Some(patience))?;
+    for (written, entry) in entries.enumerate() {
+        sender.send_to(&entry, socket).map_err(|why| Unwritten { why, written })?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -379,6 +402,29 @@ mod tests {
         let at = |seconds, nanoseconds| until_next(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds));
         assert_eq!(at(120, 0), Duration::from_mins(1));
         assert_eq!(at(179, 250_000_000), Duration::from_millis(750));
+    }
+
+    /// A journal that has stopped takes what there is room for; how much that is, is known.
+    #[test]
+    fn of_a_journal_that_stopped_it_is_known_what_it_took() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let stopped = UnixDatagram::bind(&path).unwrap();
+        let entries = (0_u32..100_000).map(|entry| entry.to_le_bytes().to_vec());
+        let Err(Unwritten { why, written }) = journal(&path, Duration::from_millis(50), entries) else {
+            panic!("there is no end to it");
+        };
+        assert_eq!(why.kind(), io::ErrorKind::WouldBlock);
+        stopped.set_nonblocking(true).unwrap();
+        let mut entry = [0; 4];
+        for number in 0..written {
+            stopped.recv(&mut entry).unwrap();
+            assert_eq!(u32::from_le_bytes(entry) as usize, number);
+        }
+        assert!(stopped.recv(&mut entry).is_err() && written > 0);
+        drop(stopped);
+        let gone = journal(&path, Duration::from_millis(50), [vec![1]].into_iter());
+        assert!(matches!(gone, Err(Unwritten { written: 0, .. })), "nobody is there");
     }
 
     /// A directory in the file's place is as good as a full disk.

@@ -9,6 +9,7 @@ use super::{
     guard::{self, InForce, Next, Refusal},
     host::{self, Surroundings},
     prepare::{self, PrepareError, Prepared, Reading},
+    review::Subject,
     state::{self, State, StateError},
 };
 use crate::{
@@ -56,6 +57,8 @@ pub struct Diagnostics {
     pub coloured: String,
     /// The same one by one, for machines.
     pub list: Vec<Finding>,
+    /// What is to be looked through once it is in force; nothing where it cannot be used.
+    pub subject: Option<Subject>,
 }
 
 /// One thing that was noticed about a policy file.
@@ -87,7 +90,8 @@ impl Diagnostics {
             file: reading.file.clone(),
             line: report::diagnostics::line(&reading.text, diagnostic),
         };
-        Self { plain: render(false), coloured: render(true), list: told.iter().map(finding).collect() }
+        let list = told.iter().map(finding).collect();
+        Self { plain: render(false), coloured: render(true), list, subject: None }
     }
 }
 
@@ -119,12 +123,14 @@ pub struct File {
 
 impl Loader for File {
     fn load(&self, state: &State, force: bool) -> (Result<Prepared, LoadError>, Diagnostics) {
-        let reading = match prepare::read(&self.path, &host::Kernel) {
+        let mut reading = match prepare::read(&self.path, &host::Kernel) {
             Ok(reading) => reading,
             Err(error) => return (Err(error.into()), Diagnostics::default()),
         };
-        let diagnostics = Diagnostics::of(&reading);
-        (self.finish(&reading, state, force), diagnostics)
+        let mut diagnostics = Diagnostics::of(&reading);
+        let finished = self.finish(&reading, state, force);
+        diagnostics.subject = Subject::of(reading.file, reading.resolved.take(), &reading.diagnostics);
+        (finished, diagnostics)
     }
 
     fn may_set(&self, state: &State, name: &str, next: &Interface) -> Result<(), LoadError> {

@@ -23,6 +23,7 @@ pub mod notify;
 pub mod plane;
 pub mod prepare;
 mod restore;
+pub mod review;
 pub mod serve;
 pub mod socket;
 pub mod state;
@@ -45,6 +46,7 @@ pub(crate) use self::state::rfc3339;
 use self::{
     broken::Scene,
     load::{LoadError, Loader},
+    review::{Findings, Review, Subject},
     serve::{Ended, Notice, Undone},
     state::{Drained, State, StateError},
 };
@@ -91,6 +93,8 @@ pub struct Service {
     flow_readers: Arc<Semaphore>,
     /// What writes flow logs. Locked before the state, where both are.
     writers: Mutex<flowlog::Writers>,
+    /// What looks through the policy in force.
+    review: Arc<Review>,
     tell: Arc<dyn Fn(Notice) + Send + Sync>,
 }
 
@@ -132,6 +136,7 @@ impl Service {
             flow_readers: Arc::new(Semaphore::new(FLOW_READERS)),
             stopping: watch::Sender::new(None),
             writers: Mutex::default(),
+            review: Arc::default(),
             tell,
         })
     }
@@ -163,7 +168,22 @@ impl Service {
             Ok(change) => Notice::Reloaded { change, pending, now: &now },
             Err(error) => Notice::NotReloaded { error, now: &now },
         });
+        if result.is_ok() {
+            self.look_through(diagnostics.subject.clone());
+        }
         (result, diagnostics)
+    }
+
+    /// Has the policy looked through that was put in force, beside everything else.
+    pub(super) fn look_through(&self, subject: Option<Subject>) {
+        if let Some(subject) = subject {
+            self.review.begin(subject, Arc::clone(&self.tell));
+        }
+    }
+
+    /// What is found in the policy that was put in force last, where that is known in time.
+    pub async fn findings(&self, patience: Duration) -> Option<Findings> {
+        self.review.findings(patience).await
     }
 
     /// Wakes everybody who waits for another policy.

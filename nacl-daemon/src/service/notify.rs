@@ -64,6 +64,7 @@ fn of(notice: &Notice<'_>, is_ready: bool) {
         | Notice::NotReloaded { .. }
         | Notice::Restored(_)
         | Notice::Diagnostics(_)
+        | Notice::Findings(_)
         | Notice::Record(_)
         | Notice::Broken(_)
         | Notice::Missed(_)

@@ -123,6 +123,10 @@ pub trait Attached: Send {
     fn epoch(&self) -> u32;
     /// Counters since it was attached.
     fn counters(&self) -> Result<Counters, PlaneError>;
+    /// Packets since then that were not reported, because there were too many at once.
+    fn suppressed(&self) -> Result<u64, PlaneError> {
+        Ok(self.counters()?.events_suppressed)
+    }
     /// What it takes in the kernel.
     fn memory(&self) -> Result<Memory, PlaneError>;
     /// Descriptors that become readable when there are events, or lines of the programs' log.
@@ -342,6 +346,10 @@ impl Attached for Attachment {
 
     fn counters(&self) -> Result<Counters, PlaneError> {
         Ok(self.counters()?)
+    }
+
+    fn suppressed(&self) -> Result<u64, PlaneError> {
+        Ok(self.suppressed()?)
     }
 
     fn memory(&self) -> Result<Memory, PlaneError> {

@@ -23,6 +23,7 @@ use super::{
     metrics::{self, Loopback},
     notify,
     plane::Plane,
+    review::{Findings, Subject},
     socket::{Socket, SocketError},
     state::{self, Settings, State, StateError},
 };
@@ -69,6 +70,8 @@ pub struct Config {
 pub enum Notice<'a> {
     /// What was noticed about the policy file.
     Diagnostics(&'a Diagnostics),
+    /// What the rules come to of the policy in force, where there is something to say.
+    Findings(&'a Findings),
     /// A policy is put in force on so many interfaces, which may take a while: new ones are attached to.
     Applying {
         /// How many.
@@ -265,8 +268,8 @@ pub async fn run(config: Config, plane: Box<dyn Plane>, tell: Tell) -> Result<En
     let tell = notify::with(tell.into());
     let teller = Arc::clone(&tell);
     let asked = config.clone();
-    let (service, mut socket) = tokio::task::spawn_blocking(move || start(plane, &asked, &teller)).await??;
-    let ended = serve(&service, &mut socket, metrics, signals, &config, &tell).await;
+    let (service, mut socket, subject) = tokio::task::spawn_blocking(move || start(plane, &asked, &teller)).await??;
+    let ended = serve(&service, &mut socket, subject, metrics, signals, &config, &tell).await;
     tell(Notice::Ending);
     let interfaces = service.state().status().map(|status| status.interfaces).unwrap_or_default();
     let ending = Arc::clone(&service);
@@ -296,7 +299,7 @@ fn start(
     plane: Box<dyn Plane>,
     config: &Config,
     tell: &Arc<dyn Fn(Notice) + Send + Sync>,
-) -> Result<(Arc<Service>, Socket), RunError> {
+) -> Result<(Arc<Service>, Socket, Option<Subject>), RunError> {
     let Config { file, socket, socket_group, wait, trace, lifetime, force, confirm, on_exit, .. } = config;
     let loader = load::File { path: file.clone(), unguarded: *force || lifetime.is_some() };
     let lacking = plane.lacking();
@@ -314,7 +317,7 @@ fn start(
     if !restored.is_empty() {
         tell(Notice::Restored(&restored));
     }
-    let (prepared, diagnostics) = loader.load(&state, confirm.is_some());
+    let (prepared, mut diagnostics) = loader.load(&state, confirm.is_some());
     tell(Notice::Diagnostics(&diagnostics));
     let begun = prepared.map_err(ReloadError::from).and_then(|prepared| {
         // What is asked for in so many words is not a policy that comes into force by itself.
@@ -326,8 +329,10 @@ fn start(
         state.apply(prepared, *confirm)?;
         Ok(())
     });
+    let mut subject = None;
     match begun {
         Ok(()) => {
+            subject = diagnostics.subject.take();
             for problem in state.sweep() {
                 tracing::warn!(reason = problem, "after the start");
             }
@@ -341,12 +346,13 @@ fn start(
         Err(ReloadError::State(error)) => return Err(error.into()),
     }
     let service = Service::new(state, Box::new(loader), Arc::clone(tell));
-    Ok((service, socket))
+    Ok((service, socket, subject))
 }
 
 async fn serve(
     service: &Arc<Service>,
     socket: &mut Socket,
+    subject: Option<Subject>,
     metrics: Option<TcpListener>,
     mut signals: Signals,
     config: &Config,
@@ -375,6 +381,7 @@ async fn serve(
         (state.status()?, state.brief())
     };
     tell(Notice::Ready { status: &status, now: &now, socket: socket.path(), lifetime: config.lifetime });
+    service.look_through(subject);
 
     let time_over = async {
         match config.lifetime {

@@ -34,6 +34,7 @@ use crate::{
         InterfaceRules, InterfaceStatus, ModeChange, Modes, Naming, Place, PolicyStatus, Record, ReloadStatus,
         Remembered, Setting, SettingChange, Status, Totals, Tracking, TrackingStats,
         broken::{Pair, Pairing},
+        filter::Known,
         flows, interface_rules,
     },
     report::{named, place},
@@ -486,6 +487,21 @@ impl State {
         }
     }
 
+    /// As [`Self::name`], also of an interface that is not here and is waited for.
+    ///
+    /// # Errors
+    /// The policy has none, or several of this device.
+    pub fn name_here_or_not(&self, asked: &str) -> Result<String, StateError> {
+        self.name(asked).or_else(|error| {
+            let mut absent = self.absent.iter();
+            let meant = |(name, waiting): &(&String, &Waiting)| *name == asked || waiting.meant.interface.name == asked;
+            match error {
+                StateError::NotAttached { .. } => absent.find(meant).map(|(name, _)| name.clone()).ok_or(error),
+                error => Err(error),
+            }
+        })
+    }
+
     fn not_attached(&self, interface: String) -> StateError {
         let held = self.interfaces.values().map(|held| text_of(&held.name, &held.meant.interface));
         let absent = self.absent.iter();
@@ -699,6 +715,27 @@ impl State {
             }
         }
         if failed.is_empty() { Ok(done) } else { Err(failed) }
+    }
+
+    /// Packets that were not reported since the programs were attached, because there were too many at once.
+    ///
+    /// # Errors
+    /// There is no such interface, or the kernel would not tell.
+    pub fn suppressed(&self, asked: Option<&str>) -> Result<u64, StateError> {
+        let of = |held: &Enforced| held.attachment.suppressed().map_err(|source| held.kernel(source));
+        self.selected(asked)?.into_iter().map(of).sum()
+    }
+
+    /// What there is in the policy that can be named, on interfaces that are not here too.
+    pub fn nameable(&self) -> Known {
+        let mut known = Known::default();
+        let held = self.interfaces.iter().map(|(name, held)| (name, &held.meant));
+        for (name, Meant { interface, compiled, .. }) in
+            held.chain(self.absent.iter().map(|(name, waiting)| (name, &waiting.meant)))
+        {
+            known.add(name, interface, &compiled.slots);
+        }
+        known
     }
 
     /// The rule tables with hits, of all interfaces or of one.

@@ -254,7 +254,7 @@ fn a_fix_is_shown_before_it_is_written_and_keeps_what_it_need_not_change() {
     assert!(text(&check(&["--fix", path]).stdout).contains("nothing to fix"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
     let refused = check(&["--fix", "-"]);
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("standard input cannot be written to"), "{}", text(&refused.stderr));
     for flags in [&["--dry-run", path][..], &["--fix", "--json", path], &["--fix", "--format", "sarif", path]] {
         assert_eq!(check(flags).status.code(), Some(2), "{flags:?}");

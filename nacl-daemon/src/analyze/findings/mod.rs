@@ -12,12 +12,14 @@ mod services;
 mod shares;
 mod view;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
+
+use nacl_common::Direction;
 
 use self::view::View;
 use crate::{
     policy::Diagnostic,
-    resolve::{Layers, Resolved},
+    resolve::{Group, Layers, Nacl, Resolved},
 };
 
 /// Everything that is found in a policy, in no order. Interfaces that cannot be compiled are left out: why is said elsewhere.
@@ -32,6 +34,25 @@ pub fn findings(policy: &Resolved) -> Vec<Diagnostic> {
     }
     groups::check(policy, &mut found);
     found
+}
+
+/// As [`findings`], where they are no more work than this; `None` where they are. Work is counted in cells: prefixes times rules, of
+/// every list as often as it is looked at.
+pub fn findings_within(policy: &Resolved, work: usize) -> Option<Vec<Diagnostic>> {
+    let square = |rules: usize, prefixes: usize| rules.saturating_mul(prefixes);
+    let of_nacl = |nacl: &Nacl| Direction::ALL.map(|direction| nacl.rules(direction).len()).map(|all| square(all, all));
+    let of_groups = |groups: &[Arc<Group>]| {
+        Direction::ALL.map(|direction| {
+            let rules = groups.iter().flat_map(|group| group.rules(direction));
+            square(rules.clone().count(), rules.map(|rule| rule.cidrs.len()).sum())
+        })
+    };
+    let nacls = policy.nacls.values().map(|nacl| of_nacl(nacl));
+    let interfaces = policy.interfaces.values().flat_map(|interface| {
+        [of_nacl(&interface.nacl), interface.groups.as_deref().map(of_groups).unwrap_or_default()]
+    });
+    let all = nacls.chain(interfaces).flatten().fold(0, usize::saturating_add);
+    (all <= work).then(|| findings(policy))
 }
 
 /// Of [`findings`] those about the way back, N005 to N010, each with the name of its network ACL.

@@ -42,13 +42,13 @@ struct Twice {
 
 /// Both lists of a network ACL.
 pub(super) fn check(view: &View, found: &mut Vec<Diagnostic>) {
-    for direction in Direction::ALL {
-        let decided = decided(view, direction);
-        one_protocol(view, direction, &decided, found);
-        one_family(view, direction, &decided, found);
-        too_wide(view, direction, &decided, found);
+    let both = Direction::ALL.map(|direction| (direction, decided(view, direction)));
+    for (direction, decided) in &both {
+        one_protocol(view, *direction, decided, found);
+        one_family(view, *direction, decided, found);
+        too_wide(view, *direction, decided, found);
     }
-    mtu(view, found);
+    mtu(view, &both, found);
 }
 
 /// By rule: the packets of TCP and UDP, one of each cell, that it decides.
@@ -269,21 +269,21 @@ pub(super) fn too_big(packet: &Packet) -> Packet {
     Packet { protocol, dport, sport: 0, tcp_flags: 0, fragment: Fragment::None, hop_limit: 64, ..*packet }
 }
 
-fn mtu(view: &View, found: &mut Vec<Diagnostic>) {
+fn mtu(view: &View, both: &[(Direction, Decided<'_>)], found: &mut Vec<Diagnostic>) {
     let mut served: BTreeMap<bool, (&Rule, Packet)> = BTreeMap::new();
-    for direction in Direction::ALL {
-        for (rule, packets) in decided(view, direction).into_values() {
+    for (direction, decided) in both {
+        for (rule, packets) in decided.values() {
             let tcp = packets.iter().find(|packet| packet.protocol == 6);
             let service = role::of_rule(rule) != Some(Role::Replies);
             // Inside a VPC links have one size; what goes over the internet crosses smaller ones.
             if let Some(packet) = tcp.filter(|_| rule.action == Action::Allow && rule.cidr.prefix_len() == 0 && service)
             {
                 let (remote, local) =
-                    if direction == Direction::Inbound { (packet.src, packet.dst) } else { (packet.dst, packet.src) };
+                    if *direction == Direction::Inbound { (packet.src, packet.dst) } else { (packet.dst, packet.src) };
                 let message = too_big(&Packet { src: remote, dst: local, ..*packet });
                 let (allow, by) = view.judge(Direction::Inbound, &message);
                 if !allow && matches!(by, Decider::NaclImplied { .. }) {
-                    served.entry(rule.cidr.addr().is_ipv6()).or_insert((rule, message));
+                    served.entry(rule.cidr.addr().is_ipv6()).or_insert((*rule, message));
                 }
             }
         }
