@@ -15,7 +15,7 @@ use nacl_daemon::{
         write::{Here, Written},
     },
     policy::{self, Severity},
-    report,
+    report::{self, import::Work},
     resolve::{NoHost, Resolved},
 };
 use proptest::prelude::*;
@@ -90,7 +90,7 @@ fn every_folder_becomes_the_policy_beside_it() {
         let written = import(&folder(name), &Wanted::default()).unwrap();
         load(&written.policy);
         failed.extend(expect(&corpus().join(name).join("policy.toml"), written.policy).err());
-        let notes = plain(&report::import::notes(&written.notes));
+        let notes = plain(&report::import::notes(Work::Import, &written.notes));
         failed.extend(expect(&corpus().join(name).join("notes.txt"), notes).err());
     }
     let folders = fs::read_dir(corpus()).unwrap().count();

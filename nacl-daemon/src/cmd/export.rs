@@ -3,7 +3,7 @@
 use nacl_daemon::{
     export::{self, Exported},
     inventory::{Inventory, read},
-    report,
+    report::{self, import::Work},
     resolve::NoHost,
 };
 
@@ -33,7 +33,7 @@ fn of_inventory(policy: &cli::ExportPolicy, write: fn(&Inventory) -> Exported) -
 }
 
 fn finish(policy: &cli::ExportPolicy, exported: &Exported) -> anyhow::Result<Exit> {
-    tell(report::import::notes(&exported.notes))?;
+    tell(report::import::notes(Work::Export, &exported.notes))?;
     give(policy.output.as_deref(), &exported.text)?;
     Ok(Exit::Done)
 }

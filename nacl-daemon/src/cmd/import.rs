@@ -7,7 +7,7 @@ use nacl_daemon::{
     files,
     import::{self, Document, Wanted, cloudformation::Parameters, terraform::Half, tree::Findings},
     inventory::{Inventory, write::Here},
-    report,
+    report::{self, import::Work},
 };
 
 use super::{print, tell};
@@ -43,7 +43,7 @@ fn finish(inventory: Inventory, findings: Findings, to: &cli::ImportTo) -> anyho
     let wanted = Wanted { vpcs: to.vpc.clone(), here: here.collect() };
     match import::policy(inventory, findings, &wanted) {
         Ok(written) => {
-            tell(report::import::notes(&written.notes))?;
+            tell(report::import::notes(Work::Import, &written.notes))?;
             give(to.output.as_deref(), &written.policy)?;
             Ok(Exit::Done)
         }
