@@ -16,7 +16,7 @@ pub fn run(args: &cli::Export) -> anyhow::Result<Exit> {
         cli::ExportTo::Terraform(policy) => of_inventory(policy, export::terraform::write),
         cli::ExportTo::Cloudformation(policy) => of_inventory(policy, export::cloudformation::write),
         cli::ExportTo::Nftables(args) => {
-            let resolved = usable(&args.policy.policy, &NoHost)?;
+            let resolved = usable(&args.policy.policy, &args.policy.parameters.given(), &NoHost)?;
             let place = resolved.named_interface(args.interface.as_deref())?;
             finish(&args.policy, &export::nftables::write(&resolved.file, &place.name, &place.interface))
         }
@@ -25,7 +25,7 @@ pub fn run(args: &cli::Export) -> anyhow::Result<Exit> {
 
 /// What is made of what a policy says in AWS's terms.
 fn of_inventory(policy: &cli::ExportPolicy, write: fn(&Inventory) -> Exported) -> anyhow::Result<Exit> {
-    let mut inventory = read::read(&usable(&policy.policy, &NoHost)?);
+    let mut inventory = read::read(&usable(&policy.policy, &policy.parameters.given(), &NoHost)?);
     let mut exported = write(&inventory);
     exported.notes.append(&mut inventory.notes);
     exported.notes.sort();

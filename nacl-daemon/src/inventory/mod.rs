@@ -69,6 +69,18 @@ pub enum Because {
     NoEffect,
 }
 
+impl Because {
+    /// In one word, for machines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotExpressible => "not-expressible",
+            Self::Unknown => "unknown",
+            Self::NotHere => "not-here",
+            Self::NoEffect => "no-effect",
+        }
+    }
+}
+
 /// Something that was left out, or taken over otherwise than it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Note {

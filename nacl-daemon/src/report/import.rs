@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use annotate_snippets::normalize_untrusted_str;
 use anstyle::{AnsiColor, Style};
+use serde_json::{Value, json};
 
 use crate::{import::Problem, inventory::Note};
 
@@ -36,6 +37,16 @@ pub fn notes(work: Work, notes: &[Note]) -> String {
         line(&mut out, TOLD, "note", work, &note.place.to_string(), &note.message);
     }
     out
+}
+
+/// A note, for machines.
+pub fn json(note: &Note) -> Value {
+    let Note { because, place, message } = note;
+    json!({
+        "because": because.name(),
+        "place": { "file": place.file, "path": place.path, "line": place.line },
+        "message": message,
+    })
 }
 
 /// Problems of an import, for a person: an export has none.
