@@ -67,6 +67,23 @@ fn json_with_long_forms() {
     assert_expected(&told(&inventory, &findings), "cloudformation/network.json.expected");
 }
 
+/// The second of two that are alike has a description that gets lost, and nothing is lost without a word.
+#[test]
+fn a_rule_that_stands_twice_is_told() {
+    let rule = |description: &str| json!({"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "CidrIp": "10.0.0.0/8", "Description": description});
+    let properties = json!({"GroupDescription": "a", "SecurityGroupIngress": [rule("one"), rule("two")]});
+    let inventory = without_problems(
+        &[template(&json!({"A": {"Type": "AWS::EC2::SecurityGroup", "Properties": properties}}))],
+        &[],
+    );
+    let written = nacl_daemon::inventory::write::write(inventory, &[]).unwrap();
+    assert!(written.policy.contains("description = \"one\"") && !written.policy.contains("two"), "{}", written.policy);
+    let notes: Vec<_> = written.notes.iter().map(|note| format!("{}: {}", note.place, note.message)).collect();
+    let place = "Resources.A.SecurityGroupIngress";
+    let wanted = format!("x.json: {place}[1]: the rule stands in {place}[0] too, and AWS takes it once (S16)");
+    assert_eq!(notes, [wanted]);
+}
+
 #[test]
 fn notes_and_problems_have_their_line() {
     let (_, findings) = read(&[corpus("cloudformation/network.yaml")], &[]);

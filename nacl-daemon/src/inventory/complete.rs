@@ -540,8 +540,15 @@ impl Inventory {
                 (rule.direction, protocol, ports, icmp, format!("{:?}", rule.peer), rule.id.clone())
             });
             // The same rule again is none (S16).
+            let notes = &mut self.notes;
             rules.dedup_by(|again, first| {
-                (again.direction, again.traffic, &again.peer) == (first.direction, first.traffic, &first.peer)
+                let same = again.key() == first.key();
+                if same {
+                    let message = format!("the rule stands in {} too, and AWS takes it once (S16)", first.place.path);
+                    notes.push(Note { because: Because::NoEffect, place: again.place.clone(), message });
+                    first.learn(again.clone());
+                }
+                same
             });
         }
         for list in &mut self.prefix_lists {

@@ -247,6 +247,34 @@ pub struct GroupRule {
     pub place: Place,
 }
 
+/// What two rules of a group cannot have in common.
+pub type RuleKey = (Direction, Traffic, Peer);
+
+impl GroupRule {
+    /// What makes a rule the same rule for AWS (S16): a description and tags do not, nor what else is told of a group it names.
+    pub fn key(&self) -> RuleKey {
+        let peer = match &self.peer {
+            Peer::Group { group, .. } => Peer::Group { group: group.clone(), owner: None, vpc: None, peering: None },
+            peer => peer.clone(),
+        };
+        (self.direction, self.traffic, peer)
+    }
+
+    /// Takes over what another one, which is the same rule, tells besides.
+    pub(crate) fn learn(&mut self, mut again: Self) {
+        self.id = self.id.take().or(again.id);
+        self.description = self.description.take().or(again.description);
+        self.tags.append(&mut again.tags);
+        if let (Peer::Group { owner, vpc, peering, .. }, Peer::Group { owner: whose, vpc: of, peering: by, .. }) =
+            (&mut self.peer, again.peer)
+        {
+            *owner = owner.take().or(whose);
+            *vpc = vpc.take().or(of);
+            *peering = peering.take().or(by);
+        }
+    }
+}
+
 /// The other end of a security group's rule (S15).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
