@@ -14,7 +14,7 @@ use nacl_daemon::{
         terraform::{self, Half},
         tree::Findings,
     },
-    inventory::{Because, Inventory},
+    inventory::{Because, Inventory, write},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -40,6 +40,21 @@ fn problems(text: &str) -> Vec<String> {
 fn a_plan_that_makes_everything() {
     let (inventory, findings) = read(&[corpus("terraform/plan-new.json")], Half::Planned);
     assert_expected(&told(&inventory, &findings), "terraform/plan-new.expected");
+}
+
+/// Modules with `for_each`, whose resources are all called `this`, and rules with keys of their own.
+#[test]
+fn a_plan_of_modules() {
+    let (inventory, findings) = read(&[corpus("terraform/plan-modules.json")], Half::Planned);
+    assert_expected(&told(&inventory, &findings), "terraform/plan-modules.expected");
+    // What has no tag is called by its modules too.
+    let names: Vec<_> = inventory.subnets.iter().map(|subnet| subnet.identity.names[0].as_str()).collect();
+    assert_eq!(names, ["tier-a-this", "tier-b-this"]);
+    // Both modules give one group the same rule, which AWS takes once.
+    let notes = write::write(inventory, &[]).unwrap().notes;
+    let twice = notes.iter().filter(|note| note.message.contains("AWS takes it once")).collect::<Vec<_>>();
+    assert_eq!(twice.len(), 1, "{notes:?}");
+    assert_eq!(twice[0].place.path, "module.tier[\"b\"].aws_vpc_security_group_ingress_rule.vpn");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use anyhow::{Context, bail};
 use nacl_daemon::{
     import::{self, Document, Wanted, terraform::Half, tree::Findings},
-    inventory::{Inventory, write::Here},
+    inventory::{Because, Inventory, Note, Place, write::Here},
     report::{self, count_of, import::Work},
 };
 
@@ -36,7 +36,12 @@ pub fn run(args: &cli::Import) -> anyhow::Result<Exit> {
 }
 
 /// The policy, and what is told of it; or what is wrong with the documents.
-fn finish(inventory: Inventory, findings: Findings, to: &cli::ImportTo) -> anyhow::Result<Exit> {
+fn finish(mut inventory: Inventory, findings: Findings, to: &cli::ImportTo) -> anyhow::Result<Exit> {
+    if inventory.is_empty() {
+        let place = Place { file: "".into(), path: String::new(), line: None };
+        let message = "there is no network in these documents: the policy says nothing".to_owned();
+        inventory.notes.push(Note { because: Because::NotHere, place, message });
+    }
     let here = to.interface.iter().map(|(device, of)| Here { device: device.clone(), of: of.clone() });
     let wanted = Wanted { vpcs: to.vpc.clone(), here: here.collect() };
     match import::policy(inventory, findings, &wanted) {

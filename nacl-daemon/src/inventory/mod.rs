@@ -35,6 +35,19 @@ pub struct Inventory {
     pub notes: Vec<Note>,
 }
 
+impl Inventory {
+    /// Whether there is no object in it.
+    pub fn is_empty(&self) -> bool {
+        let Self { account: _, region: _, vpcs, subnets, nacls, groups, prefix_lists, interfaces, notes: _ } = self;
+        vpcs.is_empty()
+            && subnets.is_empty()
+            && nacls.is_empty()
+            && groups.is_empty()
+            && prefix_lists.is_empty()
+            && interfaces.is_empty()
+    }
+}
+
 /// Where in a document something stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {

@@ -234,6 +234,12 @@ impl<'r> Reader<'r> {
         {
             let Some(list) = at.given(key) else {
                 if direction == Direction::Outbound {
+                    // An empty list, or one whose rules are all `AWS::NoValue`.
+                    if let Some(list) = at.get(key) {
+                        let message = "is an empty list, which lets everything out as if it was not written: AWS's own rule goes \
+                                       only where another one is listed";
+                        list.note(Because::NoEffect, message);
+                    }
                     rules.extend(assemble::allow_all_out(&at.place()));
                 }
                 continue;

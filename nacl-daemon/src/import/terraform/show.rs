@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    Resource, instance_name,
+    Resource, full_name,
     references::{Configuration, Found, Index, Scope, Step, modules, steps},
 };
 use crate::{
@@ -176,7 +176,7 @@ impl<'d> Head<'d> {
             scope,
             address: self.address.to_owned(),
             kind: self.kind.to_owned(),
-            name: instance_name(self.name, self.index.as_ref()),
+            name: full_name(&self.path, self.name, self.index.as_ref()),
             data: self.data,
             values: Term::new(What::Null),
             configured: None,
