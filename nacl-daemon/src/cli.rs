@@ -419,8 +419,8 @@ fn client(name: &str) -> Result<Client, String> {
 /// Needs neither root, nor a daemon, nor an eBPF kernel. Nothing is missed and nothing is reported that does not change: the
 /// packets are shown as regions, each with an example for `nacld explain`. What is compared is the first packet of a flow. Other
 /// settings that differ, and interfaces that only one of the files has, are named. Where a file has no interfaces, each network ACL and
-/// each security group is compared standing alone. A file may be a policy, a Terraform plan or state, or a CloudFormation template; what is
-/// not known before it is applied is listed and not compared.
+/// each security group is compared standing alone. A file may be a policy, what AWS's tools answer, a Terraform plan or state, or a
+/// CloudFormation template; what is not known before it is applied is listed and not compared.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
