@@ -287,6 +287,14 @@ fn an_interface_is_put_on_a_device() {
     );
 }
 
+#[test]
+fn a_group_named_twice_is_one_rule_also_where_once_it_is_told_how_to_get_there() {
+    let mut inventory = everything();
+    let rules = inventory.groups[0].rules.as_mut().unwrap();
+    rules.push(rule(Direction::Inbound, tcp(443, 443), group_of("sg-0aa", None, Some("vpc-0b2"))));
+    load(&written(&inventory));
+}
+
 /// Names as people give them, and worse.
 fn name() -> impl Strategy<Value = String> {
     let usual = select(vec![
