@@ -236,7 +236,7 @@ fn rules_that_differ_in_what_they_tell_of_a_group_are_one() {
     rules.extend([one, other]);
     let written = write::write(inventory, &[]).unwrap();
     load(&written.policy);
-    let lines: Vec<_> = written.policy.lines().filter(|line| line.contains("\"sg-0abc\"")).collect();
+    let lines: Vec<_> = written.policy.lines().filter(|line| line.contains("source = \"sg-0abc\"")).collect();
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains("peering = \"pcx-0a1\"") && lines[0].contains("by name"), "{lines:?}");
     assert_eq!(written.notes.iter().filter(|note| note.message.contains("AWS takes it once")).count(), 1);
