@@ -10,6 +10,7 @@ use nacl_common::Direction;
 use nacl_daemon::{
     analyze::Ports,
     clients::Client,
+    import::cloudformation,
     logs,
     observe::{
         Filter,
@@ -144,6 +145,8 @@ pub struct Check {
     /// Policy files; `-` is standard input.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub parameters: Parameters,
     /// Exit with 4 when there are warnings and no errors.
     #[arg(long, value_enum, value_name = "SEVERITY")]
     pub deny: Option<Deny>,
@@ -241,6 +244,8 @@ pub struct Explain {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    #[command(flatten)]
+    pub parameters: Parameters,
     /// Interface of the policy, or eni:NAME, subnet:NAME, nacl:NAME or sg:NAME: explain the flow at this place alone. May be left out when
     /// there is one interface, and where the ends tell.
     #[arg(short, long, value_name = "NAME")]
@@ -316,6 +321,8 @@ pub struct Replay {
     /// Policy file.
     #[arg(short, long, alias = "policy", value_name = "FILE")]
     pub config: PathBuf,
+    #[command(flatten)]
+    pub parameters: Parameters,
     /// Interface of the policy; may be left out when there is only one.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
@@ -430,8 +437,8 @@ fn client(name: &str) -> Result<Client, String> {
 /// Needs neither root, nor a daemon, nor an eBPF kernel. Nothing is missed and nothing is reported that does not change: the
 /// packets are shown as regions, each with an example for `nacld explain`. What is compared is the first packet of a flow. Other
 /// settings that differ, and interfaces that only one of the files has, are named. Where a file has no interfaces, each network ACL and
-/// each security group is compared standing alone. A file may be a policy, a Terraform plan or state, or a CloudFormation template; what is
-/// not known before it is applied is listed and not compared.
+/// each security group is compared standing alone. A file may be a policy, what AWS's tools answer, a Terraform plan or state, or a
+/// CloudFormation template; what is not known before it is applied is listed and not compared.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -452,6 +459,8 @@ pub struct Diff {
     /// compared with what it will make.
     #[arg(value_name = "NEW")]
     pub new: Option<PathBuf>,
+    #[command(flatten)]
+    pub parameters: Parameters,
     /// Only this interface, by its name in the policy or, where that is unique, by its device; or eni:NAME, subnet:NAME, nacl:NAME, sg:NAME.
     #[arg(short, long, value_name = "NAME")]
     pub interface: Option<String>,
@@ -566,11 +575,33 @@ pub struct ImportCloudformation {
     /// Templates; `-` is standard input.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Value of a parameter, or of a pseudo parameter such as AWS::Region; may be repeated.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
-    pub parameter: Vec<(String, String)>,
+    #[command(flatten)]
+    pub parameters: Parameters,
     #[command(flatten)]
     pub to: ImportTo,
+}
+
+/// What a CloudFormation template needs, wherever one is read.
+#[derive(Args, Clone, Debug)]
+pub struct Parameters {
+    /// Value of a CloudFormation template's parameter, or of a pseudo parameter such as AWS::Region; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    parameter: Vec<(String, String)>,
+}
+
+impl Parameters {
+    /// By name.
+    pub fn given(&self) -> cloudformation::Parameters {
+        self.parameter.iter().cloned().collect()
+    }
+}
+
+/// NAME=VALUE; a parameter can be empty.
+fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("expected a name and a value with = between them".to_owned()),
+    }
 }
 
 /// NAME=VALUE.
@@ -608,6 +639,8 @@ pub struct ExportPolicy {
     /// Policy file; `-` is standard input.
     #[arg(value_name = "POLICY")]
     pub policy: PathBuf,
+    #[command(flatten)]
+    pub parameters: Parameters,
     /// Write to this file instead of standard output.
     #[arg(short, long, value_name = "OUT")]
     pub output: Option<PathBuf>,
@@ -648,6 +681,8 @@ pub struct Search {
     /// Policy file; `-` is standard input.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    #[command(flatten)]
+    pub parameters: Parameters,
     /// Only packets that go this way (default: both).
     #[arg(value_enum, value_name = "WAY")]
     pub direction: Option<Way>,
@@ -852,6 +887,8 @@ pub struct Rules {
     /// Show a policy file instead of what a daemon enforces.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub parameters: Parameters,
     #[command(flatten)]
     pub socket: Socket,
 }
@@ -1143,6 +1180,8 @@ pub struct Doctor {
     /// Policy file.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub parameters: Parameters,
     /// Network namespace (a name under /run/netns) of interfaces that the policy does not name.
     #[arg(long, value_name = "NAME")]
     pub netns: Option<String>,
@@ -1302,6 +1341,8 @@ pub struct Test {
     /// The policy, instead of the one that the test file names; documents of an import may be several.
     #[arg(short, long, value_name = "FILE")]
     pub policy: Vec<PathBuf>,
+    #[command(flatten)]
+    pub parameters: Parameters,
     /// Only tests with this in their name.
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,

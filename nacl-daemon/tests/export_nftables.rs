@@ -201,7 +201,7 @@ fn the_examples_are_written_by_the_verb() {
     let resolved = policy::load("nacld.toml", &file, &NoHost).resolved.unwrap();
     assert_eq!(out, nftables::write("nacld.toml", "eth0", &resolved.named_interface(None).unwrap().interface).text);
     assert_eq!(
-        told.matches("note[import]").count(),
+        told.matches("note[export]").count(),
         Difference::of(&resolved.named_interface(None).unwrap().interface).len(),
         "{told}"
     );

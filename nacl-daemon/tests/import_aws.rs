@@ -15,7 +15,7 @@ use nacl_daemon::{
         write::{Here, Written},
     },
     policy::{self, Severity},
-    report,
+    report::{self, import::Work},
     resolve::{NoHost, Resolved},
 };
 use proptest::prelude::*;
@@ -90,7 +90,7 @@ fn every_folder_becomes_the_policy_beside_it() {
         let written = import(&folder(name), &Wanted::default()).unwrap();
         load(&written.policy);
         failed.extend(expect(&corpus().join(name).join("policy.toml"), written.policy).err());
-        let notes = plain(&report::import::notes(&written.notes));
+        let notes = plain(&report::import::notes(Work::Import, &written.notes));
         failed.extend(expect(&corpus().join(name).join("notes.txt"), notes).err());
     }
     let folders = fs::read_dir(corpus()).unwrap().count();
@@ -138,6 +138,25 @@ fn the_order_of_documents_and_of_what_is_in_them_says_nothing() {
         }
         assert_eq!(import(&documents, &Wanted::default()).unwrap().policy, first, "{name}");
     }
+}
+
+/// AWS always tells ports; who cut a recording down is told what is taken for them. One of two is no recording.
+#[test]
+fn rules_without_ports_are_told() {
+    let answer = |permission: Value| {
+        let group = json!({"GroupId": "sg-0a1", "IpPermissions": [permission], "IpPermissionsEgress": []});
+        let entry = json!({"RuleNumber": 100, "Egress": false, "RuleAction": "ALLOW", "Protocol": 6, "CidrBlock": "10.0.0.0/8"});
+        let acl = json!({"NetworkAclId": "acl-0a1", "Entries": [entry]});
+        [document("x.json", json!({"SecurityGroups": [group], "NetworkAcls": [acl]}).to_string())]
+    };
+    let cut = json!({"IpProtocol": "udp", "IpRanges": [{"CidrIp": "10.0.0.0/8"}]});
+    let found = inventory(&answer(cut)).unwrap();
+    let told: Vec<_> = found.notes.iter().filter(|note| note.message.contains("all are meant")).collect();
+    assert_eq!(told.len(), 2, "{:?}", found.notes);
+    let traffic = found.groups[0].rules.as_ref().unwrap()[0].traffic;
+    assert_eq!((traffic.ports, found.nacls[0].entries[0].traffic.ports), (None, None));
+    let half = json!({"IpProtocol": "udp", "FromPort": 53, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]});
+    assert_eq!(inventory(&answer(half)).unwrap_err().len(), 1);
 }
 
 #[test]

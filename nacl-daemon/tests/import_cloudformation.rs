@@ -67,6 +67,53 @@ fn json_with_long_forms() {
     assert_expected(&told(&inventory, &findings), "cloudformation/network.json.expected");
 }
 
+/// A template as the Serverless Application Model has them: a transform, loops, lists given as one, values of other stacks.
+#[test]
+fn a_serverless_template() {
+    let (inventory, findings) = read(&[corpus("cloudformation/serverless.yaml")], &[]);
+    assert_expected(&told(&inventory, &findings), "cloudformation/serverless.yaml.expected");
+    let given =
+        [("Env", "prod"), ("AdminCidr", "192.0.2.0/24"), ("AWS::Region", "us-east-1"), ("AWS::StackName", "shop")];
+    let (inventory, findings) = read(&[corpus("cloudformation/serverless.yaml")], &given);
+    assert_expected(&told(&inventory, &findings), "cloudformation/serverless.yaml.prod.expected");
+}
+
+/// Who writes `SecurityGroupEgress: []` means that nothing gets out; CloudFormation lets everything out.
+#[test]
+fn an_empty_list_of_egress_lets_everything_out_and_says_so() {
+    let group = |egress: Value| {
+        let properties = json!({"GroupDescription": "a", "SecurityGroupEgress": egress});
+        template(&json!({"A": {"Type": "AWS::EC2::SecurityGroup", "Properties": properties}}))
+    };
+    for empty in [json!([]), json!([{"Ref": "AWS::NoValue"}])] {
+        let (inventory, findings) = read(&[group(empty)], &[]);
+        assert_eq!(inventory.groups[0].rules.as_ref().map(Vec::len), Some(2));
+        let notes = findings.notes.borrow();
+        let told = |note: &&nacl_daemon::inventory::Note| note.place.path == "Resources.A.SecurityGroupEgress";
+        assert!(notes.iter().find(told).is_some_and(|note| note.message.contains("lets everything out")), "{notes:?}");
+    }
+    // What is not written at all is what everybody expects.
+    let (_, findings) = read(&[group(json!({"Ref": "AWS::NoValue"}))], &[]);
+    assert_eq!(*findings.notes.borrow(), []);
+}
+
+/// The second of two that are alike has a description that gets lost, and nothing is lost without a word.
+#[test]
+fn a_rule_that_stands_twice_is_told() {
+    let rule = |description: &str| json!({"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "CidrIp": "10.0.0.0/8", "Description": description});
+    let properties = json!({"GroupDescription": "a", "SecurityGroupIngress": [rule("one"), rule("two")]});
+    let inventory = without_problems(
+        &[template(&json!({"A": {"Type": "AWS::EC2::SecurityGroup", "Properties": properties}}))],
+        &[],
+    );
+    let written = nacl_daemon::inventory::write::write(inventory, &[]).unwrap();
+    assert!(written.policy.contains("description = \"one\"") && !written.policy.contains("two"), "{}", written.policy);
+    let notes: Vec<_> = written.notes.iter().map(|note| format!("{}: {}", note.place, note.message)).collect();
+    let place = "Resources.A.SecurityGroupIngress";
+    let wanted = format!("x.json: {place}[1]: the rule stands in {place}[0] too, and AWS takes it once (S16)");
+    assert_eq!(notes, [wanted]);
+}
+
 #[test]
 fn notes_and_problems_have_their_line() {
     let (_, findings) = read(&[corpus("cloudformation/network.yaml")], &[]);

@@ -14,7 +14,7 @@ use nacl_daemon::{
         terraform::{self, Half},
         tree::Findings,
     },
-    inventory::{Because, Inventory},
+    inventory::{Because, Inventory, write},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -40,6 +40,21 @@ fn problems(text: &str) -> Vec<String> {
 fn a_plan_that_makes_everything() {
     let (inventory, findings) = read(&[corpus("terraform/plan-new.json")], Half::Planned);
     assert_expected(&told(&inventory, &findings), "terraform/plan-new.expected");
+}
+
+/// Modules with `for_each`, whose resources are all called `this`, and rules with keys of their own.
+#[test]
+fn a_plan_of_modules() {
+    let (inventory, findings) = read(&[corpus("terraform/plan-modules.json")], Half::Planned);
+    assert_expected(&told(&inventory, &findings), "terraform/plan-modules.expected");
+    // What has no tag is called by its modules too.
+    let names: Vec<_> = inventory.subnets.iter().map(|subnet| subnet.identity.names[0].as_str()).collect();
+    assert_eq!(names, ["tier-a-this", "tier-b-this"]);
+    // Both modules give one group the same rule, which AWS takes once.
+    let notes = write::write(inventory, &[]).unwrap().notes;
+    let twice = notes.iter().filter(|note| note.message.contains("AWS takes it once")).collect::<Vec<_>>();
+    assert_eq!(twice.len(), 1, "{notes:?}");
+    assert_eq!(twice[0].place.path, "module.tier[\"b\"].aws_vpc_security_group_ingress_rule.vpn");
 }
 
 #[test]
@@ -243,6 +258,85 @@ fn references_cannot_fan_out_without_end() {
                 "expressions": {"vpc_id": {"references": ["module.m.o"]}}}]}}});
     let (inventory, _) = read(&[document("plan.json", plan.to_string())], Half::Planned);
     assert_eq!(inventory.subnets[0].vpc, None);
+}
+
+/// A plan of one interface and two security groups that it makes; what it knows of the interface's groups, and what is written.
+fn plan_of_an_interface(values: Value, unknown: &Value, references: &[&str]) -> Document {
+    let group = |name: &str| json!({"address": format!("aws_security_group.{name}"), "mode": "managed", "type": "aws_security_group", "name": name, "values": {"name": name}});
+    let change = |address: &str, unknown: &Value| json!({"address": address, "change": {"after_unknown": unknown}});
+    let mut interface = json!({"private_ips": ["10.0.0.4"]});
+    if !values.is_null() {
+        interface["security_groups"] = values;
+    }
+    let plan = json!({"format_version": "1.2", "planned_values": {"root_module": {"resources": [
+            group("one"), group("two"),
+            {"address": "aws_network_interface.e", "mode": "managed", "type": "aws_network_interface", "name": "e", "values": interface}]}},
+        "resource_changes": [
+            change("aws_security_group.one", &json!({"id": true})),
+            change("aws_security_group.two", &json!({"id": true})),
+            change("aws_network_interface.e", &json!({"id": true, "security_groups": unknown}))],
+        "configuration": {"root_module": {"resources": [
+            {"address": "aws_security_group.one", "mode": "managed", "type": "aws_security_group", "name": "one", "expressions": {}},
+            {"address": "aws_security_group.two", "mode": "managed", "type": "aws_security_group", "name": "two", "expressions": {}},
+            {"address": "aws_network_interface.e", "mode": "managed", "type": "aws_network_interface", "name": "e",
+                "expressions": {"private_ips": {"constant_value": ["10.0.0.4"]}, "security_groups": {"references": references}}}]}}});
+    document("plan.json", plan.to_string())
+}
+
+/// The groups of the interface, and what is told of them.
+fn groups_of_the_interface(plan: Document) -> (Vec<String>, Vec<String>) {
+    let (inventory, findings) = read(&[plan], Half::Planned);
+    assert_eq!(*findings.problems.borrow(), []);
+    let mut groups = inventory.interfaces[0].groups.clone();
+    groups.sort();
+    let notes = findings.notes.borrow();
+    (groups, notes.iter().map(|note| format!("{}: {}", note.place, note.message)).collect())
+}
+
+const ONE: [&str; 2] = ["aws_security_group.one.id", "aws_security_group.one"];
+const BOTH: [&str; 4] =
+    ["aws_security_group.one.id", "aws_security_group.one", "aws_security_group.two.id", "aws_security_group.two"];
+
+/// `security_groups = ["sg-0a1", aws_security_group.one.id]`: the plan knows the one, the configuration the other.
+#[test]
+fn a_list_of_an_id_and_of_one_that_is_made_has_both() {
+    for (values, unknown) in [
+        (json!(["sg-0a1", null]), json!([false, true])),
+        (json!([null, "sg-0a1"]), json!([true, false])),
+        // Without a place for what is not known.
+        (json!(["sg-0a1"]), json!([true, false])),
+        (json!(["sg-0a1"]), json!([false, true])),
+    ] {
+        let (groups, notes) = groups_of_the_interface(plan_of_an_interface(values.clone(), &unknown, &ONE));
+        assert_eq!(groups, ["aws_security_group.one", "sg-0a1"], "{values} {unknown}");
+        assert_eq!(notes, Vec::<String>::new(), "{values} {unknown}");
+    }
+}
+
+#[test]
+fn what_a_list_has_besides_is_told_where_the_plan_knows_no_element() {
+    for references in [&ONE[..], &BOTH] {
+        let (groups, notes) = groups_of_the_interface(plan_of_an_interface(Value::Null, &json!(true), references));
+        assert_eq!(groups.len(), references.len() / 2);
+        let wanted =
+            "an id that is written beside them as text would be missing: aws_network_interface.e.security_groups";
+        assert!(notes.iter().any(|note| note.ends_with(wanted)), "{notes:?}");
+    }
+}
+
+/// One element is not known, and the configuration has a condition between two: neither is taken, and what is known stays.
+#[test]
+fn a_list_with_an_element_that_is_one_of_several_says_so() {
+    let (groups, notes) =
+        groups_of_the_interface(plan_of_an_interface(json!(["sg-0a1", null]), &json!([false, true]), &BOTH));
+    assert_eq!(groups, ["sg-0a1"]);
+    let wanted = "security_groups[1]: is not known: it is among aws_security_group.one, aws_security_group.two";
+    assert!(notes.iter().any(|note| note.contains(wanted)), "{notes:?}");
+    // More are not known than the references name: those are there, and the others are told.
+    let (groups, notes) =
+        groups_of_the_interface(plan_of_an_interface(json!(["sg-0a1", null, null]), &json!([false, true, true]), &ONE));
+    assert_eq!(groups, ["aws_security_group.one", "sg-0a1"]);
+    assert!(notes.iter().any(|note| note.contains("security_groups[2]: is not known")), "{notes:?}");
 }
 
 /// What is written is read as the same, ids, tags and descriptions included.

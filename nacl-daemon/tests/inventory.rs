@@ -221,6 +221,27 @@ fn everything_is_written_as_a_person_would() {
     );
 }
 
+/// What is told of a group that a rule names makes it no other rule (S16): of two alike one is written, with what both tell.
+#[test]
+fn rules_that_differ_in_what_they_tell_of_a_group_are_one() {
+    let mut inventory = everything();
+    let group = inventory.groups.iter_mut().find(|group| group.rules.as_ref().is_some_and(|rules| !rules.is_empty()));
+    let rules = group.and_then(|group| group.rules.as_mut()).unwrap();
+    let plain = |peering: Option<&str>, description: Option<&str>| {
+        let peering = peering.map(str::to_owned);
+        let peer = Peer::Group { group: "sg-0abc".to_owned(), owner: None, vpc: None, peering };
+        GroupRule { peer, description: description.map(str::to_owned), id: None, ..rules[0].clone() }
+    };
+    let (one, other) = (plain(None, Some("by name")), plain(Some("pcx-0a1"), None));
+    rules.extend([one, other]);
+    let written = write::write(inventory, &[]).unwrap();
+    load(&written.policy);
+    let lines: Vec<_> = written.policy.lines().filter(|line| line.contains("source = \"sg-0abc\"")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("peering = \"pcx-0a1\"") && lines[0].contains("by name"), "{lines:?}");
+    assert_eq!(written.notes.iter().filter(|note| note.message.contains("AWS takes it once")).count(), 1);
+}
+
 #[test]
 fn everything_comes_back() {
     let text = written(&everything());

@@ -29,9 +29,13 @@ resource "aws_subnet" "app" {
   cidr_block = "10.0.1.0/24"
 }
 
+resource "aws_vpc" "small" {
+  cidr_block = "10.9.0.0/24"
+}
+
 resource "aws_subnet" "whole" {
-  vpc_id     = aws_vpc.main.id
-  cidr_block = aws_vpc.main.cidr_block
+  vpc_id     = aws_vpc.small.id
+  cidr_block = aws_vpc.small.cidr_block
 }
 
 resource "aws_default_network_acl" "main" {

@@ -50,6 +50,8 @@ pub fn run(args: &cli::Check) -> anyhow::Result<Exit> {
                 warnings |= one.loaded.outcome.count(Severity::Warning) != 0 || one.cut() > 0;
                 if format == CheckFormat::Text {
                     one.tell(args)?;
+                } else {
+                    one.loaded.show_notes()?;
                 }
                 checked.push(Ok(one));
             }
@@ -96,7 +98,7 @@ impl Checked {
         if args.fix && !args.dry_run && path == Path::new("-") {
             misuse!("standard input cannot be written to: `--fix --dry-run` prints what would be changed");
         }
-        let mut loaded = policy::load(path, host)?;
+        let mut loaded = policy::load(path, &args.parameters.given(), host)?;
         if args.fix && loaded.imported {
             misuse!("{} is no policy file that could be written to: import it first", loaded.file);
         }
@@ -238,6 +240,8 @@ fn as_json(answer: &Answer) -> Value {
             json!({
                 "here": outlooks,
                 "file": loaded.file,
+                "imported": loaded.imported,
+                "left_out": loaded.notes.iter().map(report::import::json).collect::<Vec<_>>(),
                 "ok": outcome.resolved.is_some() && refused.is_empty(),
                 "refused": refused.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "errors": outcome.count(Severity::Error),
@@ -255,10 +259,10 @@ fn as_sarif(answers: &[Answer]) -> Value {
         .iter()
         .zip(&failures)
         .map(|(answer, failures)| match answer {
-            Err((file, _)) => sarif::File { name: file, text: "", diagnostics: &[], failures },
+            Err((file, _)) => sarif::File { name: file, text: Some(""), diagnostics: &[], failures },
             Ok(Checked { loaded, .. }) => sarif::File {
                 name: &loaded.file,
-                text: &loaded.text,
+                text: loaded.own_text(),
                 diagnostics: &loaded.outcome.diagnostics,
                 failures,
             },
@@ -271,8 +275,8 @@ fn as_commands(answer: &Answer) -> String {
     let (file, found) = match answer {
         Err((file, _)) => (file, String::new()),
         Ok(Checked { loaded, .. }) => {
-            let Loaded { file, text, outcome, .. } = loaded;
-            (file, report::github::commands(file, text, &outcome.diagnostics))
+            let Loaded { file, outcome, .. } = loaded;
+            (file, report::github::commands(file, loaded.own_text(), &outcome.diagnostics))
         }
     };
     failures(answer).iter().fold(found, |out, failure| out + &report::github::failure(file, failure))

@@ -52,7 +52,8 @@ pub fn run(args: &cli::Diff) -> anyhow::Result<Exit> {
 type Read = anyhow::Result<(Resolved, Vec<Note>)>;
 
 fn both(args: &cli::Diff) -> anyhow::Result<(Read, Read)> {
-    let read = |path: &Path, half| loaded(vec![Source::read(path)?], half, &NoHost).and_then(resolved);
+    let given = args.parameters.given();
+    let read = |path: &Path, half| loaded(vec![Source::read(path)?], half, &given, &NoHost).and_then(resolved);
     let Some(new) = &args.new else {
         let source = Source::read(&args.old)?;
         if !matches!(source.document(), Some((Format::TerraformPlan, _))) {
@@ -61,7 +62,7 @@ fn both(args: &cli::Diff) -> anyhow::Result<(Read, Read)> {
                 source.file
             );
         }
-        let read = |half| loaded(vec![source.clone()], half, &NoHost).and_then(resolved);
+        let read = |half| loaded(vec![source.clone()], half, &given, &NoHost).and_then(resolved);
         return Ok((read(Half::Prior), read(Half::Planned)));
     };
     let stdin = Path::new("-");

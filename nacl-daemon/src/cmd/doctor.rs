@@ -18,7 +18,8 @@ const WIDTH: usize = 120;
 
 pub fn run(args: &cli::Doctor) -> anyhow::Result<Exit> {
     let policy = args.config.as_ref().map(|file| -> anyhow::Result<Policy> {
-        let loaded = policy::load(file, &Kernel)?;
+        let loaded = policy::load(file, &args.parameters.given(), &Kernel)?;
+        loaded.show_notes()?;
         let errors = loaded.outcome.count(Severity::Error);
         Ok(Policy { file: file.clone(), resolved: loaded.outcome.resolved.ok_or(errors) })
     });

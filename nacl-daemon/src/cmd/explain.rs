@@ -27,7 +27,7 @@ use super::{
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Explain) -> anyhow::Result<Exit> {
-    let policy = usable(&args.config, &NoHost)?;
+    let policy = usable(&args.config, &args.parameters.given(), &NoHost)?;
     let flow = match (&args.protocol, &args.source, &args.destination) {
         (Some(protocol), Some(source), Some(destination)) => {
             Some(Flow::parse(protocol, source, destination, args.icmp.as_deref())?)

@@ -3,7 +3,7 @@
 use nacl_daemon::{
     export::{self, Exported},
     inventory::{Inventory, read},
-    report,
+    report::{self, import::Work},
     resolve::NoHost,
 };
 
@@ -16,7 +16,7 @@ pub fn run(args: &cli::Export) -> anyhow::Result<Exit> {
         cli::ExportTo::Terraform(policy) => of_inventory(policy, export::terraform::write),
         cli::ExportTo::Cloudformation(policy) => of_inventory(policy, export::cloudformation::write),
         cli::ExportTo::Nftables(args) => {
-            let resolved = usable(&args.policy.policy, &NoHost)?;
+            let resolved = usable(&args.policy.policy, &args.policy.parameters.given(), &NoHost)?;
             let place = resolved.named_interface(args.interface.as_deref())?;
             finish(&args.policy, &export::nftables::write(&resolved.file, &place.name, &place.interface))
         }
@@ -25,7 +25,7 @@ pub fn run(args: &cli::Export) -> anyhow::Result<Exit> {
 
 /// What is made of what a policy says in AWS's terms.
 fn of_inventory(policy: &cli::ExportPolicy, write: fn(&Inventory) -> Exported) -> anyhow::Result<Exit> {
-    let mut inventory = read::read(&usable(&policy.policy, &NoHost)?);
+    let mut inventory = read::read(&usable(&policy.policy, &policy.parameters.given(), &NoHost)?);
     let mut exported = write(&inventory);
     exported.notes.append(&mut inventory.notes);
     exported.notes.sort();
@@ -33,7 +33,7 @@ fn of_inventory(policy: &cli::ExportPolicy, write: fn(&Inventory) -> Exported) -
 }
 
 fn finish(policy: &cli::ExportPolicy, exported: &Exported) -> anyhow::Result<Exit> {
-    tell(report::import::notes(&exported.notes))?;
+    tell(report::import::notes(Work::Export, &exported.notes))?;
     give(policy.output.as_deref(), &exported.text)?;
     Ok(Exit::Done)
 }

@@ -1,16 +1,15 @@
 //! `nacld import`.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{fs, path::Path};
 
 use anyhow::{Context, bail};
 use nacl_daemon::{
-    files,
-    import::{self, Document, Wanted, cloudformation::Parameters, terraform::Half, tree::Findings},
-    inventory::{Inventory, write::Here},
-    report,
+    import::{self, Document, Wanted, terraform::Half, tree::Findings},
+    inventory::{Because, Inventory, Note, Place, write::Here},
+    report::{self, count_of, import::Work},
 };
 
-use super::{print, tell};
+use super::{policy::Source, print, tell};
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Import) -> anyhow::Result<Exit> {
@@ -30,27 +29,30 @@ pub fn run(args: &cli::Import) -> anyhow::Result<Exit> {
         }
         cli::ImportFrom::Cloudformation(args) => {
             let documents = documents(args.files.iter().map(AsRef::as_ref))?;
-            let given: Parameters = args.parameter.iter().cloned().collect();
-            let inventory = import::cloudformation::read(&documents, &given, &findings);
+            let inventory = import::cloudformation::read(&documents, &args.parameters.given(), &findings);
             finish(inventory, findings, &args.to)
         }
     }
 }
 
 /// The policy, and what is told of it; or what is wrong with the documents.
-fn finish(inventory: Inventory, findings: Findings, to: &cli::ImportTo) -> anyhow::Result<Exit> {
+fn finish(mut inventory: Inventory, findings: Findings, to: &cli::ImportTo) -> anyhow::Result<Exit> {
+    if inventory.is_empty() {
+        let place = Place { file: "".into(), path: String::new(), line: None };
+        let message = "there is no network in these documents: the policy says nothing".to_owned();
+        inventory.notes.push(Note { because: Because::NotHere, place, message });
+    }
     let here = to.interface.iter().map(|(device, of)| Here { device: device.clone(), of: of.clone() });
     let wanted = Wanted { vpcs: to.vpc.clone(), here: here.collect() };
     match import::policy(inventory, findings, &wanted) {
         Ok(written) => {
-            tell(report::import::notes(&written.notes))?;
+            tell(report::import::notes(Work::Import, &written.notes))?;
             give(to.output.as_deref(), &written.policy)?;
             Ok(Exit::Done)
         }
         Err(problems) => {
             tell(report::import::problems(&problems))?;
-            let count = problems.len();
-            bail!("nothing is imported: {count} {} wrong", if count == 1 { "thing is" } else { "things are" });
+            bail!("nothing is imported: {}", count_of(problems.len(), "problem"));
         }
     }
 }
@@ -89,18 +91,8 @@ fn documents<'p>(paths: impl Iterator<Item = &'p Path>) -> anyhow::Result<Vec<Do
 
 /// Reads a document, or standard input for `-`.
 fn document(path: &Path) -> anyhow::Result<Document> {
-    let (file, bytes) = if path == Path::new("-") {
-        ("<stdin>".to_owned(), files::bounded(io::stdin().lock()))
-    } else {
-        (path.display().to_string(), files::read(path))
-    };
-    let bytes = bytes.with_context(|| format!("cannot read {file}"))?;
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = before.split(|byte| *byte == b'\n').count();
-        anyhow::anyhow!("{file}:{line}: this is not UTF-8 text")
-    })?;
-    // Some shells put a byte order mark before what they write to a file.
-    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-    Ok(Document { file: Arc::from(file.as_str()), text })
+    Source::read(path)?.into_document().map_err(|problem| {
+        let help = problem.help.map(|help| format!(": {help}")).unwrap_or_default();
+        anyhow::anyhow!("{}: {}{help}", problem.place, problem.message)
+    })
 }

@@ -8,10 +8,10 @@ use std::{
 use anyhow::{Context, bail};
 use nacl_daemon::{
     files,
-    import::{self, Document, Format, Problem, terraform::Half},
+    import::{self, Document, Format, Problem, cloudformation::Parameters, terraform::Half},
     inventory::{Note, write::Written},
     policy::{self, Outcome, Severity},
-    report::{count_of, diagnostics},
+    report::{self, count_of, diagnostics, import::Work},
     resolve::{Host, Interface, Place, Resolved},
 };
 
@@ -50,19 +50,23 @@ impl Source {
 
     /// As a document, where it is one that policies are imported from.
     pub fn document(&self) -> Option<(Format, Document)> {
-        let text = std::str::from_utf8(&self.bytes).ok()?;
-        let document = Document { file: self.file.as_str().into(), text: text.to_owned() };
-        Some((import::sniff(&document)?, document))
+        let format = import::sniff(&self.file, str::from_utf8(&self.bytes).ok()?)?;
+        Some((format, self.clone().into_document().ok()?))
+    }
+
+    /// As a document, whatever it is.
+    pub fn into_document(self) -> Result<Document, Problem> {
+        Document::decode(&self.file, self.bytes)
     }
 }
 
 /// Reads a policy file, or the policy that a document of another format tells of. Fails only where nothing can be read.
-pub fn load(path: &Path, host: &dyn Host) -> anyhow::Result<Loaded> {
-    loaded(vec![Source::read(path)?], Half::Planned, host)
+pub fn load(path: &Path, given: &Parameters, host: &dyn Host) -> anyhow::Result<Loaded> {
+    loaded(vec![Source::read(path)?], Half::Planned, given, host)
 }
 
 /// The one place where a file becomes a policy: a policy file as it stands, documents through their importer.
-pub fn loaded(sources: Vec<Source>, half: Half, host: &dyn Host) -> anyhow::Result<Loaded> {
+pub fn loaded(sources: Vec<Source>, half: Half, given: &Parameters, host: &dyn Host) -> anyhow::Result<Loaded> {
     let mut documents: Vec<Document> = Vec::new();
     let mut policies: Vec<Source> = Vec::new();
     for source in sources {
@@ -81,18 +85,13 @@ pub fn loaded(sources: Vec<Source>, half: Half, host: &dyn Host) -> anyhow::Resu
         (None, None) => misuse!("there is no file to make a policy of"),
         (None, Some(first)) => {
             let file = first.file.to_string();
-            match import::policy_of(&documents, half) {
+            match import::policy_of(&documents, half, given) {
                 Ok(Written { policy: text, notes }) => {
                     let outcome = policy::load(&file, &text, host);
                     Ok(Loaded { file, text, outcome, notes, imported: true })
                 }
                 Err(problems) => {
-                    let mut told = String::new();
-                    for Problem { place, message, help } in &problems {
-                        let help = help.as_ref().map(|help| format!("\n  help: {help}")).unwrap_or_default();
-                        told.push_str(&on_lines(&format!("error[import]: {place}: {message}{help}")));
-                    }
-                    super::tell(told)?;
+                    super::tell(report::import::problems(&problems))?;
                     bail!("{file} cannot be imported: {}", count_of(problems.len(), "problem"))
                 }
             }
@@ -100,20 +99,22 @@ pub fn loaded(sources: Vec<Source>, half: Half, host: &dyn Host) -> anyhow::Resu
     }
 }
 
-/// A line for a terminal: documents hold what they like.
-fn on_lines(text: &str) -> String {
-    let plain: String = text.chars().map(|sign| if sign.is_control() && sign != '\n' { ' ' } else { sign }).collect();
-    plain + "\n"
-}
-
 impl Loaded {
-    /// Shows diagnostics up to a severity, on standard error.
+    /// The text, where it is what stands in the file.
+    pub fn own_text(&self) -> Option<&str> {
+        (!self.imported).then_some(self.text.as_str())
+    }
+
+    /// Shows what its documents left out, on standard error.
+    pub fn show_notes(&self) -> io::Result<()> {
+        super::tell(report::import::notes(Work::Import, &self.notes))
+    }
+
+    /// Shows that, and diagnostics up to a severity.
     pub fn show(&self, least: Severity) -> io::Result<()> {
+        self.show_notes()?;
         let shown: Vec<_> =
             self.outcome.diagnostics.iter().filter(|diagnostic| diagnostic.severity <= least).cloned().collect();
-        for note in &self.notes {
-            super::tell(on_lines(&format!("note[import]: {}: {}", note.place, note.message)))?;
-        }
         // The stream takes the colour out again where it is not wanted.
         let text = diagnostics::render_within(&self.file, &self.text, &shown, true, super::error_width());
         anstream::stderr().lock().write_all(text.as_bytes())
@@ -121,14 +122,14 @@ impl Loaded {
 }
 
 /// For verbs that need a policy they can use: shows errors and warnings, and fails on errors.
-pub fn usable(path: &Path, host: &dyn Host) -> anyhow::Result<Resolved> {
-    usable_of(&[path.to_owned()], host)
+pub fn usable(path: &Path, given: &Parameters, host: &dyn Host) -> anyhow::Result<Resolved> {
+    usable_of(&[path.to_owned()], given, host)
 }
 
 /// As [`usable`], of several documents that make one policy.
-pub fn usable_of(paths: &[PathBuf], host: &dyn Host) -> anyhow::Result<Resolved> {
+pub fn usable_of(paths: &[PathBuf], given: &Parameters, host: &dyn Host) -> anyhow::Result<Resolved> {
     let sources = paths.iter().map(|path| Source::read(path)).collect::<anyhow::Result<_>>()?;
-    Ok(resolved(loaded(sources, Half::Planned, host)?)?.0)
+    Ok(resolved(loaded(sources, Half::Planned, given, host)?)?.0)
 }
 
 /// Shows what is wrong with a policy, and takes it where it can be used; with what its documents left out.

@@ -36,7 +36,7 @@ use super::{
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Replay) -> anyhow::Result<Exit> {
-    let policy = usable(&args.config, &NoHost)?;
+    let policy = usable(&args.config, &args.parameters.given(), &NoHost)?;
     let (name, interface) = what_if(&policy, args.interface.as_deref(), args.mode, args.layers)?;
     let asked = Asked { policy: &policy, name: &name, interface: &interface };
     let compiled = compile(&interface, None)?;

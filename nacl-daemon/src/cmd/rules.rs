@@ -1,25 +1,22 @@
 //! `nacld rules`.
 
-use std::{io::IsTerminal as _, thread::sleep, time::Duration};
+use std::{collections::BTreeMap, io::IsTerminal as _, path::Path, thread::sleep, time::Duration};
 
 use nacl_daemon::{
     observe::{InterfaceRules, Setting, interface_rules},
     report,
     resolve::{Interface, NoHost},
-    service::{
-        api::Rules,
-        client::Client,
-        prepare::{self, PrepareError},
-    },
+    service::{api::Rules, client::Client},
 };
 
+use super::policy::usable;
 use crate::{Exit, cli};
 
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub fn run(args: &cli::Rules) -> anyhow::Result<Exit> {
     if let Some(file) = &args.config {
-        show(args, &offline(file, args.which.interface())?, &[])?;
+        show(args, &offline(file, args)?, &[])?;
         return Ok(Exit::Done);
     }
     let runtime = super::runtime()?;
@@ -36,28 +33,17 @@ pub fn run(args: &cli::Rules) -> anyhow::Result<Exit> {
     }
 }
 
-fn offline(file: &std::path::Path, interface: Option<&str>) -> anyhow::Result<Vec<InterfaceRules>> {
-    let reading = prepare::read(file, &NoHost)?;
-    let errors = reading.errors();
-    let Some(resolved) = &reading.resolved else {
-        super::tell(report::diagnostics::render_within(
-            &file.display().to_string(),
-            &reading.text,
-            &reading.diagnostics,
-            true,
-            super::error_width(),
-        ))?;
-        return Err(PrepareError::Invalid { file: file.to_owned(), errors }.into());
-    };
-    if resolved.interfaces.is_empty() {
-        return Err(PrepareError::NoInterface { file: file.to_owned() }.into());
-    }
+fn offline(file: &Path, args: &cli::Rules) -> anyhow::Result<Vec<InterfaceRules>> {
+    let resolved = usable(file, &args.parameters.given(), &NoHost)?;
     let rules = |name: &str, held: &Interface| interface_rules(name, held, Setting::of(held), None, None);
+    let interface = args.which.interface();
     if interface.is_some() {
         let place = resolved.named_interface(interface)?;
         return Ok(vec![rules(&place.name, &place.interface)]);
     }
-    Ok(resolved.interfaces.iter().map(|(name, held)| rules(name, held)).collect())
+    // Without interfaces there is still each list to show.
+    let alone = if resolved.interfaces.is_empty() { resolved.standing_alone() } else { BTreeMap::new() };
+    Ok(resolved.interfaces.iter().chain(&alone).map(|(name, held)| rules(name, held)).collect())
 }
 
 fn show(args: &cli::Rules, interfaces: &[InterfaceRules], before: &[InterfaceRules]) -> anyhow::Result<()> {

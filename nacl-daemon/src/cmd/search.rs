@@ -12,7 +12,7 @@ use super::{policy::usable, print, width};
 use crate::{Exit, cli};
 
 pub fn run(args: &cli::Search) -> anyhow::Result<Exit> {
-    let policy = usable(&args.file, &NoHost)?;
+    let policy = usable(&args.file, &args.parameters.given(), &NoHost)?;
     let search = Search {
         direction: args.direction.map(Into::into),
         remotes: args.remote.iter().map(|within| within.0.trunc()).collect(),

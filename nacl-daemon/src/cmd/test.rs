@@ -104,7 +104,7 @@ fn prepare(args: &cli::Test, path: &Path) -> anyhow::Result<Ready> {
         }
         (own, _) => own.to_vec(),
     };
-    let policy = policy::usable_of(&written, &NoHost)?;
+    let policy = policy::usable_of(&written, &args.parameters.given(), &NoHost)?;
     let mut plans = testing::plan(&policy, &suite).map_err(|wrong| refused(&file, &text, &wrong))?;
     if let Some(filter) = &args.filter {
         plans.retain(|plan| suite.tests[plan.index].name.contains(filter.as_str()));

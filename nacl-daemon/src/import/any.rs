@@ -9,20 +9,25 @@ use super::{
 };
 use crate::inventory::{Inventory, Place, write::Written};
 
-/// Writes the policy that documents of one format tell of. `half`: of a Terraform plan, what is read.
+/// Writes the policy that documents of one format tell of. `half`: of a Terraform plan, what is read; `given`: values of a template's
+/// parameters.
 ///
 /// # Errors
 /// Everything that is wrong with the documents.
-pub fn policy_of(documents: &[Document], half: Half) -> Result<Written, Vec<Problem>> {
+pub fn policy_of(documents: &[Document], half: Half, given: &Parameters) -> Result<Written, Vec<Problem>> {
     let findings = Findings::default();
-    let inventory = read(documents, half, &findings);
+    let inventory = read(documents, half, given, &findings);
     super::policy(inventory, findings, &Wanted::default())
 }
 
-fn read(documents: &[Document], half: Half, findings: &Findings) -> Inventory {
-    let Some(format) = documents.iter().find_map(sniff) else { return Inventory::default() };
+fn of(document: &Document) -> Option<Format> {
+    sniff(&document.file, &document.text)
+}
+
+fn read(documents: &[Document], half: Half, given: &Parameters, findings: &Findings) -> Inventory {
+    let Some(format) = documents.iter().find_map(of) else { return Inventory::default() };
     let is = |document: &&Document| {
-        let other = sniff(document);
+        let other = of(document);
         other == Some(format) || matches!((other, format), (Some(Format::Terraform), Format::TerraformPlan))
     };
     for other in documents.iter().filter(|document| !is(document)) {
@@ -37,7 +42,7 @@ fn read(documents: &[Document], half: Half, findings: &Findings) -> Inventory {
             // A state says one thing only.
             terraform::read(documents, Half::State, findings)
         }
-        Format::CloudFormation => cloudformation::read(documents, &Parameters::default(), findings),
+        Format::CloudFormation => cloudformation::read(documents, given, findings),
         Format::Aws => aws::read(documents, &[], findings),
     }
 }

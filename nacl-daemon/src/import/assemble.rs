@@ -9,11 +9,11 @@ use std::{
 use ipnet::IpNet;
 use nacl_common::{Action, Direction, Family};
 
-use super::{Problem, tree::Findings};
+use super::{Problem, term::At, tree::Findings};
 use crate::{
     inventory::{
         Association, Because, Entry, GroupRule, Identity, Inventory, Link, NetworkAcl, Note, Peer, Place, PrefixEntry,
-        SecurityGroup, Traffic,
+        RuleKey, SecurityGroup, Traffic,
     },
     resolve::Protocol,
 };
@@ -21,6 +21,10 @@ use crate::{
 /// What is told of an interface whose groups are not written.
 pub const NO_GROUP: &str =
     "no security group is told: AWS gives it its VPC's default one (S9), which is not taken over";
+
+/// What is told of a resource of another kind that has security groups.
+pub const WITH_GROUPS: &str =
+    "has security groups on interfaces that AWS makes for it, whose addresses are not told here";
 
 /// What a VPC has by default, which nobody has to write down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,10 +132,10 @@ impl Assembly {
         }
 
         index = all.groups.iter().enumerate().map(|(at, group)| (group.identity.key.clone(), at)).collect();
-        let mut places: HashMap<(usize, RuleKey), usize> = HashMap::new();
+        let mut places: HashMap<(usize, RuleKey), (usize, bool)> = HashMap::new();
         for (at, group) in all.groups.iter().enumerate() {
             for (place, rule) in group.rules.iter().flatten().enumerate() {
-                places.insert((at, of_rule(rule)), place);
+                places.insert((at, rule.key()), (place, false));
             }
         }
         for (group, rule) in rules {
@@ -145,17 +149,18 @@ impl Assembly {
                 note(Because::NotHere, &rule.place, message);
                 Vec::new()
             });
-            let place = *places.entry((at, of_rule(&rule))).or_insert(rules.len());
-            match rules.get_mut(place) {
+            let (place, separate) = places.entry((at, rule.key())).or_insert((rules.len(), false));
+            match rules.get_mut(*place) {
+                // Two that are no copies of each other: that AWS takes one is told where all rules are known.
+                Some(_) if *separate => rules.push(rule),
                 // A rule that is there already only adds what is known of it.
                 Some(known) => {
-                    known.place = rule.place;
-                    known.id = rule.id.or_else(|| known.id.take());
-                    known.description = rule.description.or_else(|| known.description.take());
-                    known.tags.extend(rule.tags);
+                    let copy = std::mem::replace(known, rule);
+                    known.learn(copy);
                 }
                 None => rules.push(rule),
             }
+            *separate = true;
         }
         for group in all.groups.iter_mut().filter_map(|group| group.rules.as_mut()) {
             group.sort_by_key(|rule| rule.direction);
@@ -377,18 +382,6 @@ fn same_entry(one: &Entry, other: &Entry) -> bool {
     one.action == other.action && one.traffic == other.traffic && one.cidr == other.cidr
 }
 
-/// What two rules of a group cannot have in common.
-pub type RuleKey = (Direction, Traffic, Peer);
-
-/// What makes a rule the same rule for AWS: a description and tags do not, nor what else is told of a group it names.
-pub fn of_rule(rule: &GroupRule) -> RuleKey {
-    let peer = match &rule.peer {
-        Peer::Group { group, .. } => Peer::Group { group: group.clone(), owner: None, vpc: None, peering: None },
-        peer => peer.clone(),
-    };
-    (rule.direction, rule.traffic, peer)
-}
-
 /// Each subnet has one network ACL (N14): what stands by itself wins over a list, and any other over the default one.
 fn associate(
     all: &mut Inventory,
@@ -441,12 +434,45 @@ fn associate(
 }
 
 /// The family of a prefix list as AWS names it.
-pub fn family(text: &str) -> Option<Family> {
-    match text {
-        "IPv4" => Some(Family::V4),
-        "IPv6" => Some(Family::V6),
+pub fn family(at: &At<'_>) -> Option<Family> {
+    let found = match at.term.as_text() {
+        Some("IPv4") => Some(Family::V4),
+        Some("IPv6") => Some(Family::V6),
         _ => None,
+    };
+    if found.is_none() {
+        at.refuse("`IPv4` or `IPv6`");
     }
+    found
+}
+
+/// What something is called, best first, each name once.
+pub fn names<'n>(given: impl Iterator<Item = &'n str>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for name in given {
+        if !name.is_empty() && !all.iter().any(|known| known == name) {
+            all.push(name.to_owned());
+        }
+    }
+    all
+}
+
+/// Tells of resources of other kinds, by how many there are of each, in a sentence; of none nothing.
+pub fn other_kinds(kinds: &BTreeMap<&str, usize>, place: Place, findings: &Findings) {
+    if kinds.is_empty() {
+        return;
+    }
+    let total: usize = kinds.values().sum();
+    let mut named: Vec<String> = kinds.iter().take(8).map(|(kind, count)| format!("{kind:.60} ({count})")).collect();
+    if kinds.len() > 8 {
+        named.push("and others".to_owned());
+    }
+    let message = format!(
+        "{total} resource{} of kinds that say nothing of network ACLs and security groups: {}",
+        if total == 1 { "" } else { "s" },
+        named.join(", ")
+    );
+    findings.notes.borrow_mut().push(Note { because: Because::NoEffect, place, message });
 }
 
 /// A place in a file that has no line.

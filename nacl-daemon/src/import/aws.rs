@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     Document,
+    traffic::{self, Lacking},
     tree::{self, Findings, Node},
 };
 use crate::{
@@ -16,7 +17,6 @@ use crate::{
         Association, Because, Entry, GroupRule, Identity, Inventory, NetworkAcl, NetworkInterface, Peer, Place,
         PrefixEntry, PrefixList, SecurityGroup, Subnet, Traffic, Vpc, family,
     },
-    policy,
     resolve::Protocol,
 };
 
@@ -437,22 +437,21 @@ impl<'d> Reader<'d> {
                 continue;
             };
             let rules = group.rules.get_or_insert_default();
-            let mut known: HashMap<_, usize> = rules.iter().enumerate().map(|(at, rule)| (same(rule), at)).collect();
+            let mut known: HashMap<_, usize> = rules.iter().enumerate().map(|(at, rule)| (rule.key(), at)).collect();
             let mut missing: BTreeSet<usize> = (0..rules.len()).collect();
             for Told { rule, .. } in told {
-                if let Some(&at) = known.get(&same(&rule)) {
+                if let Some(&at) = known.get(&rule.key()) {
                     missing.remove(&at);
-                    // The peer of the other answer tells more of a group that is referred to.
-                    let other = &rules[at];
-                    let description = rule.description.clone().or_else(|| other.description.clone());
-                    rules[at] = GroupRule { peer: other.peer.clone(), description, ..rule };
+                    // Of a group that is referred to the other answer tells more.
+                    let other = std::mem::replace(&mut rules[at], rule);
+                    rules[at].learn(other);
                     continue;
                 }
                 let message = format!(
                     "describe-security-groups does not tell of this rule of {id}: the two were recorded at different times"
                 );
                 note(self.findings, Because::NotHere, &rule.place, message);
-                known.insert(same(&rule), rules.len());
+                known.insert(rule.key(), rules.len());
                 rules.push(rule);
             }
             for at in missing {
@@ -468,16 +467,6 @@ impl<'d> Reader<'d> {
 fn note(findings: &Findings, because: Because, place: &Place, message: String) {
     let place = place.clone();
     findings.notes.borrow_mut().push(crate::inventory::Note { because, place, message });
-}
-
-/// What makes two rules of a group the same one (S16).
-fn same(rule: &GroupRule) -> (Direction, Traffic, String) {
-    let peer = match &rule.peer {
-        Peer::Cidr(cidr) => cidr.to_string(),
-        Peer::PrefixList(list) => list.clone(),
-        Peer::Group { group, .. } => group.clone(),
-    };
-    (rule.direction, rule.traffic, peer)
 }
 
 /// A member that holds something: an empty text is none.
@@ -517,6 +506,12 @@ fn identity(node: &Node<'_>, id: &str, prefix: &str, tags: &str) -> Identity {
     }
 }
 
+/// Both members of an object, where there is one.
+fn pair<'d>(outer: Option<Node<'d>>, first: &str, last: &str) -> Option<(Node<'d>, Node<'d>)> {
+    let outer = outer?;
+    Some((outer.need(first)?, outer.need(last)?))
+}
+
 /// CIDRs of an association set that are in force.
 fn associated(node: &Node<'_>, set: &str, key: &str, state: &str) -> Vec<IpNet> {
     let mut found = Vec::new();
@@ -541,37 +536,12 @@ fn of_family(node: &Node<'_>, wanted: Family) -> Option<IpNet> {
     Some(cidr)
 }
 
-/// A protocol: a number, as text as AWS has it (N25), or a name, as it has it in groups (S10).
-fn protocol(node: &Node<'_>) -> Option<Protocol> {
-    if let Value::String(text) = node.value {
-        if text.eq_ignore_ascii_case("all") {
-            return Some(Protocol::All);
-        }
-        if let Some(number) = policy::protocol_number(text) {
-            return Some(Protocol::Number(number));
-        }
-        if text.trim().parse::<i64>().is_err() {
-            node.mistaken("a protocol: its number, a name, or -1");
-            return None;
-        }
-    }
-    let number: i64 = node.number(-1..=255)?;
-    Some(u8::try_from(number).map_or(Protocol::All, Protocol::Number))
-}
-
 /// A rule of a network ACL; `None` for `*`, which is implied, and where something is wrong with it.
 fn nacl_entry(node: &Node<'_>) -> Option<Entry> {
     let egress = node.need("Egress").and_then(|egress| egress.flag());
     let number: Option<u32> = node.need("RuleNumber").and_then(|number| number.number(1..=i64::from(STAR[1])));
-    let action = node.need("RuleAction").and_then(|action| match action.text()?.to_ascii_lowercase().as_str() {
-        "allow" => Some(Action::Allow),
-        "deny" => Some(Action::Deny),
-        _ => {
-            action.mistaken("allow or deny");
-            None
-        }
-    });
-    let protocol = node.need("Protocol").and_then(|found| protocol(&found));
+    let action = node.need("RuleAction").and_then(|action| traffic::action(&action, str::eq_ignore_ascii_case));
+    let protocol = node.need("Protocol").and_then(|protocol| traffic::protocol(&protocol));
     let (v4, v6) = (filled(node, "CidrBlock"), filled(node, "Ipv6CidrBlock"));
     let cidr = match (&v4, &v6) {
         (Some(v4), None) => of_family(v4, Family::V4),
@@ -585,25 +555,11 @@ fn nacl_entry(node: &Node<'_>) -> Option<Entry> {
             None
         }
     };
-    let ports = match filled(node, "PortRange") {
-        Some(range) => Some(port_range(&range, "From", "To")?),
-        None => None,
-    };
-    let types = match filled(node, "IcmpTypeCode").or_else(|| filled(node, "Icmp")) {
-        Some(types) => {
-            let kind = types.need("Type").and_then(|kind| kind.number(-1..=255));
-            let code = types.need("Code").and_then(|code| code.number(-1..=255));
-            Some((kind?, code?))
-        }
-        None => None,
-    };
     let (Some(egress), Some(number), Some(action), Some(protocol), Some(cidr)) =
         (egress, number, action, protocol, cidr)
     else {
         return None;
     };
-    let icmp = types.map(|(kind, code): (i64, i64)| (u8::try_from(kind).ok(), u8::try_from(code).ok()));
-    let traffic = Traffic { protocol, ports, icmp };
     if STAR.contains(&number) {
         if action == Action::Allow || protocol != Protocol::All || cidr.prefix_len() != 0 {
             node.wrong(format!("rule {number} is AWS's own, and denies everything (N2)"), None);
@@ -611,51 +567,23 @@ fn nacl_entry(node: &Node<'_>) -> Option<Entry> {
         return None;
     }
     let number = u16::try_from(number).ok().filter(|number| i64::from(*number) <= LAST_NUMBER)?;
-    let plain = traffic.normal(Some(family(&cidr)));
-    if plain.ports != traffic.ports && traffic.ports != Some((0, u16::MAX)) {
-        node.note(Because::NoEffect, "the ports are left out: AWS ignores them for this protocol (N27)");
-    }
+    let ports = pair(filled(node, "PortRange"), "From", "To");
+    let icmp = pair(filled(node, "IcmpTypeCode").or_else(|| filled(node, "Icmp")), "Type", "Code");
+    let traffic = traffic::of_entry(node, protocol, cidr, ports, icmp, Lacking::All)?;
     Some(Entry {
         direction: if egress { Direction::Outbound } else { Direction::Inbound },
         number,
         action,
-        traffic: plain,
+        traffic,
         cidr,
         place: node.place(),
     })
 }
 
-/// First and last port. Both -1: all of them.
-fn port_range(node: &Node<'_>, from: &str, to: &str) -> Option<(u16, u16)> {
-    let first: Option<i64> = node.need(from).and_then(|port| port.number(-1..=65535));
-    let last: Option<i64> = node.need(to).and_then(|port| port.number(-1..=65535));
-    let (first, last) = (first?, last?);
-    match (u16::try_from(first), u16::try_from(last)) {
-        (Err(_), Err(_)) => Some((0, u16::MAX)),
-        (Ok(first), Ok(last)) if first <= last => Some((first, last)),
-        _ => {
-            node.wrong(format!("{first} to {last} is no range of ports"), None);
-            None
-        }
-    }
-}
-
 /// Protocol and ports of a group's rule. `FromPort` and `ToPort` are the type and the code of ICMP (S14).
 fn group_traffic(node: &Node<'_>) -> Option<Traffic> {
-    let protocol = protocol(&node.need("IpProtocol")?)?;
-    let has = filled(node, "FromPort").is_some() || filled(node, "ToPort").is_some();
-    let mut traffic = Traffic { protocol, ports: None, icmp: None };
-    match protocol {
-        Protocol::Number(6 | 17) if has => traffic.ports = Some(port_range(node, "FromPort", "ToPort")?),
-        Protocol::Number(1 | 58) if has => {
-            let kind: Option<i64> = node.need("FromPort").and_then(|kind| kind.number(-1..=255));
-            let code: Option<i64> = node.need("ToPort").and_then(|code| code.number(-1..=255));
-            traffic.icmp = Some((u8::try_from(kind?).ok(), u8::try_from(code?).ok()));
-        }
-        // Whatever stands there is ignored (S11).
-        _ => {}
-    }
-    Some(traffic)
+    let protocol = traffic::protocol(&node.need("IpProtocol")?)?;
+    traffic::of_group_rule(node, protocol, filled(node, "FromPort"), filled(node, "ToPort"), Lacking::All)
 }
 
 fn normal(traffic: Traffic, peer: &Peer) -> Traffic {

@@ -2,8 +2,6 @@
 
 use serde_json::{Deserializer, Map, Value};
 
-use super::Document;
-
 /// A format that policies are imported from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Format {
@@ -18,6 +16,15 @@ pub enum Format {
 }
 
 impl Format {
+    /// What `nacld import` is told.
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Aws => "aws",
+            Self::TerraformPlan | Self::Terraform => "terraform",
+            Self::CloudFormation => "cloudformation",
+        }
+    }
+
     /// What a person calls it.
     pub const fn title(self) -> &'static str {
         match self {
@@ -54,10 +61,10 @@ const AWS_OBJECTS: [&str; 8] = [
     "VpcId",
 ];
 
-/// The format of a document; `None`: it is none of them, and so a policy if anything.
-pub fn sniff(document: &Document) -> Option<Format> {
-    let text = document.text.trim_start_matches('\u{feff}').trim_start();
-    let ends = |ends: &[&str]| ends.iter().any(|end| document.file.to_ascii_lowercase().ends_with(end));
+/// The format of a file by its name and text; `None`: it is none of them, and so a policy if anything.
+pub fn sniff(file: &str, text: &str) -> Option<Format> {
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    let ends = |ends: &[&str]| ends.iter().any(|end| file.to_ascii_lowercase().ends_with(end));
     if text.starts_with(['{', '[']) {
         // Several values may stand one after the other; the first tells.
         if let Some(Ok(value)) = Deserializer::from_str(text).into_iter::<Value>().next() {
@@ -120,7 +127,6 @@ mod tests {
 
     #[test]
     fn formats_are_told_by_a_look() {
-        let of = |file: &str, text: &str| sniff(&Document { file: file.into(), text: text.to_owned() });
         for (file, text, format) in [
             ("a.json", r#"{"NetworkAcls": []}"#, Some(Format::Aws)),
             ("a.json", r#"[{"GroupId": "sg-1"}]"#, Some(Format::Aws)),
@@ -150,9 +156,9 @@ mod tests {
             ("policy.toml", "[interface.eth0]\nnacl = \"web\"\n", None),
             ("-", "", None),
         ] {
-            assert_eq!(of(file, text), format, "{file}: {text}");
+            assert_eq!(sniff(file, text), format, "{file}: {text}");
         }
         // Nested deeper than a reader goes, it is still no policy.
-        assert_eq!(of("deep.json", &"{\"a\":".repeat(10_000)), Some(Format::Aws));
+        assert_eq!(sniff("deep.json", &"{\"a\":".repeat(10_000)), Some(Format::Aws));
     }
 }

@@ -37,6 +37,34 @@ pub struct Document {
     pub text: String,
 }
 
+impl Document {
+    /// A file's bytes as a document.
+    ///
+    /// # Errors
+    /// They are no text: where not.
+    pub fn decode(file: &str, bytes: Vec<u8>) -> Result<Self, Problem> {
+        let file: Arc<str> = Arc::from(file);
+        match String::from_utf8(bytes) {
+            Ok(text) => {
+                // Some shells put a byte order mark before what they write to a file.
+                let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+                Ok(Self { file, text })
+            }
+            Err(error) => {
+                let bytes = error.as_bytes();
+                let before = &bytes[..error.utf8_error().valid_up_to()];
+                let line = u32::try_from(before.split(|byte| *byte == b'\n').count()).ok();
+                // What PowerShell 5 writes.
+                let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+                let help =
+                    if utf16 { "this looks like UTF-16: save the file as UTF-8" } else { "save the file as UTF-8" };
+                let place = Place { file, path: String::new(), line };
+                Err(Problem { place, message: "this is not UTF-8 text".to_owned(), help: Some(help.to_owned()) })
+            }
+        }
+    }
+}
+
 /// Something that is wrong with a document. One that has any cannot be imported; all of them are told at once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {

@@ -539,13 +539,16 @@ impl Inventory {
                 let Traffic { protocol, ports, icmp } = rule.traffic;
                 (rule.direction, protocol, ports, icmp, format!("{:?}", rule.peer), rule.id.clone())
             });
-            // The same rule again is none (S16), whatever more is said of the group it names.
+            // The same rule again is none (S16).
+            let notes = &mut self.notes;
             rules.dedup_by(|again, first| {
-                let same = match (&again.peer, &first.peer) {
-                    (Peer::Group { group: one, .. }, Peer::Group { group: other, .. }) => one == other,
-                    (one, other) => one == other,
-                };
-                same && (again.direction, again.traffic) == (first.direction, first.traffic)
+                let same = again.key() == first.key();
+                if same {
+                    let message = format!("the rule stands in {} too, and AWS takes it once (S16)", first.place.path);
+                    notes.push(Note { because: Because::NoEffect, place: again.place.clone(), message });
+                    first.learn(again.clone());
+                }
+                same
             });
         }
         for list in &mut self.prefix_lists {

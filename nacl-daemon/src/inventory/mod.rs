@@ -35,6 +35,19 @@ pub struct Inventory {
     pub notes: Vec<Note>,
 }
 
+impl Inventory {
+    /// Whether there is no object in it.
+    pub fn is_empty(&self) -> bool {
+        let Self { account: _, region: _, vpcs, subnets, nacls, groups, prefix_lists, interfaces, notes: _ } = self;
+        vpcs.is_empty()
+            && subnets.is_empty()
+            && nacls.is_empty()
+            && groups.is_empty()
+            && prefix_lists.is_empty()
+            && interfaces.is_empty()
+    }
+}
+
 /// Where in a document something stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
@@ -67,6 +80,18 @@ pub enum Because {
     NotHere,
     /// It changes nothing for packets that are judged here.
     NoEffect,
+}
+
+impl Because {
+    /// In one word, for machines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotExpressible => "not-expressible",
+            Self::Unknown => "unknown",
+            Self::NotHere => "not-here",
+            Self::NoEffect => "no-effect",
+        }
+    }
 }
 
 /// Something that was left out, or taken over otherwise than it stands.
@@ -233,6 +258,34 @@ pub struct GroupRule {
     pub tags: BTreeMap<String, String>,
     /// Where it stands.
     pub place: Place,
+}
+
+/// What two rules of a group cannot have in common.
+pub type RuleKey = (Direction, Traffic, Peer);
+
+impl GroupRule {
+    /// What makes a rule the same rule for AWS (S16): a description and tags do not, nor what else is told of a group it names.
+    pub fn key(&self) -> RuleKey {
+        let peer = match &self.peer {
+            Peer::Group { group, .. } => Peer::Group { group: group.clone(), owner: None, vpc: None, peering: None },
+            peer => peer.clone(),
+        };
+        (self.direction, self.traffic, peer)
+    }
+
+    /// Takes over what another one, which is the same rule, tells besides.
+    pub(crate) fn learn(&mut self, mut again: Self) {
+        self.id = self.id.take().or(again.id);
+        self.description = self.description.take().or(again.description);
+        self.tags.append(&mut again.tags);
+        if let (Peer::Group { owner, vpc, peering, .. }, Peer::Group { owner: whose, vpc: of, peering: by, .. }) =
+            (&mut self.peer, again.peer)
+        {
+            *owner = owner.take().or(whose);
+            *vpc = vpc.take().or(of);
+            *peering = peering.take().or(by);
+        }
+    }
 }
 
 /// The other end of a security group's rule (S15).

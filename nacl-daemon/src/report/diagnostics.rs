@@ -162,13 +162,6 @@ pub struct Json<'a> {
     examples: Vec<JsonExample<'a>>,
 }
 
-impl<'a> Json<'a> {
-    /// The packets that prove it.
-    pub(super) fn examples(&self) -> &[JsonExample<'a>] {
-        &self.examples
-    }
-}
-
 /// A packet that proves a diagnostic. Its packet is a line for `nacld explain --jsonl`.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct JsonExample<'a> {

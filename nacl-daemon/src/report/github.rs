@@ -3,19 +3,22 @@
 use super::diagnostics::{Places, sentence};
 use crate::policy::{Diagnostic, Severity};
 
-/// One command a diagnostic, a line each.
-pub fn commands(file: &str, text: &str, diagnostics: &[Diagnostic]) -> String {
-    let places = Places::of(text);
+/// One command a diagnostic, a line each. `text`: of the file, where the places are in it.
+pub fn commands(file: &str, text: Option<&str>, diagnostics: &[Diagnostic]) -> String {
+    let places = text.map(Places::of);
     diagnostics
         .iter()
         .map(|diagnostic| {
-            let place = places.place(&diagnostic.span);
-            let mut properties = vec![("file", property(file)), ("line", place.line.to_string())];
-            properties.push(("endLine", place.end_line.to_string()));
-            // GitHub takes columns only where all is on one line, and its end is the last one marked.
-            if place.line == place.end_line && place.end_column > place.column {
-                properties.push(("col", place.column.to_string()));
-                properties.push(("endColumn", (place.end_column - 1).to_string()));
+            let mut properties = vec![("file", property(file))];
+            if let Some(places) = &places {
+                let place = places.place(&diagnostic.span);
+                properties.push(("line", place.line.to_string()));
+                properties.push(("endLine", place.end_line.to_string()));
+                // GitHub takes columns only where all is on one line, and its end is the last one marked.
+                if place.line == place.end_line && place.end_column > place.column {
+                    properties.push(("col", place.column.to_string()));
+                    properties.push(("endColumn", (place.end_column - 1).to_string()));
+                }
             }
             properties.push(("title", property(&format!("nacld {}", diagnostic.code))));
             command(diagnostic.severity, &properties, &message(diagnostic))

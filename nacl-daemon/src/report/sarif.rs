@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::diagnostics::{self, Place, Places, sentence};
+use super::diagnostics::{Place, Places, examples, sentence};
 use crate::policy::{Diagnostic, Severity, codes};
 
 /// The schema of this version of the format.
@@ -20,8 +20,8 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.')
 pub struct File<'a> {
     /// As it was named.
     pub name: &'a str,
-    /// Its text.
-    pub text: &'a str,
+    /// Its text, where the places of what was found are in it.
+    pub text: Option<&'a str>,
     /// What was found.
     pub diagnostics: &'a [Diagnostic],
     /// Why it cannot be read or enforced, beside that.
@@ -78,15 +78,14 @@ fn rule(code: &codes::Code) -> Value {
 
 fn results<'a>(file: &File<'a>) -> impl Iterator<Item = Value> + use<'a> {
     let File { name, text, diagnostics, .. } = *file;
-    let places = Places::of(text);
-    let examples = diagnostics::json(text, diagnostics);
-    diagnostics.iter().zip(examples).map(move |(diagnostic, shown)| {
+    let places = text.map(Places::of);
+    diagnostics.iter().map(move |diagnostic| {
         let index = codes::ALL.iter().position(|code| code.id == diagnostic.code);
         let location = |span: &std::ops::Range<usize>, said: Option<&str>| {
-            let mut location = json!({ "physicalLocation": {
-                "artifactLocation": { "uri": uri(name) },
-                "region": region(places.place(span)),
-            } });
+            let mut location = json!({ "physicalLocation": { "artifactLocation": { "uri": uri(name) } } });
+            if let Some(places) = &places {
+                location["physicalLocation"]["region"] = region(places.place(span));
+            }
             if let Some(said) = said {
                 location["message"] = json!({ "text": said });
             }
@@ -111,7 +110,7 @@ fn results<'a>(file: &File<'a>) -> impl Iterator<Item = Value> + use<'a> {
             });
             result["relatedLocations"] = related.collect();
         }
-        if let Some(fix) = &diagnostic.fix {
+        if let (Some(fix), Some(places)) = (&diagnostic.fix, &places) {
             result["fixes"] = json!([{
                 "description": { "text": diagnostic.help.as_deref().unwrap_or(&diagnostic.message) },
                 "artifactChanges": [{
@@ -124,7 +123,7 @@ fn results<'a>(file: &File<'a>) -> impl Iterator<Item = Value> + use<'a> {
             }]);
         }
         if !diagnostic.examples.is_empty() {
-            result["properties"] = json!({ "examples": shown.examples() });
+            result["properties"] = json!({ "examples": examples(&diagnostic.examples) });
         }
         result
     })

@@ -14,6 +14,7 @@ use thiserror::Error;
 use crate::{
     compile::{CompileError, Compiled, Compiler, SlotTable},
     files,
+    import::{self, Format},
     policy::{self, Diagnostic},
     resolve::{Host, Interface, OnExit, Resolved},
 };
@@ -59,6 +60,14 @@ pub enum PrepareError {
         /// How many errors.
         errors: usize,
     },
+    /// It is no policy, but a document that one can be made of.
+    #[error("{} is {}, and no policy", file.display(), format.title())]
+    Document {
+        /// Which file.
+        file: PathBuf,
+        /// What it is.
+        format: Format,
+    },
     /// It names no interface.
     #[error("the policy {} names no interface, so there is nothing to enforce it on", file.display())]
     NoInterface {
@@ -80,6 +89,12 @@ impl PrepareError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Invalid { file, .. } => Some(format!("`nacld check {}` shows them again", file.display())),
+            // Which interface of AWS's is this machine's, no document says.
+            Self::Document { file, format } => Some(format!(
+                "`nacld import {} {} --interface DEVICE=ENI -o policy.toml` makes one of it, for a device of this machine",
+                format.verb(),
+                file.display()
+            )),
             Self::NoInterface { .. } => Some("add an [interface.NAME] table".to_owned()),
             Self::Read { .. } | Self::Compile { .. } => None,
         }
@@ -106,8 +121,15 @@ impl Reading {
 }
 
 /// Reads and resolves a policy file.
+///
+/// # Errors
+/// It cannot be read, or is a document of another format.
 pub fn read(file: &Path, host: &dyn Host) -> Result<Reading, PrepareError> {
     let bytes = files::read(file).map_err(|source| PrepareError::Read { file: file.to_owned(), source })?;
+    let format = str::from_utf8(&bytes).ok().and_then(|text| import::sniff(&file.display().to_string(), text));
+    if let Some(format) = format {
+        return Err(PrepareError::Document { file: file.to_owned(), format });
+    }
     let (text, outcome) = policy::load_bytes(&file.display().to_string(), bytes, host);
     Ok(Reading { file: file.to_owned(), text, diagnostics: outcome.diagnostics, resolved: outcome.resolved })
 }

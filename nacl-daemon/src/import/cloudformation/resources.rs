@@ -6,18 +6,18 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
 };
 
-use nacl_common::{Action, Direction};
+use nacl_common::Direction;
 
 use super::intrinsics::{Resource, Stack};
 use crate::{
     import::{
         assemble::{self, Assembly},
         term::{At, Term, What},
-        traffic,
+        traffic::{self, Lacking},
         tree::Findings,
     },
     inventory::{
-        Association, Because, Entry, GroupRule, Identity, Inventory, Link, NetworkAcl, NetworkInterface, Note, Peer,
+        Association, Because, Entry, GroupRule, Identity, Inventory, Link, NetworkAcl, NetworkInterface, Peer,
         PrefixEntry, PrefixList, SecurityGroup, Subnet, Vpc,
     },
     policy,
@@ -80,12 +80,8 @@ impl<'r> Reader<'r> {
         let text = |key: &str| at.term.get(key).and_then(Term::as_text).filter(|text| !text.is_empty());
         let tags = tags(at);
         let tag = tags.get("Name").map(String::as_str);
-        let mut names: Vec<String> = Vec::new();
-        for name in tag.into_iter().chain(own.iter().filter_map(|key| text(key))).chain([resource.name.as_str()]) {
-            if !name.is_empty() && !names.iter().any(|known| known == name) {
-                names.push(name.to_owned());
-            }
-        }
+        let given = own.iter().filter_map(|key| text(key));
+        let names = assemble::names(tag.into_iter().chain(given).chain([resource.name.as_str()]));
         Identity {
             key: self.key(&resource.name),
             id: None,
@@ -238,6 +234,12 @@ impl<'r> Reader<'r> {
         {
             let Some(list) = at.given(key) else {
                 if direction == Direction::Outbound {
+                    // An empty list, or one whose rules are all `AWS::NoValue`.
+                    if let Some(list) = at.get(key) {
+                        let message = "is an empty list, which lets everything out as if it was not written: AWS's own rule goes \
+                                       only where another one is listed";
+                        list.note(Because::NoEffect, message);
+                    }
                     rules.extend(assemble::allow_all_out(&at.place()));
                 }
                 continue;
@@ -285,7 +287,7 @@ impl<'r> Reader<'r> {
 
     fn rule(&self, at: &At<'_>, direction: Direction) -> Option<GroupRule> {
         let protocol = at.need("IpProtocol").and_then(|protocol| traffic::protocol(&protocol))?;
-        let traffic = traffic::of_group_rule(at, protocol, at.given("FromPort"), at.given("ToPort"))?;
+        let traffic = traffic::of_group_rule(at, protocol, at.given("FromPort"), at.given("ToPort"), Lacking::Wrong)?;
         let (list, group) = match direction {
             Direction::Inbound => ("SourcePrefixListId", "SourceSecurityGroupId"),
             Direction::Outbound => ("DestinationPrefixListId", "DestinationSecurityGroupId"),
@@ -331,13 +333,7 @@ impl<'r> Reader<'r> {
             Some(PrefixEntry { cidr: entry.need("Cidr")?.cidr()?, description: description.map(str::to_owned) })
         });
         let entries = Some(entries.collect());
-        let family = at.need("AddressFamily").and_then(|family| {
-            let found = family.term.as_text().and_then(assemble::family);
-            if found.is_none() {
-                family.refuse("`IPv4` or `IPv6`");
-            }
-            found
-        });
+        let family = at.need("AddressFamily").and_then(|family| assemble::family(&family));
         let list = PrefixList {
             identity: self.identity(resource, at, &["PrefixListName"]),
             name: at.term.get("PrefixListName").and_then(Term::as_text).map(str::to_owned),
@@ -403,30 +399,12 @@ impl<'r> Reader<'r> {
             let known = matches!(resource.properties.what, What::Map(_));
             if READ.contains(&resource.kind.as_str()) {
             } else if known && WITH_GROUPS.iter().any(|key| at.given(key).is_some()) {
-                at.note(
-                    Because::NotExpressible,
-                    "has security groups on interfaces that AWS makes for it, whose addresses are not told here",
-                );
+                at.note(Because::NotExpressible, assemble::WITH_GROUPS);
             } else {
                 *kinds.entry(&resource.kind).or_default() += 1;
             }
         }
-        if kinds.is_empty() {
-            return;
-        }
-        let total: usize = kinds.values().sum();
-        let mut named: Vec<String> =
-            kinds.iter().take(8).map(|(kind, count)| format!("{kind:.60} ({count})")).collect();
-        if kinds.len() > 8 {
-            named.push("and others".to_owned());
-        }
-        let message = format!(
-            "{total} resource{} of kinds that say nothing of network ACLs and security groups: {}",
-            if total == 1 { "" } else { "s" },
-            named.join(", ")
-        );
-        let place = assemble::place(&self.stack.file, "Resources");
-        self.findings.notes.borrow_mut().push(Note { because: Because::NoEffect, place, message });
+        assemble::other_kinds(&kinds, assemble::place(&self.stack.file, "Resources"), self.findings);
     }
 }
 
@@ -472,14 +450,7 @@ fn tags(at: &At<'_>) -> BTreeMap<String, String> {
 
 fn entry(at: &At<'_>) -> Option<Entry> {
     let number = at.need("RuleNumber").and_then(|number| number.number(1..=i64::from(policy::LAST_NUMBER)));
-    let action = at.need("RuleAction").and_then(|action| match action.text()? {
-        "allow" => Some(Action::Allow),
-        "deny" => Some(Action::Deny),
-        _ => {
-            action.refuse("`allow` or `deny`");
-            None
-        }
-    });
+    let action = at.need("RuleAction").and_then(|action| traffic::action(&action, |one, other| one == other));
     let egress = at.get("Egress").map_or(Some(false), |egress| egress.flag());
     let protocol = at.need("Protocol").and_then(|protocol| traffic::protocol(&protocol));
     let cidr = match (at.given("CidrBlock"), at.given("Ipv6CidrBlock")) {
@@ -495,7 +466,7 @@ fn entry(at: &At<'_>) -> Option<Entry> {
         Some((outer.need(first)?, outer.need(last)?))
     };
     let (ports, icmp) = (pair("PortRange", "From", "To"), pair("Icmp", "Type", "Code"));
-    let traffic = traffic::of_entry(at, protocol, cidr, ports, icmp)?;
+    let traffic = traffic::of_entry(at, protocol, cidr, ports, icmp, Lacking::Wrong)?;
     let direction = if egress { Direction::Outbound } else { Direction::Inbound };
     Some(Entry { direction, number, action, traffic, cidr, place: at.place() })
 }

@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde_json::Value;
 
-use self::references::Index;
+use self::references::{Index, Step};
 use super::{
     Document,
     term::Term,
@@ -40,7 +40,7 @@ struct Resource {
     address: String,
     /// `aws_subnet`.
     kind: String,
-    /// `a-x`.
+    /// `net-a-x`.
     name: String,
     /// Whether it is only read.
     data: bool,
@@ -56,9 +56,14 @@ impl Resource {
     }
 }
 
-/// A resource's name, and that of its instance.
-fn instance_name(name: &str, index: Option<&Index>) -> String {
-    index.map_or_else(|| name.to_owned(), |index| format!("{name}-{}", index.plain()))
+/// What a resource is called: the modules it stands in, its name, each with its instance. Half of all modules call what they
+/// make `this`.
+fn full_name(modules: &[Step], name: &str, index: Option<&Index>) -> String {
+    let one = |name: &str, index: Option<&Index>| {
+        index.map_or_else(|| name.to_owned(), |index| format!("{name}-{}", index.plain()))
+    };
+    let modules = modules.iter().map(|step| one(&step.name, step.index.as_ref()));
+    modules.chain([one(name, index)]).collect::<Vec<_>>().join("-")
 }
 
 /// Reads documents of Terraform's, all into one inventory.

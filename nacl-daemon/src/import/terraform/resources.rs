@@ -13,12 +13,12 @@ use crate::{
     import::{
         assemble::{self, Assembly},
         term::{At, Target, Term, What},
-        traffic,
+        traffic::{self, Lacking},
         tree::Findings,
     },
     inventory::{
-        Association, Because, Entry, GroupRule, Identity, Inventory, Link, NetworkAcl, NetworkInterface, Peer, Place,
-        PrefixEntry, PrefixList, SecurityGroup, Subnet, Vpc,
+        Association, Because, Entry, GroupRule, Identity, Inventory, Link, NetworkAcl, NetworkInterface, Peer,
+        PrefixEntry, PrefixList, RuleKey, SecurityGroup, Subnet, Vpc,
     },
     policy,
 };
@@ -73,7 +73,7 @@ pub(super) fn read(resources: &[Resource], before: &[Resource], findings: &Findi
         let past = reader.assembly.into_inner();
         Past {
             entries: past.entries.iter().map(|(acl, entry)| (acl.clone(), key_of_entry(entry))).collect(),
-            rules: past.rules.iter().map(|(group, rule)| (group.clone(), assemble::of_rule(rule))).collect(),
+            rules: past.rules.iter().map(|(group, rule)| (group.clone(), rule.key())).collect(),
             subnets: past.associations.into_iter().map(|(acl, one, _)| (acl, one.subnet)).collect(),
         }
     };
@@ -105,7 +105,7 @@ fn key_of_entry(entry: &Entry) -> EntryKey {
 #[derive(Default)]
 struct Past {
     entries: HashSet<(Link, EntryKey)>,
-    rules: HashSet<(Link, assemble::RuleKey)>,
+    rules: HashSet<(Link, RuleKey)>,
     subnets: HashSet<(Link, Link)>,
 }
 
@@ -162,18 +162,13 @@ impl<'r> Reader<'r> {
         let written = written.into_iter().find(|tags| matches!(tags.term.what, What::Map(_)));
         let tags = tags(written.as_ref());
         let tag = tags.get("Name").map(String::as_str);
-        let mut all: Vec<String> = Vec::new();
         let given = names.iter().filter_map(|key| text(key));
-        for name in tag.into_iter().chain(given).chain([resource.name.as_str()]) {
-            if !name.is_empty() && !all.iter().any(|known| known == name) {
-                all.push(name.to_owned());
-            }
-        }
+        let names = assemble::names(tag.into_iter().chain(given).chain([resource.name.as_str()]));
         let key = self.key(resource);
         Identity {
             id: assemble::aws_id(&key).then(|| key.clone()),
             key,
-            names: all,
+            names,
             description: text("description").map(str::to_owned),
             tags,
             owner: text("owner_id").map(str::to_owned),
@@ -434,9 +429,11 @@ impl<'r> Reader<'r> {
             let written = resource.has(key);
             for block in Self::blocks(resource, at, key) {
                 let found = self.rules(resource, &block, direction, &identity.key, "security_groups");
-                rules.extend(found.into_iter().filter(|rule| {
-                    written || !self.past.rules.contains(&(identity.key.clone(), assemble::of_rule(rule)))
-                }));
+                rules.extend(
+                    found
+                        .into_iter()
+                        .filter(|rule| written || !self.past.rules.contains(&(identity.key.clone(), rule.key()))),
+                );
             }
         }
         let group = SecurityGroup {
@@ -470,7 +467,9 @@ impl<'r> Reader<'r> {
     fn rules(&self, resource: &Resource, at: &At<'_>, direction: Direction, own: &str, groups: &str) -> Vec<GroupRule> {
         let protocol = at.need("protocol").and_then(|protocol| traffic::protocol(&protocol));
         let Some(protocol) = protocol else { return Vec::new() };
-        let Some(traffic) = traffic::of_group_rule(at, protocol, at.given("from_port"), at.given("to_port")) else {
+        let Some(traffic) =
+            traffic::of_group_rule(at, protocol, at.given("from_port"), at.given("to_port"), Lacking::Wrong)
+        else {
             return Vec::new();
         };
         let mut peers = Vec::new();
@@ -533,7 +532,9 @@ impl<'r> Reader<'r> {
             other.cidr().map(Peer::Cidr)
         };
         let (Some(group), Some(protocol), Some(peer)) = (group, protocol, peer) else { return };
-        let Some(traffic) = traffic::of_group_rule(at, protocol, at.given("from_port"), at.given("to_port")) else {
+        let Some(traffic) =
+            traffic::of_group_rule(at, protocol, at.given("from_port"), at.given("to_port"), Lacking::Wrong)
+        else {
             return;
         };
         let text = |key| at.term.get(key).and_then(Term::as_text);
@@ -558,13 +559,7 @@ impl<'r> Reader<'r> {
         }
         // A data source that was not read yet tells nothing.
         let told = !resource.data || at.get(key).is_some();
-        let family = at.given("address_family").and_then(|family| {
-            let found = family.term.as_text().and_then(assemble::family);
-            if found.is_none() {
-                family.refuse("`IPv4` or `IPv6`");
-            }
-            found
-        });
+        let family = at.given("address_family").and_then(|family| assemble::family(&family));
         let list = PrefixList {
             identity: self.identity(resource, at, &["name"]),
             name: at.term.get("name").and_then(Term::as_text).map(str::to_owned),
@@ -624,10 +619,7 @@ impl<'r> Reader<'r> {
             let at = At::new(&resource.values, &resource.file, resource.address.as_str(), self.findings);
             let given = |key: &str| matches!(resource.values.what, What::Map(_)) && at.given(key).is_some();
             if WITH_GROUPS.into_iter().any(given) {
-                at.note(
-                    Because::NotExpressible,
-                    "has security groups on interfaces that AWS makes for it, whose addresses are not told here",
-                );
+                at.note(Because::NotExpressible, assemble::WITH_GROUPS);
             } else {
                 let kinds = counts.entry((resource.scope, &resource.file)).or_default();
                 *kinds.entry(resource.kind.as_str()).or_default() += 1;
@@ -635,22 +627,7 @@ impl<'r> Reader<'r> {
         }
         for ((_, file), kinds) in counts {
             let Some(resource) = self.resources.iter().find(|resource| &*resource.file == file) else { continue };
-            let total: usize = kinds.values().sum();
-            let mut named: Vec<String> =
-                kinds.iter().take(8).map(|(kind, count)| format!("{kind:.60} ({count})")).collect();
-            if kinds.len() > 8 {
-                named.push("and others".to_owned());
-            }
-            let note = crate::inventory::Note {
-                because: Because::NoEffect,
-                place: Place { file: resource.file.clone(), path: String::new(), line: None },
-                message: format!(
-                    "{total} resource{} of kinds that say nothing of network ACLs and security groups: {}",
-                    if total == 1 { "" } else { "s" },
-                    named.join(", ")
-                ),
-            };
-            self.findings.notes.borrow_mut().push(note);
+            assemble::other_kinds(&kinds, assemble::place(&resource.file, ""), self.findings);
         }
     }
 }
@@ -667,17 +644,7 @@ fn tags(at: Option<&At<'_>>) -> BTreeMap<String, String> {
 /// An entry of a network ACL: a block of one, or a resource of its own, which call number and action otherwise.
 fn entry(at: &At<'_>, direction: Direction, [number, action]: [&str; 2]) -> Option<Entry> {
     let number = at.need(number).and_then(|number| number.number(1..=i64::from(policy::LAST_NUMBER)));
-    let action = at.need(action).and_then(|action| {
-        let found = match action.text()?.to_ascii_lowercase().as_str() {
-            "allow" => Some(Action::Allow),
-            "deny" => Some(Action::Deny),
-            _ => None,
-        };
-        if found.is_none() {
-            action.refuse("`allow` or `deny`");
-        }
-        found
-    });
+    let action = at.need(action).and_then(|action| traffic::action(&action, str::eq_ignore_ascii_case));
     let protocol = at.need("protocol").and_then(|protocol| traffic::protocol(&protocol));
     let cidr = match (at.given("cidr_block"), at.given("ipv6_cidr_block")) {
         (Some(cidr), None) | (None, Some(cidr)) => cidr.cidr(),
@@ -689,7 +656,7 @@ fn entry(at: &At<'_>, direction: Direction, [number, action]: [&str; 2]) -> Opti
     let (number, action, protocol, cidr) = (number?, action?, protocol?, cidr?);
     let ports = at.given("from_port").zip(at.given("to_port"));
     let icmp = at.given("icmp_type").zip(at.given("icmp_code"));
-    let traffic = traffic::of_entry(at, protocol, cidr, ports, icmp)?;
+    let traffic = traffic::of_entry(at, protocol, cidr, ports, icmp, Lacking::Wrong)?;
     Some(Entry { direction, number, action, traffic, cidr, place: at.place() })
 }
 

@@ -1,12 +1,15 @@
 //! `terraform show -json`: a state, or one half of a plan, → resources. What a plan does not know yet becomes a link where its
 //! configuration says what it will be, and is said to be unknown where it does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde_json::{Map, Value};
 
 use super::{
-    Resource, instance_name,
+    Resource, full_name,
     references::{Configuration, Found, Index, Scope, Step, modules, steps},
 };
 use crate::{
@@ -85,27 +88,46 @@ pub(super) fn planned(root: &Node<'_>, scope: usize) -> Vec<Resource> {
         configuration.add(&head.path, head.data, head.kind, head.name, head.index.clone(), head.address);
     }
     let empty = Value::Object(Map::new());
-    let made = heads.iter().map(|head| {
-        let written = configuration.resource(&head.path, head.data, head.kind, head.name);
-        let expressions = written.and_then(|resource| resource.get("expressions"));
-        let here = Scope {
-            path: &head.path,
-            index: head.index.as_ref(),
-            for_each: written.and_then(|resource| resource.get("for_each_expression")),
-            instances: configuration.instances(&head.path, head.data, head.kind, head.name),
-        };
-        let unknown = Unknowns { configuration: &configuration, expressions, here };
-        let values = head.node.value.get("values").unwrap_or(&empty);
-        let configured = written.map(|_| {
-            expressions.and_then(Value::as_object).map_or_else(BTreeSet::new, |all| all.keys().cloned().collect())
-        });
-        Resource {
-            values: unknown.merge(values, changes.get(head.address).copied()),
-            configured,
-            ..head.resource(scope)
-        }
-    });
-    made.collect()
+    let by_reference = RefCell::default();
+    let made: Vec<Resource> = heads
+        .iter()
+        .map(|head| {
+            let written = configuration.resource(&head.path, head.data, head.kind, head.name);
+            let expressions = written.and_then(|resource| resource.get("expressions"));
+            let here = Scope {
+                path: &head.path,
+                index: head.index.as_ref(),
+                for_each: written.and_then(|resource| resource.get("for_each_expression")),
+                instances: configuration.instances(&head.path, head.data, head.kind, head.name),
+            };
+            let unknown =
+                Unknowns { configuration: &configuration, expressions, here, of: head, by_reference: &by_reference };
+            let values = head.node.value.get("values").unwrap_or(&empty);
+            let configured = written.map(|_| {
+                expressions.and_then(Value::as_object).map_or_else(BTreeSet::new, |all| all.keys().cloned().collect())
+            });
+            Resource {
+                values: unknown.merge(values, changes.get(head.address).copied()),
+                configured,
+                ..head.resource(scope)
+            }
+        })
+        .collect();
+    let lists: BTreeSet<String> = by_reference.into_inner();
+    if !lists.is_empty() {
+        let named: Vec<&str> = lists.iter().take(5).map(String::as_str).collect();
+        let more =
+            if lists.len() > named.len() { format!(" and {} more", lists.len() - named.len()) } else { String::new() };
+        root.note(
+            Because::Unknown,
+            format!(
+                "these lists are known by their references only, and an id that is written beside them as text would be \
+                 missing: {}{more}",
+                named.join(", ")
+            ),
+        );
+    }
+    made
 }
 
 /// Every resource of a module and of those in it.
@@ -154,7 +176,7 @@ impl<'d> Head<'d> {
             scope,
             address: self.address.to_owned(),
             kind: self.kind.to_owned(),
-            name: instance_name(self.name, self.index.as_ref()),
+            name: full_name(&self.path, self.name, self.index.as_ref()),
             data: self.data,
             values: Term::new(What::Null),
             configured: None,
@@ -183,6 +205,9 @@ struct Unknowns<'a> {
     configuration: &'a Configuration<'a>,
     expressions: Option<&'a Value>,
     here: Scope<'a>,
+    of: &'a Head<'a>,
+    /// Lists of which the plan knows nothing, not even how long they are, and the configuration the references.
+    by_reference: &'a RefCell<BTreeSet<String>>,
 }
 
 impl Unknowns<'_> {
@@ -219,30 +244,43 @@ impl Unknowns<'_> {
         }
     }
 
-    /// A list of which some elements are unknown. As many as there are references are those references: an order among ids
-    /// means nothing.
+    /// A list of which some elements are unknown.
     fn list(&self, top: &str, key: &str, values: &[Value], marks: &[Value]) -> Term {
-        let missing = marks.iter().filter(|mark| **mark == Value::Bool(true)).count();
-        let mut links = match self.targets(top, key) {
-            Ok(found) if found.targets.len() == missing => found.targets.into_iter(),
-            _ => BTreeSet::new().into_iter(),
-        };
+        let unknown = |mark: Option<&Value>| mark == Some(&Value::Bool(true));
+        let mut missing = self.missing(top, key, marks.iter().filter(|mark| unknown(Some(mark))).count()).into_iter();
+        // What is not known has a place among the values, which is null; where it has none, the known ones stand together.
+        let placed = values.len() >= marks.len();
+        let mut known = values.iter();
         let element = |at: usize| {
             let mark = marks.get(at);
-            if mark == Some(&Value::Bool(true))
-                && let Some(target) = links.next()
-            {
-                return Term::new(What::Link(target));
-            }
-            self.value(top, key, values.get(at), mark)
+            let value = if placed || !unknown(mark) { known.next() } else { None };
+            if unknown(mark) { missing.next().unwrap_or_else(later) } else { self.value(top, key, value, mark) }
         };
         Term::new(What::List((0..values.len().max(marks.len())).map(element).collect()))
+    }
+
+    /// Elements that are not known, so many. No fewer than there are references hold these, one each: an order among ids means
+    /// nothing.
+    fn missing(&self, top: &str, key: &str, count: usize) -> Vec<Term> {
+        let mut found: Vec<Term> = if count == 0 || !is_link(key) {
+            Vec::new()
+        } else {
+            match self.targets(top, key) {
+                Ok(found) if found.targets.len() <= count => {
+                    found.targets.into_iter().map(|target| Term::new(What::Link(target))).collect()
+                }
+                Ok(found) => vec![among(&found.targets); count],
+                Err(why) => vec![Term::unknown(why); count],
+            }
+        };
+        found.resize_with(count, later);
+        found
     }
 
     /// What is not known at all.
     fn whole(&self, top: &str, key: &str) -> Term {
         if !is_link(key) {
-            return Term::unknown("it is known only after the plan is applied");
+            return later();
         }
         let Found { targets, inputs } = match self.targets(top, key) {
             Ok(found) => found,
@@ -250,15 +288,17 @@ impl Unknowns<'_> {
         };
         let links: Vec<Term> = targets.iter().map(|target| Term::new(What::Link(target.clone()))).collect();
         match links.as_slice() {
-            [] => Term::unknown("it is known only after the plan is applied"),
+            [] => later(),
             [one] if !is_list(key) => one.clone(),
-            [_] => Term::new(What::List(links)),
             // All that one expression names. Of several blocks' expressions it is not said which has which.
-            _ if is_list(key) && key == top && !inputs => Term::new(What::List(links)),
-            _ => {
-                let names: Vec<&str> = targets.iter().take(5).map(|target| target.object.as_str()).collect();
-                Term::unknown(format!("it is among {}", names.join(", ")))
+            _ if is_list(key) && (links.len() == 1 || key == top && !inputs) => {
+                if !self.of.data && super::resources::is_read(self.of.kind) {
+                    let part = if key == top { String::new() } else { format!(".{key}") };
+                    self.by_reference.borrow_mut().insert(format!("{}.{top}{part}", self.of.address));
+                }
+                Term::new(What::List(links))
             }
+            _ => among(&targets),
         }
     }
 
@@ -282,6 +322,17 @@ impl Unknowns<'_> {
         }
         Ok(all)
     }
+}
+
+/// What nothing is known of.
+fn later() -> Term {
+    Term::unknown("it is known only after the plan is applied")
+}
+
+/// One of several, or some of them.
+fn among(targets: &BTreeSet<Target>) -> Term {
+    let names: Vec<&str> = targets.iter().take(5).map(|target| target.object.as_str()).collect();
+    Term::unknown(format!("it is among {}", names.join(", ")))
 }
 
 /// Whether an argument names objects.

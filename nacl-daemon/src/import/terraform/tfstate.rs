@@ -1,6 +1,9 @@
 //! A raw state file of version 4, as a backend keeps it → resources.
 
-use super::{Resource, instance_name, references::Index};
+use super::{
+    Resource, full_name,
+    references::{Index, modules, steps},
+};
 use crate::{
     import::{term::Term, tree::Node},
     inventory::Because,
@@ -58,9 +61,9 @@ pub(super) fn read(root: &Node<'_>, scope: usize) -> Vec<Resource> {
             found.push(Resource {
                 file: root.place().file,
                 scope,
+                name: full_name(&modules(&steps(&address)), name, index.as_ref()),
                 address,
                 kind: kind.to_owned(),
-                name: instance_name(name, index.as_ref()),
                 data,
                 values: Term::known(attributes.value),
                 configured: None,
