@@ -3,6 +3,7 @@
 
 use crate::{
     evaluate::{Action, Direction, Hook, Layer, Verdict},
+    packet::Quote,
     reason::Reason,
 };
 
@@ -578,6 +579,8 @@ pub struct Event {
     pub also: u16,
     /// Always 0.
     pub pad: [u8; 6],
+    /// Of a denied ICMP error: what it is about.
+    pub quote: Quote,
 }
 
 impl Event {
@@ -634,7 +637,8 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Counts>() == 32);
     assert!(size_of::<Control>() == 8);
-    assert!(size_of::<Event>() == 72);
+    assert!(size_of::<Event>() == 96);
+    assert!(size_of::<Quote>() == 24);
     assert!(size_of::<FlowKey>() == 40);
     assert!(size_of::<Entry>() == 32);
     assert!(size_of::<Kept>() == 40);

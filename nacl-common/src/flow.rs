@@ -295,11 +295,6 @@ impl Sought {
     pub const fn fits(self, direction: Direction, packet: &Packet) -> bool {
         Self::by(direction, packet).0 == self.0
     }
-
-    /// Whether it is what runs on a connection, which begins none.
-    pub const fn runs(self) -> bool {
-        self.0 & Self::RUNS != 0
-    }
 }
 
 /// Whether a packet may be an answer, as far as it tells itself, and would be remembered as the first of a connection or later:

@@ -126,6 +126,25 @@ impl Extent {
     }
 }
 
+/// What an ICMP error quotes of the packet that it is about (RFC 792, RFC 4443), as far as that tells its flow. Who sent that packet is who the
+/// error goes to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quote {
+    /// Where the packet was to go, as [`Packet::dst`].
+    pub dst: [u64; 2],
+    /// As [`Packet::sport`].
+    pub sport: u16,
+    /// As [`Packet::dport`].
+    pub dport: u16,
+    /// Of a packet that was too big: bytes that the next link takes, 65535 also where it is more. 0 where the error does not say.
+    pub mtu: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// 1; without a quote 0, as all of it is.
+    pub quoted: u8,
+}
+
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_VLAN: u16 = 0x8100;
@@ -354,4 +373,66 @@ fn transport<F: Frame + ?Sized>(
     packet.dport = destination;
     packet.tcp_flags = tcp_flags;
     Ok(())
+}
+
+/// No IP packet carries more headers than this, as far as anybody looks for a quote.
+const QUOTE_WITHIN: usize = 0x3fff;
+
+/// What an ICMP error quotes: of a packet that was parsed, where it lies in its frame. Nothing where it is no error, and where the quote tells
+/// no flow of who gets it: cut short before the ports, of another family or sender, a later fragment. IPv6 extension headers are not
+/// looked behind. Told for whoever reads of a denied error; no verdict depends on it (S40).
+#[inline(always)]
+pub fn quote<F: Frame + ?Sized>(frame: &F, extent: &Extent, packet: &Packet) -> Option<Quote> {
+    let is_v4 = match (packet.protocol, packet.family, packet.dport >> 8) {
+        (1, Family::V4, 3 | 11 | 12) => true,
+        (58, Family::V6, 1..=4) => false,
+        _ => return None,
+    };
+    let at = extent.payload as usize;
+    if at > QUOTE_WITHIN {
+        return None;
+    }
+    let head = frame.get(at).map(u64::from_be_bytes)?;
+    let at = at + 8;
+    let (protocol, src, dst, mtu, at) = if is_v4 {
+        // As a number: of bytes LLVM makes a misaligned load, which the verifier does not allow on the stack.
+        let first = frame.get(at).map(u64::from_be_bytes)?;
+        let rest: [u8; 12] = frame.get(at + 8)?;
+        let length = (first >> 56 & 0xf) as usize * 4;
+        if first >> 60 != 4 || length < 20 || first & 0x1fff != 0 {
+            return None;
+        }
+        let mtu = if packet.dport == 3 << 8 | 4 { head as u16 } else { 0 };
+        let src = [0, u64::from(number!(u32, rest, 4))];
+        let dst = [0, u64::from(number!(u32, rest, 8))];
+        (rest[1], src, dst, mtu, at + length)
+    } else {
+        let header: [u8; 40] = frame.get(at)?;
+        let protocol = header[6];
+        if header[0] >> 4 != 6 || EXTENSION_HEADERS.contains(&protocol) {
+            return None;
+        }
+        let link = head as u32;
+        let mtu = if packet.dport >> 8 != 2 {
+            0
+        } else if link > 0xffff {
+            0xffff
+        } else {
+            link as u16
+        };
+        let src = [number!(u64, header, 8), number!(u64, header, 16)];
+        let dst = [number!(u64, header, 24), number!(u64, header, 32)];
+        (protocol, src, dst, mtu, at + 40)
+    };
+    // RFC 792 promises that many bytes of what is behind the header. Behind the packet's end is padding.
+    let ports = frame.get(at).map(u64::from_be_bytes)?;
+    if src != packet.dst || at + 8 > extent.end as usize {
+        return None;
+    }
+    let (sport, dport) = match (protocol, packet.family) {
+        (6 | 17, _) => ((ports >> 48) as u16, (ports >> 32) as u16),
+        (1, Family::V4) | (58, Family::V6) => ((ports >> 16) as u16, (ports >> 48) as u16),
+        _ => (0, 0),
+    };
+    Some(Quote { dst, sport, dport, mtu, protocol, quoted: 1 })
 }

@@ -25,15 +25,17 @@ use nacl_daemon::{
     resolve::{Layers, Mode},
 };
 use support::{
-    lab_broken::{Said, broken, said},
+    lab_broken::{Said, broken, mend, said},
     place::{Api, PATIENCE, Place},
 };
-use toml_edit::{DocumentMut, Item, Value, value};
+use toml_edit::{DocumentMut, value};
 
 /// How long a client waits for an answer that comes.
 const LONG: Duration = Duration::from_secs(5);
 /// How long for one that does not. Whoever asks in vain asks again, and the second request is the one that is seen.
 const SHORT: Duration = Duration::from_millis(200);
+/// How long a download may stand still until its server sends again what did not arrive, once or twice.
+const AGAIN: Duration = Duration::from_secs(2);
 /// How long a download may stand still: while it is looked into and mended, and until its server tries once more.
 const STANDSTILL: Duration = Duration::from_secs(18);
 /// How often it is looked whether something has happened.
@@ -49,22 +51,6 @@ fn policy(text: &str, lab: &Lab, router: &str, mode: Option<Mode>, layers: Optio
         layers.map(|layers| interface.insert("layers", value(layers.name())));
     }
     document
-}
-
-/// Puts a fix into a policy, as a person does who reads it.
-fn mend(document: &mut DocumentMut, broken: &BrokenReturn) {
-    let rules = broken.fix.as_ref().unwrap_or_else(|| panic!("no fix: {}", broken.says));
-    for remedy in rules {
-        let (kind, name) = match (&remedy.nacl, &remedy.group) {
-            (Some(nacl), _) => ("nacl", nacl),
-            (None, group) => ("security_group", group.as_ref().expect("a table")),
-        };
-        let rule: DocumentMut = format!("rule = {}", remedy.rule).parse().expect("a rule as one writes it");
-        let rule = rule["rule"].as_value().expect("a value").clone();
-        let list = document[kind][name.as_str()].as_table_like_mut().expect("the table").entry(remedy.direction.name());
-        let list = list.or_insert(Item::Value(Value::Array(toml_edit::Array::new())));
-        list.as_array_mut().expect("a list").push(rule);
-    }
 }
 
 /// A question of a probe, from one of its ports.
@@ -93,7 +79,11 @@ fn questions<'l>(lab: &'l Lab, probes: &'l [Probe], policy: &Policy) -> Vec<Aski
             if !all.iter().any(asked) {
                 let broken = broken(lab, probe);
                 let answered = probe.expected(Mode::Stateless).outcome == Outcome::Answered;
-                let patience = if answered && broken.is_none() { LONG } else { SHORT };
+                let patience = match &broken {
+                    None if answered => LONG,
+                    Some((.., Some(_))) => AGAIN,
+                    _ => SHORT,
+                };
                 all.push(Asking { probe, port, broken, patience });
             }
         }
@@ -142,7 +132,7 @@ fn told(api: &Api, expected: &BTreeSet<Said>, mut meanwhile: impl FnMut()) -> Ve
 fn check(document: &str, told: &[BrokenReturn]) {
     for broken in told {
         assert!(broken.replies > 0 && broken.enforced && !broken.says.is_empty(), "{broken:?}");
-        for ruling in [&broken.request, &broken.reply] {
+        for ruling in [&broken.request, &broken.reply].into_iter().chain(&broken.message) {
             match &ruling.decided_by {
                 Decider::Nacl { number, .. } => {
                     let written = document.lines().nth(ruling.line - 1).expect("the line");

@@ -24,7 +24,10 @@ use nacl_daemon::{
     resolve::{Interface, Nacl, Side, Xdp},
 };
 use object::{Object, ObjectSection, ObjectSymbol};
-use support::policies::{open, options, policy, rule, slot, two_closed};
+use support::{
+    policies::{open, options, policy, rule, slot, two_closed},
+    quotes,
+};
 
 /// IPv4, to the ports the policies of these tests know.
 const PORT: u16 = 4001;
@@ -261,6 +264,24 @@ fn every_treatment_is_the_host_engines() {
     }
 }
 
+/// What an ICMP error quotes is told where it is denied, as the parser reads it from the same bytes.
+#[test]
+fn a_denied_icmp_error_tells_what_it_quotes() {
+    let (shut, open) = (policy(Vec::new(), Vec::new()), open());
+    let options = Options { forgetful: true, ..options(Xdp::Auto) };
+    let mut bed = TestBed::load(&options, &shut).expect("the programs load");
+    for denied in [true, false] {
+        for (name, frame, quote) in quotes::frames() {
+            for program in Program::ALL {
+                let (action, event) = bed.run_program(program, &frame, None).expect(name);
+                assert_eq!(action == Action::Deny, denied, "{name}, {program:?}");
+                assert_eq!(event.quote, quote.filter(|_| denied).unwrap_or_default(), "{name}, {program:?}");
+            }
+        }
+        bed.install(&options, &open).expect("it switches");
+    }
+}
+
 #[test]
 fn other_ethertypes_pass_or_drop_as_told_and_arp_always_passes() {
     let compiled = policy(Vec::new(), Vec::new());
@@ -472,6 +493,8 @@ fn a_signal_while_a_program_is_loaded_is_no_failure() {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let loading = scope.spawn(|| {
+            // Gone with this thread, so that nobody waits for one that has failed.
+            let tell = tell;
             let mut bed = TestBed::load(&options(Xdp::Auto), &open()).expect("the first two load");
             // SAFETY: it only tells who this is.
             tell.send(unsafe { libc::pthread_self() }).expect("somebody waits");

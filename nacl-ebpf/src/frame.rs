@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use nacl_common::{
     Frame, Packet, Reason,
-    packet::{Extent, parse_into},
+    packet::{Extent, Quote, parse_into, quote},
 };
 
 /// A frame as a hook hands it over.
@@ -26,6 +26,10 @@ pub trait Parse {
 
     /// Bytes of the IP packets on the wire, of a frame that was parsed.
     fn ip_bytes(&self, extent: &Extent) -> u32;
+
+    /// What an ICMP error quotes. Asked of few packets, long after they were parsed, so the frame is looked up anew: pointers that are
+    /// kept until then make the verifier walk more.
+    fn quote(&self, extent: &Extent, packet: &Packet) -> Option<Quote>;
 }
 
 /// The first part of an XDP frame. `PARTS`: there may be more.
@@ -74,6 +78,11 @@ impl<const PARTS: bool> Parse for XdpFrame<PARTS> {
     #[inline(always)]
     fn ip_bytes(&self, extent: &Extent) -> u32 {
         extent.length()
+    }
+
+    #[inline(always)]
+    fn quote(&self, extent: &Extent, packet: &Packet) -> Option<Quote> {
+        quote(&Self::new(&XdpContext::new(self.context)), extent, packet)
     }
 }
 
@@ -159,9 +168,14 @@ impl Parse for SkbFrame {
         }
         length(self.skb) - extent.start + more * extent.headers()
     }
+
+    #[inline(always)]
+    fn quote(&self, extent: &Extent, packet: &Packet) -> Option<Quote> {
+        quote(&PagedFrame(self.skb), extent, packet)
+    }
 }
 
-/// A whole skb, linear or not: six times as slow, so only where the linear part was too short.
+/// A whole skb, linear or not: six times as slow, so only where the linear part was too short, and for what is seldom asked.
 struct PagedFrame(*mut __sk_buff);
 
 impl Frame for PagedFrame {

@@ -172,7 +172,7 @@ fn drops<C: EbpfContext, F: Parse>(ctx: &C, hook: Hook, frame: &F) -> u64 {
             let bytes = frame.ip_bytes(&work.extent);
             flowlog::log(&met, work, time, bytes);
         }
-        report::tell(ctx, &met, &work.packet, telling);
+        report::tell(ctx, frame, &met, work, telling);
     }
     control.drops(met.verdict.action as u64)
 }

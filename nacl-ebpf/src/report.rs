@@ -6,12 +6,14 @@ use nacl_common::{
     Action, Control, Counter, Direction, Event, Packet, Verdict,
     border::NO_SLOT,
     flow::{self, Sought},
+    packet::Quote,
     reason::REASONS,
 };
 
 use crate::{
     OFF, TEST, TRACE, flows,
-    maps::{BUCKET, CONTROL, EVENTS, LAST, REASON, SCRATCH, SLOTS},
+    frame::Parse,
+    maps::{BUCKET, CONTROL, EVENTS, LAST, REASON, SCRATCH, SLOTS, Work},
 };
 
 /// Load-time constant: nanoseconds between two samples of one CPU in the long run.
@@ -152,11 +154,12 @@ fn is_sought(direction: Direction, packet: &Packet) -> bool {
 
 /// Tells whoever watches, a test or the programs' log.
 #[inline(always)]
-pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet, telling: Telling) {
+pub fn tell<C: EbpfContext, F: Parse>(ctx: &C, frame: &F, met: &Met, work: &Work, telling: Telling) {
     if !telling.sampled && !telling.traced {
         return;
     }
     let Verdict { action, reason, layer, slot, also } = met.verdict;
+    let packet = &work.packet;
     // Put together in a map, not on the stack, where the verifier allows no misaligned store.
     let Some(event) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: this CPU's own value of a map.
@@ -182,7 +185,14 @@ pub fn tell<C: EbpfContext>(ctx: &C, met: &Met, packet: &Packet, telling: Tellin
         flow: met.flow as u8,
         also,
         pad: [0; 6],
+        quote: Quote::default(),
     };
+    // An error that passes is no riddle.
+    if event.action == Action::Deny as u8
+        && let Some(quote) = frame.quote(&work.extent, packet)
+    {
+        event.quote = quote;
+    }
     if TEST.load() == 1
         && let Some(last) = LAST.get_ptr_mut(0)
     {

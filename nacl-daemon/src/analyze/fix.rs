@@ -95,6 +95,28 @@ type Remote = (IpNet, Option<String>);
 /// The smallest fix, or `None` where no number is free below the rule that denies, where the interface has no group that a
 /// rule could be added to, or where no rule can help.
 pub fn smallest_fix(interface: &Interface, flow: Flow, direction: Direction, client: Option<Client>) -> Option<Fix> {
+    fix(interface, flow, direction, client, None)
+}
+
+/// The smallest fix of a packet that belongs to another flow: as wide as what lets that one pass, where that has the packet's sender or
+/// receiver in it.
+pub fn smallest_fix_beside(interface: &Interface, flow: Flow, direction: Direction, beside: &Decider) -> Option<Fix> {
+    let remote = if direction == Direction::Inbound { flow.source } else { flow.destination };
+    let wide = match beside.written(interface) {
+        Some(Written::Nacl(rule)) if rule.cidr.contains(&remote) => Some((rule.cidr, rule.reference.clone())),
+        _ => None,
+    };
+    fix(interface, flow, direction, None, wide)
+}
+
+/// `wide`: who the rules are for, where no rule says it that lets the request pass.
+fn fix(
+    interface: &Interface,
+    flow: Flow,
+    direction: Direction,
+    client: Option<Client>,
+    wide: Option<Remote>,
+) -> Option<Fix> {
     let mut mended = interface.clone();
     let mut rules = Vec::new();
     let request = flow.request().ok()?;
@@ -111,7 +133,7 @@ pub fn smallest_fix(interface: &Interface, flow: Flow, direction: Direction, cli
         }
         let said = said(&engine, way, &packet);
         if leg == 0 {
-            admitted = said.iter().find_map(|said| admitting(&mended, said));
+            admitted = said.iter().find_map(|said| admitting(&mended, said)).or_else(|| wide.clone());
         }
         let wide = Wide {
             ports: flow

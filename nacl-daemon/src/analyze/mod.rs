@@ -21,7 +21,7 @@ pub use self::{
     diff::{BrokenReply, Change, DiffError, Difference, InterfaceDifference, SettingChange, What, changes, diff},
     explain::{ExplainError, Explanation, Leg, Outcome, Remembered, Said, explain},
     findings::{broken_returns, findings, findings_within},
-    fix::{Fix, NewRule, smallest_fix},
+    fix::{Fix, NewRule, smallest_fix, smallest_fix_beside},
     flow::{Flow, FlowError, number},
     jsonl::{Lines, StreamError, answer},
     mend::{Mended, mend, same_verdicts},

@@ -33,10 +33,13 @@ pub struct Wire {
     pub wire_len: u32,
 }
 
+/// An [`Event`] as the map has it.
+type Words = [u64; size_of::<Event>() / 8];
+
 /// The programs, loaded and not attached.
 pub struct TestBed {
     last: Mapped,
-    _last: Array<MapData, [u64; 9]>,
+    _last: Array<MapData, Words>,
     maps: Maps,
     events: EventReader,
     object: Object,
@@ -57,8 +60,8 @@ impl TestBed {
         let mut maps = Maps::take(&mut object, true)?;
         maps.install(*options, compiled, None, &mut unwritten)?;
         let events = EventReader::take(&mut object, options.trace)?;
-        let last: Array<MapData, [u64; 9]> = object.map("LAST")?;
-        let mapped = Mapped::new::<[u64; 9]>(last.map()).map_err(DataplaneError::ControlWord)?;
+        let last: Array<MapData, Words> = object.map("LAST")?;
+        let mapped = Mapped::new::<Words>(last.map()).map_err(DataplaneError::ControlWord)?;
         // The others are loaded when they are first run.
         object.xdp()?;
         object.fd(Program::TcEgress)?;

@@ -1,5 +1,5 @@
-//! What a daemon tells, as events with fields. Addresses and ports of packets are in it; no byte of what packets carry is:
-//! the kernel programs hand none out.
+//! What a daemon tells, as events with fields. Addresses and ports of packets are in it, also of those that an ICMP error quotes; no other byte of
+//! what packets carry is: the kernel programs hand none out.
 
 use tracing::{error, info, warn};
 
@@ -7,9 +7,13 @@ use super::TARGET;
 use crate::{
     observe::{
         BriefInterface, BrokenReturn, Happened, InterfaceModes, InterfaceStatus, Number, Place, Record, Setting,
+        broken::{Kind, TooBig},
     },
     policy::Severity,
-    report::{broken::ends, named},
+    report::{
+        broken::{ends, name},
+        named,
+    },
     service::{
         load::Finding,
         review::Findings,
@@ -151,20 +155,39 @@ fn interface(happened: &Happened) {
 
 fn broken(found: &BrokenReturn) {
     let BrokenReturn {
-        interface, device, netns, began, protocol, port, example, request, reply, enforced, cut, ..
+        interface,
+        device,
+        netns,
+        began,
+        protocol,
+        port,
+        example,
+        request,
+        reply,
+        message,
+        enforced,
+        kind,
+        ..
     } = found;
     let (netns, began, (src, dst)) = (netns.as_deref(), began.name(), ends(example));
     let (remote, clients) =
         (found.remote.to_string(), found.clients.iter().map(|client| client.name()).collect::<Vec<_>>());
     let (request_by, reply_by) = (request.decided_by.to_string(), reply.decided_by.to_string());
     let (request_line, reply_line, clients) = (request.line, reply.line, clients.join(","));
+    let message_by = message.as_ref().map(|message| message.decided_by.to_string());
+    let message_line = message.as_ref().map(|message| message.line);
+    let (router, mtu) = match kind {
+        Kind::TooBig(TooBig { router, mtu, .. }) => (Some(router.to_string()), *mtu),
+        _ => (None, None),
+    };
+    let (cut, name) = (matches!(kind, Kind::Cut { .. }), name(*kind));
     let rules: Vec<_> = found.fix.iter().flatten().map(|remedy| remedy.rule.as_str()).collect();
     let (fix, says) = (rules.join("; "), &found.says);
     warn!(
         target: TARGET,
         interface, device, netns, began, protocol, port, src, dst, remote, clients, request_by, request_line, reply_by, reply_line,
-        enforced, cut, fix,
-        "{}: {says}", if *cut { "cut connection" } else { "broken return" }
+        message_by, message_line, router, mtu, enforced, cut, fix,
+        "{name}: {says}"
     );
 }
 

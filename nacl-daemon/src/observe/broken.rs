@@ -1,10 +1,10 @@
-//! Requests that were let in and replies that were not, and connections of which one direction passes and the other does no more: which two
-//! packets belong together, and what is told of them. A pair is two packets that the kernel has judged, never a guess: without the
+//! Requests that were let in and replies that were not, connections of which one direction passes and the other does no more, and packets that
+//! are too big for a link and whose sender is not told: which two packets belong together, and what is told of them. A pair is two packets that the kernel has judged, never a guess: without the
 //! one that passed a denied packet may be a scan, or the echo of somebody else's attack, and nothing is said of it. No kernel, no policy, no
 //! text for people.
 //!
 //! Passed packets are not reported, so the one that passed must be looked for once there is a doubt ([`Pairing::sought`]): the client asks
-//! again, and who sends on a connection that is cut sends again.
+//! again, and who sends on a connection that is cut, or what does not arrive, sends again.
 
 use std::{
     cmp::Reverse,
@@ -26,8 +26,8 @@ use crate::{
     resolve::names,
 };
 
-/// A flow whose requests are admitted and whose replies are denied, or a connection whose replies go on and whose requests are denied: once
-/// for each interface, service, remote prefix and kind of client, and the two rules.
+/// A flow of which something passes and what comes back is denied ([`Kind`]): once for each interface, service, remote prefix and kind of client,
+/// and the rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokenReturn {
     /// Name of the interface in the policy.
@@ -45,24 +45,25 @@ pub struct BrokenReturn {
     pub service: Option<IpAddr>,
     /// Port that is asked; null for ICMP.
     pub port: Option<u16>,
-    /// True: a connection that ran is cut. Its requests are denied, and its replies pass; false: the other way round.
-    pub cut: bool,
-    /// Of a cut connection: whether the layer that does not deny it remembers it.
-    pub tracked: bool,
+    /// What is broken of it.
+    #[serde(flatten)]
+    pub kind: Kind,
     /// The other ends, as wide as the rule that decides about the requests; where none is written, as the one that lets the replies pass.
     pub remote: IpNet,
-    /// Kinds of client that pick such a source port.
+    /// Kinds of client that pick such a source port, where that matters.
     pub clients: Vec<Client>,
     /// When the first of its denied packets was met, RFC 3339.
     pub first: String,
     /// When the last one was.
     pub last: String,
-    /// Denied replies that were seen with their requests, or of a cut connection denied requests. Samples: the counters are the truth.
+    /// Denied packets that were seen with the one that passed before. Samples: the counters are the truth.
     pub replies: u64,
     /// What decides about the requests.
     pub request: Ruling,
     /// What decides about the replies.
     pub reply: Ruling,
+    /// What decides about the message that packets are too big; null where there is none.
+    pub message: Option<Ruling>,
     /// One of them: who asks, from which port, whom.
     pub example: Example,
     /// False in monitor mode: what is denied went on all the same.
@@ -73,7 +74,92 @@ pub struct BrokenReturn {
     pub says: String,
 }
 
-/// What decides about one of the two packets.
+impl BrokenReturn {
+    /// What decides about the packet that passes, and about the one that is denied.
+    pub fn rulings(&self) -> (&Ruling, &Ruling) {
+        match (self.kind, &self.message) {
+            (Kind::Cut { .. }, _) => (&self.reply, &self.request),
+            (Kind::TooBig(TooBig { sent, .. }), Some(message)) => {
+                (if sent == self.began { &self.request } else { &self.reply }, message)
+            }
+            _ => (&self.request, &self.reply),
+        }
+    }
+}
+
+/// What is broken of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Fields", into = "Fields")]
+pub enum Kind {
+    /// Its requests pass, and its replies are denied.
+    Reply,
+    /// It ran and is cut: its replies pass, and its requests are denied.
+    Cut {
+        /// Whether the layer that does not deny it remembers it.
+        tracked: bool,
+    },
+    /// Both pass, and some of them are too big for a link on their way: the message that says so is denied, so who sends them goes on to send
+    /// what never arrives (N47). It is never let in as related (S40), so whether the flow is remembered is all one.
+    TooBig(TooBig),
+}
+
+/// Packets that are too big for a link, and what is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooBig {
+    /// Which way they go.
+    #[serde(with = "names::direction")]
+    pub sent: Direction,
+    /// Who says that they are too big.
+    pub router: IpAddr,
+    /// Bytes that the next link takes; null where the message does not say.
+    pub mtu: Option<u16>,
+}
+
+/// How [`Kind`] stands among the fields of a broken return.
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    cut: bool,
+    tracked: bool,
+    too_big: Option<TooBig>,
+}
+
+impl From<Fields> for Kind {
+    fn from(Fields { cut, tracked, too_big }: Fields) -> Self {
+        match too_big {
+            Some(too_big) => Self::TooBig(too_big),
+            None if cut => Self::Cut { tracked },
+            None => Self::Reply,
+        }
+    }
+}
+
+impl From<Kind> for Fields {
+    fn from(kind: Kind) -> Self {
+        let (cut, tracked, too_big) = match kind {
+            Kind::Reply => (false, false, None),
+            Kind::Cut { tracked } => (true, tracked, None),
+            Kind::TooBig(too_big) => (false, false, Some(too_big)),
+        };
+        Self { cut, tracked, too_big }
+    }
+}
+
+impl Kind {
+    /// The message that packets of this flow are too big, as the flow that it is by itself, and which way it goes.
+    pub fn message(self, began: Direction, flow: &Flow) -> Option<(Direction, Flow)> {
+        let Self::TooBig(TooBig { sent, router, .. }) = self else { return None };
+        let destination = if sent == began { flow.source } else { flow.destination };
+        let (protocol, dport) = if destination.is_ipv4() { TOO_BIG4 } else { TOO_BIG6 };
+        Some((sent.reverse(), Flow { protocol, source: router, destination, sport: 0, dport }))
+    }
+}
+
+/// ICMP "fragmentation needed": protocol, type and code (RFC 1191).
+const TOO_BIG4: (u8, u16) = (1, 3 << 8 | 4);
+/// ICMPv6 "packet too big" (RFC 8201).
+const TOO_BIG6: (u8, u16) = (58, 2 << 8);
+
+/// What decides about one of the packets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ruling {
     /// As [`super::Record`] has it: `inbound 100`, `outbound *`.
@@ -164,10 +250,8 @@ pub struct Pair {
     pub time: u64,
     /// False: it went on all the same.
     pub enforced: bool,
-    /// It was the client's, on a connection that runs: its requests are denied, not its replies.
-    pub cut: bool,
-    /// A layer remembers the connection.
-    pub tracked: bool,
+    /// What is broken.
+    pub kind: Kind,
 }
 
 /// For so long what passed awaits what comes back.
@@ -176,7 +260,7 @@ const PATIENCE: u64 = 60 * SECOND;
 const PASSED: usize = 4096;
 /// What is in doubt; more at once is noise.
 const SUSPECTS: usize = 64;
-/// How much of that, and of what is looked for at once, may be connections and not services: packets that belong to nothing name a new
+/// How much of that, and of what is looked for at once, may be single flows and not services: packets that belong to nothing name a new
 /// one each.
 const SHARE: usize = 2;
 /// How long one is looked for before another has its turn: TCP asks again after one and after three seconds.
@@ -194,6 +278,8 @@ const DOUBLINGS: u32 = 6;
 #[derive(Clone, Copy, Debug)]
 struct Suspect {
     sought: Sought,
+    /// It is one flow, and no service.
+    single: bool,
     /// When what should come back was denied last.
     denied: u64,
     /// How long it was looked for in this round.
@@ -214,41 +300,55 @@ struct Denied {
     began: Direction,
     /// The flow, from who asks.
     flow: Flow,
-    /// It is a request on a connection that runs.
-    cut: bool,
-    /// The connection is remembered.
-    tracked: bool,
+    /// What it breaks.
+    kind: Kind,
     /// Which way that went which must have passed.
     way: Direction,
     /// The packet, as far as it is known.
     passed: Packet,
+    /// What the policy must let pass as the first of its flow, or there is no doubt; none where a layer remembers the flow.
+    first: Option<(Direction, Packet)>,
 }
 
 impl Denied {
     fn of(event: &Event, direction: Direction, packet: &Packet) -> Option<Self> {
         let (forward, reply) = (event.flow == Met::Forward as u8, event.flow == Met::Reply as u8);
         let way = direction.reverse();
+        if let Some(passed) = quoted(event, packet) {
+            let router = address(packet.family, packet.src);
+            let mtu = (event.quote.mtu > 0).then_some(event.quote.mtu);
+            let kind = Kind::TooBig(TooBig { sent: way, router, mtu });
+            // Data goes both ways. Who asked is told by the ports; where they do not tell, it may as well be who sends.
+            let is_answer =
+                |flow: &Flow| flow.is_icmp() || leads_to_a_service(&reversed(&passed)) && !leads_to_a_service(&passed);
+            let (began, flow) = match answered(&passed).filter(is_answer) {
+                Some(flow) => (direction, flow),
+                None => (way, flow_of(&passed)),
+            };
+            let first = Some((began, flow.request().ok()?));
+            return Some(Self { began, flow, kind, way, passed, first });
+        }
         if runs(packet) && !reply {
             // A connection is not asked for again: what goes on the other way proves that it is one, and who sends it sends it again.
-            let passed = Packet {
-                src: packet.dst,
-                dst: packet.src,
-                sport: packet.dport,
-                dport: packet.sport,
-                tcp_flags: TCP_ACK,
-                ..*packet
-            };
+            let passed = Packet { tcp_flags: TCP_ACK, ..reversed(packet) };
             let cut = match (leads_to_a_service(packet), leads_to_a_service(&passed)) {
                 _ if forward => true,
                 (there, back) if there != back => there,
                 _ => return None,
             };
             let (began, flow) = if cut { (direction, flow_of(packet)) } else { (way, flow_of(&passed)) };
-            return Some(Self { began, flow, cut, tracked: forward, way, passed });
+            let kind = if cut { Kind::Cut { tracked: forward } } else { Kind::Reply };
+            return Some(Self { began, flow, kind, way, passed, first: (!forward).then_some((way, passed)) });
         }
         let flow = answered(packet).filter(|_| !forward)?;
         let passed = flow.request().ok()?;
-        (reply || asks(&passed)).then_some(Self { began: way, flow, cut: false, tracked: reply, way, passed })
+        let first = (!reply).then_some((way, passed));
+        (reply || asks(&passed)).then_some(Self { began: way, flow, kind: Kind::Reply, way, passed, first })
+    }
+
+    /// Whether what is looked for is of one flow, and no service that many ask.
+    fn is_single(&self) -> bool {
+        runs(&self.passed) || matches!(self.kind, Kind::TooBig(_))
     }
 }
 
@@ -267,7 +367,8 @@ impl Pairing {
     pub fn met(&mut self, event: &Event, admits: impl FnOnce(Direction, &Packet) -> bool) -> Option<Pair> {
         let (direction, packet) = packet(event)?;
         if event.action == Action::Allow as u8 {
-            if asks(&packet) || runs(&packet) {
+            let sought = || self.suspects.iter().any(|suspect| suspect.sought.fits(direction, &packet));
+            if asks(&packet) || runs(&packet) || sought() {
                 self.note(flow_of(&packet), direction, event.time);
             }
             return None;
@@ -277,21 +378,23 @@ impl Pairing {
         if !matches!(reason, Reason::NaclRule | Reason::NaclImplicit | Reason::GroupImplicit) {
             return None;
         }
-        let Denied { began, flow, cut, tracked, way, passed } = Denied::of(event, direction, &packet)?;
+        let denied = Denied::of(event, direction, &packet)?;
+        let Denied { began, flow, kind, way, passed, first } = &denied;
         let proved = self
             .passed
-            .get(&flow_of(&passed))
-            .is_some_and(|(other, time)| *other == way && *time <= event.time && event.time - time <= PATIENCE);
-        let sought = Sought::by(way, &passed);
+            .get(&flow_of(passed))
+            .is_some_and(|(other, time)| other == way && *time <= event.time && event.time - time <= PATIENCE);
+        let sought = Sought::by(*way, passed);
         // What is remembered of a connection says that its request passed; of a cut one not that its replies still do.
-        if proved || tracked && !cut {
+        if proved || first.is_none() && *kind == Kind::Reply {
             self.suspects.iter_mut().filter(|suspect| suspect.sought == sought).for_each(|suspect| {
                 (suspect.proved, suspect.vain, suspect.denied) = (true, 0, event.time);
             });
-            return Some(Pair { began, flow, time: event.time, enforced: event.enforced != 0, cut, tracked });
+            let (began, flow, kind) = (*began, *flow, *kind);
+            return Some(Pair { began, flow, time: event.time, enforced: event.enforced != 0, kind });
         }
-        if tracked || admits(way, &passed) {
-            self.suspect(sought, event.time);
+        if first.is_none_or(|(way, first)| admits(way, &first)) {
+            self.suspect(sought, denied.is_single(), event.time);
         }
         None
     }
@@ -310,16 +413,17 @@ impl Pairing {
         self.order.push_back((flow, time));
     }
 
-    fn suspect(&mut self, sought: Sought, time: u64) {
+    fn suspect(&mut self, sought: Sought, single: bool, time: u64) {
         if let Some(known) = self.suspects.iter_mut().find(|suspect| suspect.sought == sought) {
             known.denied = time;
             return;
         }
-        let alike = self.suspects.iter().filter(|suspect| suspect.sought.runs() == sought.runs()).count();
-        if self.suspects.len() < SUSPECTS && !(sought.runs() && alike >= SUSPECTS / SHARE) {
+        let alike = self.suspects.iter().filter(|suspect| suspect.single == single).count();
+        if self.suspects.len() < SUSPECTS && !(single && alike >= SUSPECTS / SHARE) {
             let rests_until = 0;
             self.suspects.push(Suspect {
                 sought,
+                single,
                 denied: time,
                 looked: 0,
                 turn: None,
@@ -335,7 +439,7 @@ impl Pairing {
         !self.suspects.is_empty()
     }
 
-    /// Which passed packets are to be reported now: requests to these services, what runs on these connections. To be asked again about
+    /// Which passed packets are to be reported now: requests to these services, packets of these flows. To be asked again about
     /// once a second, while there are [`Self::doubts`].
     pub fn sought(&mut self, now: u64) -> Vec<Sought> {
         for suspect in &mut self.suspects {
@@ -356,12 +460,12 @@ impl Pairing {
         self.suspects.retain(|suspect| {
             suspect.turn.is_some() || now.saturating_sub(suspect.denied.max(suspect.rests_until)) <= PATIENCE
         });
-        let turns = |runs: bool| {
-            let turns = self.suspects.iter().filter(|suspect| suspect.turn.is_some() && suspect.sought.runs() == runs);
+        let turns = |single: bool| {
+            let turns = self.suspects.iter().filter(|suspect| suspect.turn.is_some() && suspect.single == single);
             turns.count()
         };
         let mut places = Control::SOUGHT_AT_ONCE.saturating_sub(turns(false) + turns(true));
-        let mut connections = (Control::SOUGHT_AT_ONCE / SHARE).saturating_sub(turns(true));
+        let mut singles = (Control::SOUGHT_AT_ONCE / SHARE).saturating_sub(turns(true));
         // Where nothing was denied of late, nothing need be looked for.
         let waits = |suspect: &&mut Suspect| {
             suspect.turn.is_none() && suspect.rests_until <= now && now.saturating_sub(suspect.denied) <= PATIENCE
@@ -369,9 +473,9 @@ impl Pairing {
         let mut next: Vec<_> = self.suspects.iter_mut().filter(waits).collect();
         next.sort_by_key(|suspect| (suspect.looked, Reverse(suspect.denied)));
         for suspect in next {
-            let runs = suspect.sought.runs();
-            if places > 0 && (!runs || connections > 0) {
-                (places, connections) = (places - 1, connections - usize::from(runs));
+            let single = suspect.single;
+            if places > 0 && (!single || singles > 0) {
+                (places, singles) = (places - 1, singles - usize::from(single));
                 suspect.turn = Some(now);
             }
         }
@@ -406,6 +510,32 @@ fn packet(event: &Event) -> Option<(Direction, Packet)> {
         ident: 0,
     };
     Some((if event.direction == 0 { Direction::Inbound } else { Direction::Outbound }, packet))
+}
+
+/// The packet that a message calls too big, as far as it is quoted: it has passed, if there ever was one.
+fn quoted(event: &Event, packet: &Packet) -> Option<Packet> {
+    let too_big = match packet.family {
+        Family::V4 => TOO_BIG4,
+        Family::V6 => TOO_BIG6,
+    };
+    let quote = &event.quote;
+    ((packet.protocol, packet.dport) == too_big && quote.quoted == 1).then_some(Packet {
+        family: packet.family,
+        protocol: quote.protocol,
+        fragment: Fragment::None,
+        hop_limit: 64,
+        tcp_flags: if quote.protocol == 6 { TCP_ACK } else { 0 },
+        src: packet.dst,
+        dst: quote.dst,
+        sport: quote.sport,
+        dport: quote.dport,
+        ident: 0,
+    })
+}
+
+/// The same the other way, where ports tell the ends.
+const fn reversed(packet: &Packet) -> Packet {
+    Packet { src: packet.dst, dst: packet.src, sport: packet.dport, dport: packet.sport, ..*packet }
 }
 
 /// Whether a packet can only be, or by its ports is, the first of its flow. Of UDP nobody knows but by the ports: a stream that goes on after

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use nacl_common::{Event, Family, Fragment, Layer, Reason, border::NO_SLOT, flow::Met};
+use nacl_common::{Event, Family, Fragment, Layer, Reason, border::NO_SLOT, flow::Met, packet::Quote};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
@@ -113,10 +113,57 @@ pub struct Record {
     pub tcp_flags: Option<String>,
     /// A fragment that is not the first: it carries no ports.
     pub fragment: bool,
+    /// Of a denied ICMP error: the packet that it is about; null elsewhere, and where it names none of who gets it.
+    pub about: Option<About>,
     /// Bytes of the frame.
     pub length: u32,
     /// Epoch of the policy that judged.
     pub epoch: u32,
+}
+
+/// A packet that an ICMP error is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// Its sender.
+    pub src: IpAddr,
+    /// Its receiver.
+    pub dst: IpAddr,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Source port of TCP and UDP.
+    pub sport: Option<u16>,
+    /// Destination port of TCP and UDP.
+    pub dport: Option<u16>,
+    /// ICMP type.
+    pub icmp_type: Option<u8>,
+    /// Bytes that the next link takes, where it was too big.
+    pub mtu: Option<u16>,
+}
+
+impl About {
+    fn new(event: &Event) -> Option<Self> {
+        let Quote { dst, sport, dport, mtu, protocol, quoted } = event.quote;
+        let (ports, icmp) = (matches!(protocol, 6 | 17), matches!((protocol, event.family), (1, 4) | (58, 6)));
+        (quoted != 0).then_some(Self {
+            src: address_of(event.family, event.dst)?,
+            dst: address_of(event.family, dst)?,
+            protocol,
+            sport: ports.then_some(sport),
+            dport: ports.then_some(dport),
+            icmp_type: icmp.then_some((dport >> 8) as u8),
+            mtu: (mtu > 0).then_some(mtu),
+        })
+    }
+
+    /// Sender with its port, where there is one.
+    pub fn source(&self) -> String {
+        endpoint(Some(self.src), self.sport)
+    }
+
+    /// Receiver with its port, where there is one.
+    pub fn destination(&self) -> String {
+        endpoint(Some(self.dst), self.dport)
+    }
 }
 
 impl Record {
@@ -180,6 +227,7 @@ impl Record {
             icmp_code: icmp.then_some((event.dport & 0xff) as u8),
             tcp_flags: (ports && event.protocol == 6).then(|| flags(event.tcp_flags)),
             fragment: is_later,
+            about: About::new(event),
             length: event.length,
             epoch: event.epoch,
         }
@@ -277,7 +325,10 @@ mod tests {
         flow: 0,
         also: NO_SLOT,
         pad: [0; 6],
+        quote: NO_QUOTE,
     };
+
+    const NO_QUOTE: Quote = Quote { dst: [0; 2], sport: 0, dport: 0, mtu: 0, protocol: 0, quoted: 0 };
 
     #[test]
     fn names_the_rule_and_its_line() {
@@ -335,6 +386,19 @@ mod tests {
         let event = Event { reason: Reason::Arp as u8, slot: NO_SLOT, also: NO_SLOT, ..Event::default() };
         let record = record(&event);
         assert_eq!((record.src, record.protocol, record.reason.as_str()), (None, None, "arp"));
+    }
+
+    #[test]
+    fn an_icmp_error_tells_what_it_is_about() {
+        let quote = Quote { dst: [0, 0xc633_6407], sport: 443, dport: 52345, mtu: 1400, protocol: 6, quoted: 1 };
+        let error = Event { src: [0, 0x0a00_0101], protocol: 1, sport: 0, dport: 3 << 8 | 4, quote, ..SYN_ACK };
+        let about = record(&error).about.unwrap();
+        assert_eq!((about.source(), about.destination()), ("10.0.1.10:443".into(), "198.51.100.7:52345".into()));
+        assert_eq!((about.protocol, about.icmp_type, about.mtu), (6, None, Some(1400)));
+        let ping = Quote { sport: 7, dport: 8 << 8, mtu: 0, protocol: 1, ..quote };
+        let about = record(&Event { quote: ping, ..error }).about.unwrap();
+        assert_eq!((about.destination(), about.icmp_type, about.mtu), ("198.51.100.7".into(), Some(8), None));
+        assert_eq!(record(&Event { quote: NO_QUOTE, ..error }).about, None);
     }
 
     #[test]

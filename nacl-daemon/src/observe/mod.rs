@@ -13,7 +13,7 @@ mod reading;
 mod status;
 
 pub use broken::{BrokenCount, BrokenReturn};
-pub use event::{Clock, Record};
+pub use event::{About, Clock, Record};
 pub use flowlog::{Eni, FlowRecord, InterfaceFlows, LogStatus, made_up_id};
 pub use flows::{Admitted, Filter, Naming, Remembered, StateCount, Tracking, TrackingStats};
 pub use history::History;

@@ -1,4 +1,4 @@
-//! Broken returns and cut connections: in a sentence, and as what a person reads in `status`, `watch` and before a daemon.
+//! Broken returns, cut connections and path MTU black holes: in a sentence, and as what a person reads in `status`, `watch` and before a daemon.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use super::{console, count_of, named, rule::protocol_name};
 use crate::{
     clients::Client,
     compile::Decider,
-    observe::broken::{BrokenReturn, Example, Remedy, Ruling},
+    observe::broken::{BrokenReturn, Example, Kind, Remedy, Ruling, TooBig},
 };
 
 const BOLD: Style = Style::new().bold();
@@ -19,27 +19,35 @@ const LOUD: Style = Style::new().bold().fg_color(Some(Color::Ansi(AnsiColor::Red
 
 /// All of it in one sentence, without the fix.
 pub fn sentence(broken: &BrokenReturn) -> String {
-    let BrokenReturn { began, protocol, example, request, reply, enforced, cut, .. } = broken;
+    let BrokenReturn { began, protocol, example, enforced, kind, .. } = broken;
     let (src, dst) = (end(example.src, example.sport), end(example.dst, example.dport));
-    let inbound = *began == Direction::Inbound;
+    let into = |direction: Direction| if direction == Direction::Inbound { "in" } else { "out" };
     let dropped = if *enforced { "is dropped" } else { "would be dropped" };
     let protocol = protocol_name(*protocol);
-    let mut out = if *cut {
-        let passes = if inbound { "lets the answers out" } else { "lets the answers in" };
-        let to = example.dport.map(|port| format!(" to port {port}")).unwrap_or_default();
-        format!(
-            "{src} was connected to {dst} ({protocol}): {} {passes}, and what the client goes on to send{to} {dropped} by {}",
-            rule(reply),
-            rule(request)
-        )
-    } else {
-        let passes = if inbound { "lets it in" } else { "lets it out" };
-        let to = example.sport.map(|port| format!(" to port {port}")).unwrap_or_default();
-        format!(
-            "{src} asks {dst} ({protocol}): {} {passes}, and the reply{to} {dropped} by {}",
-            rule(request),
-            rule(reply)
-        )
+    let to = |port: Option<u16>| port.map(|port| format!(" to port {port}")).unwrap_or_default();
+    let (passes, denies) = broken.rulings();
+    let (passes, denies) = (rule(passes), rule(denies));
+    let mut out = match kind {
+        Kind::Reply => {
+            let (way, to) = (into(*began), to(example.sport));
+            format!("{src} asks {dst} ({protocol}): {passes} lets it {way}, and the reply{to} {dropped} by {denies}")
+        }
+        Kind::Cut { .. } => {
+            let (way, to) = (into(began.reverse()), to(example.dport));
+            format!(
+                "{src} was connected to {dst} ({protocol}): {passes} lets the answers {way}, and what the client goes on to send{to} \
+                 {dropped} by {denies}"
+            )
+        }
+        Kind::TooBig(TooBig { sent, router, mtu }) => {
+            let (from, to) = if sent == began { (src, dst) } else { (dst, src) };
+            let way = into(*sent);
+            let takes = mtu.map(|mtu| format!(" (the next link takes {mtu} bytes)")).unwrap_or_default();
+            format!(
+                "{from} sends {to} ({protocol}) packets that are too big for a link on their way: {passes} lets them {way}, and what \
+                 {router} says of it{takes} {dropped} by {denies}: they are lost, and sent again for nothing"
+            )
+        }
     };
     if let Some(who) = who(broken) {
         let _ = write!(out, "; {who}");
@@ -47,13 +55,21 @@ pub fn sentence(broken: &BrokenReturn) -> String {
     out
 }
 
-/// What it is called, and what that means.
-const fn title(cut: bool) -> (&'static str, &'static str) {
-    if cut {
-        ("CUT CONNECTION", "they ran, and what clients go on to send is denied")
-    } else {
-        ("BROKEN RETURN", "requests pass, and their replies do not")
-    }
+/// What each is called, and what that means, in the order in which they are shown.
+const NAMES: [(&str, &str); 3] = [
+    ("broken return", "requests pass, and their replies do not"),
+    ("cut connection", "they ran, and what clients go on to send is denied"),
+    ("path MTU black hole", "packets are too big for a link, and the message that says so is denied"),
+];
+
+/// What it is called.
+pub const fn name(kind: Kind) -> &'static str {
+    let place = match kind {
+        Kind::Reply => 0,
+        Kind::Cut { .. } => 1,
+        Kind::TooBig(_) => 2,
+    };
+    NAMES[place].0
 }
 
 fn end(address: std::net::IpAddr, port: Option<u16>) -> String {
@@ -80,9 +96,9 @@ fn rule(Ruling { decided_by, name, line }: &Ruling) -> String {
     }
 }
 
-/// Who picks such a port.
+/// Who picks such a port, where that matters.
 fn who(broken: &BrokenReturn) -> Option<String> {
-    let port = broken.example.sport?;
+    let port = broken.example.sport.filter(|_| !matches!(broken.kind, Kind::TooBig(_)))?;
     let titles: Vec<_> = broken.clients.iter().copied().map(Client::title).collect();
     match titles.as_slice() {
         [] => Some(format!("no system picks port {port} by itself")),
@@ -95,7 +111,7 @@ fn who(broken: &BrokenReturn) -> Option<String> {
 pub fn found(broken: &BrokenReturn) -> String {
     let BrokenReturn { interface, device, netns, says, .. } = broken;
     let place = named(interface, device, netns.as_deref());
-    let (title, _) = title(broken.cut);
+    let title = name(broken.kind).to_uppercase();
     let mut out = format!("{LOUD}{title}{LOUD:#} on {BOLD}{place}{BOLD:#}: {says}\n");
     out.push_str(&fix(broken));
     out
@@ -103,20 +119,25 @@ pub fn found(broken: &BrokenReturn) -> String {
 
 /// All of them, for the status: loud where there are any, nothing where there are none.
 pub fn section(all: &[BrokenReturn]) -> String {
-    [false, true].into_iter().map(|cut| part(all.iter().filter(|broken| broken.cut == cut), title(cut))).collect()
+    let of = |called: &str| all.iter().filter(|broken| name(broken.kind) == called).collect::<Vec<_>>();
+    NAMES.iter().map(|(called, means)| part(&of(called), &called.to_uppercase(), means)).collect()
 }
 
-fn part<'b>(all: impl Iterator<Item = &'b BrokenReturn> + Clone, (title, means): (&str, &str)) -> String {
-    let count = all.clone().count();
-    if count == 0 {
+fn part(all: &[&BrokenReturn], title: &str, means: &str) -> String {
+    if all.is_empty() {
         return String::new();
     }
-    let mut out = format!("{LOUD}{}{LOUD:#}: {means}\n", count_of(count, title));
+    let mut out = format!("{LOUD}{}{LOUD:#}: {means}\n", count_of(all.len(), title));
     for broken in all {
-        let BrokenReturn { interface, device, netns, says, replies, first, last, cut, .. } = broken;
+        let BrokenReturn { interface, device, netns, says, replies, first, last, kind, .. } = broken;
         let place = named(interface, device, netns.as_deref());
         let _ = writeln!(out, "  {BOLD}{place}{BOLD:#}  {says}");
-        let (what, replies) = (if *cut { "packets" } else { "replies" }, console::count(*replies));
+        let what = match kind {
+            Kind::Reply => "replies",
+            Kind::Cut { .. } => "packets",
+            Kind::TooBig(_) => "messages",
+        };
+        let replies = console::count(*replies);
         let _ = writeln!(out, "    {DIM}denied {what} seen: {replies}, first {first}, last {last}{DIM:#}");
         out.push_str(&fix(broken));
     }

@@ -357,7 +357,7 @@ pub const FAMILIES: &[Family] = &[
         name: "broken_returns",
         unit: None,
         kind: Kind::Counter,
-        help: "Flows that were found of which one direction passes and the other is denied; direction: which way the requests go.",
+        help: "Flows that were found of which something passes and what comes back is denied; direction: which way the requests go.",
         labels: &["interface", "netns", "direction"],
         samples: |reading| broken(reading, |count| count.returns),
     },

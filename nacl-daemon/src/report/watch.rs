@@ -37,6 +37,13 @@ pub fn record(record: &Record) -> String {
     if record.fragment {
         about.push_str("later fragment");
     }
+    if let Some(packet) = &record.about {
+        let protocol = protocol_name(packet.protocol);
+        let _ = write!(about, ", about {protocol} {} → {}", packet.source(), packet.destination());
+        if let Some(mtu) = packet.mtu {
+            let _ = write!(about, ", MTU {mtu}");
+        }
+    }
     let _ = writeln!(out, " {about:<8}  {}", why(record));
     out
 }

@@ -1,7 +1,7 @@
 //! From a pair of packets to what is told of it: the two rules, who asks, the smallest fix. The policy in force is asked again, so that
 //! nothing is told that it does not say by itself; and what it no longer says is dropped. How pairs are found is `observe::broken`'s.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::discriminant};
 
 use ipnet::IpNet;
 use nacl_common::{
@@ -13,13 +13,13 @@ use nacl_common::{
 };
 
 use crate::{
-    analyze::{Flow, NewRule, smallest_fix},
+    analyze::{Flow, NewRule, smallest_fix, smallest_fix_beside},
     clients::Client,
-    compile::{Compiled, Written},
+    compile::{Compiled, Decider, Written},
     engine::Engine,
     observe::{
         Place,
-        broken::{BrokenCount, BrokenReturn, Example, Pair, Remedy, Ruling},
+        broken::{BrokenCount, BrokenReturn, Example, Kind, Pair, Remedy, Ruling},
     },
     report,
     resolve::Interface,
@@ -42,15 +42,18 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// What this policy says of a pair, but for the fix; `None` where it lets both packets pass, or neither.
+    /// What this policy says of a pair, but for the fix; `None` where by this policy it is not broken.
     pub fn explain(&self, pair: &Pair, time: String) -> Option<BrokenReturn> {
         let Self { place, interface, .. } = self;
         let Place { interface: name, device, netns } = place.clone();
-        let Pair { began, flow, enforced, cut, tracked, .. } = *pair;
-        let (request, reply) = self.rulings(began, &flow, cut, tracked)?;
+        let Pair { began, flow, enforced, kind, .. } = *pair;
+        let Rulings { request, reply, message } = self.rulings(began, &flow, kind)?;
         let inbound = began == Direction::Inbound;
+        let cut = matches!(kind, Kind::Cut { .. });
         // What no numbered rule matches says nothing of how many it concerns.
         let wide = if cut && request.decided_by.written(interface).is_none() { &reply } else { &request };
+        // Which port a client picks has nothing to do with how big a packet may be.
+        let by_port = flow.has_ports() && !matches!(kind, Kind::TooBig(_));
         Some(BrokenReturn {
             interface: name,
             device,
@@ -59,15 +62,15 @@ impl Scene {
             protocol: flow.protocol,
             service: inbound.then_some(flow.destination),
             port: flow.has_ports().then_some(flow.dport),
-            cut,
-            tracked: cut && tracked,
+            kind,
             remote: remote(interface, wide, if inbound { flow.source } else { flow.destination }),
-            clients: if flow.has_ports() { clients(flow.sport) } else { Vec::new() },
+            clients: if by_port { clients(flow.sport) } else { Vec::new() },
             first: time.clone(),
             last: time,
             replies: 1,
             request,
             reply,
+            message,
             example: Example::of(&flow),
             enforced,
             fix: None,
@@ -78,28 +81,45 @@ impl Scene {
     /// Completes what is told of a broken return: the smallest fix, and all of it in a sentence.
     pub fn complete(&self, mut found: BrokenReturn) -> BrokenReturn {
         let flow = found.example.flow(found.protocol);
-        let fix = smallest_fix(&self.interface, flow, found.began, None);
+        let fix = match found.kind.message(found.began, &flow) {
+            // As wide as the rule that lets the packets pass: any router on their way may have to say it.
+            Some((way, message)) => {
+                let (passes, _) = found.rulings();
+                smallest_fix_beside(&self.interface, message, way, &passes.decided_by)
+            }
+            None => smallest_fix(&self.interface, flow, found.began, None),
+        };
         found.fix = fix.map(|fix| fix.rules.iter().map(remedy).collect());
         found.says = report::broken::sentence(&found);
         found
     }
 
-    /// What decides about requests and replies, where the one passes and the other does not.
-    fn rulings(&self, began: Direction, flow: &Flow, cut: bool, tracked: bool) -> Option<(Ruling, Ruling)> {
+    /// What decides about requests and replies, and about a message that they are too big, where this is broken of the flow.
+    fn rulings(&self, began: Direction, flow: &Flow, kind: Kind) -> Option<Rulings> {
         let (request, reply) = (flow.request().ok()?, flow.reply().ok()??);
-        if cut {
+        if let Kind::Cut { tracked } = kind {
             return self.rulings_of_cut(began, [request, reply], tracked);
         }
         let mut engine = Engine::new(&self.interface, &self.compiled);
         let request = engine.judge(began, &request);
         let reply = engine.judge(began.reverse(), &reply);
-        let broken = request.action == Action::Allow && reply.action == Action::Deny;
-        broken.then(|| (self.ruling(request), self.ruling(reply)))
+        let message = match kind.message(began, flow) {
+            Some((way, message)) => Some(engine.judge(way, &message.request().ok()?)),
+            None => None,
+        };
+        let passes = |verdict: Verdict| verdict.action == Action::Allow;
+        // The last of them, and nothing before it.
+        let broken = passes(request) && message.map_or(!passes(reply), |message| passes(reply) && !passes(message));
+        broken.then(|| Rulings {
+            request: self.ruling(request),
+            reply: self.ruling(reply),
+            message: message.map(|message| self.ruling(message)),
+        })
     }
 
     /// Likewise of a connection that runs. Where it is remembered, it is by the layer that does not deny: a layer that remembers asks no
     /// rule (S32).
-    fn rulings_of_cut(&self, began: Direction, packets: [Packet; 2], tracked: bool) -> Option<(Ruling, Ruling)> {
+    fn rulings_of_cut(&self, began: Direction, packets: [Packet; 2], tracked: bool) -> Option<Rulings> {
         let at = At { control: Control(self.compiled.flags), ..At::default() };
         let entry = |nacl: bool| Entry {
             expires: u64::MAX,
@@ -118,7 +138,7 @@ impl Scene {
             let request = self.compiled.judge_with(&at, began, &request, memory).verdict;
             let reply = self.compiled.judge_with(&at, began.reverse(), &reply, memory).verdict;
             let cut = request.action == Action::Deny && reply.action == Action::Allow;
-            cut.then(|| (self.ruling(request), self.ruling(reply)))
+            cut.then(|| Rulings { request: self.ruling(request), reply: self.ruling(reply), message: None })
         })
     }
 
@@ -131,6 +151,13 @@ impl Scene {
             line: slot.map_or(0, |slot| slot.line),
         }
     }
+}
+
+/// What decides about the packets of a broken return.
+struct Rulings {
+    request: Ruling,
+    reply: Ruling,
+    message: Option<Ruling>,
 }
 
 /// The other ends: as wide as the rule that decides.
@@ -224,10 +251,11 @@ impl Book {
         self.entries.retain_mut(|entry| {
             let scene = scenes.entry(entry.interface.clone()).or_insert_with(|| scene(&entry.interface));
             let Some(scene) = scene else { return false };
-            let rulings = scene.rulings(entry.began, &entry.example.flow(entry.protocol), entry.cut, entry.tracked);
-            let Some((request, reply)) = rulings else { return false };
-            let same = (&request.decided_by, &reply.decided_by) == (&entry.request.decided_by, &entry.reply.decided_by);
-            (entry.request, entry.reply) = (request, reply);
+            let rulings = scene.rulings(entry.began, &entry.example.flow(entry.protocol), entry.kind);
+            let Some(Rulings { request, reply, message }) = rulings else { return false };
+            let now = BrokenReturn { request, reply, message, ..entry.clone() };
+            let same = deciders(&now) == deciders(entry);
+            *entry = now;
             if same {
                 stay.push((scene.clone(), entry.clone()));
             }
@@ -247,11 +275,17 @@ impl Book {
 /// Whether two tell of the same: the same service, clients and rules.
 fn is_same(one: &BrokenReturn, other: &BrokenReturn) -> bool {
     let key = |broken: &BrokenReturn| {
-        let BrokenReturn { began, protocol, service, port, cut, remote, .. } = broken;
-        (*began, *protocol, *service, *port, *cut, *remote)
+        let BrokenReturn { began, protocol, service, port, kind, remote, .. } = broken;
+        (*began, *protocol, *service, *port, discriminant(kind), *remote)
     };
     one.interface == other.interface
         && key(one) == key(other)
         && one.clients == other.clients
-        && (&one.request.decided_by, &one.reply.decided_by) == (&other.request.decided_by, &other.reply.decided_by)
+        && deciders(one) == deciders(other)
+}
+
+/// What decides about the packets of one.
+fn deciders(broken: &BrokenReturn) -> [Option<&Decider>; 3] {
+    let BrokenReturn { request, reply, message, .. } = broken;
+    [Some(request), Some(reply), message.as_ref()].map(|ruling| ruling.map(|ruling| &ruling.decided_by))
 }

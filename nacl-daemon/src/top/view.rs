@@ -506,8 +506,9 @@ impl Screen {
             let (client, server) = report::broken::ends(&one.example);
             let mut cells = vec![text(one.last.get(11..19).unwrap_or(&one.last).to_owned())];
             cells.extend([text(count(one.replies)), text(format!("{client} {server}"))]);
-            cells.push(self.span(Tone::Good, one.request.decided_by.to_string()).into());
-            cells.push(self.span(Tone::Bad, one.reply.decided_by.to_string()).into());
+            let (passes, denies) = one.rulings();
+            cells.push(self.span(Tone::Good, passes.decided_by.to_string()).into());
+            cells.push(self.span(Tone::Bad, denies.decided_by.to_string()).into());
             if wide(120) {
                 let fix = one.fix.iter().flatten().map(|remedy| remedy.rule.clone()).collect::<Vec<_>>();
                 cells.push(text(fix.join(" and ")));

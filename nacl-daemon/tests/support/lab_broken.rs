@@ -1,4 +1,4 @@
-//! What must be said of a lab's broken flows, by the lab's own data: no policy is asked.
+//! What must be said of a lab's broken flows, by the lab's own data: no policy is asked. And how a person puts a fix into a policy.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +9,11 @@ use nacl_daemon::{
     observe::BrokenReturn,
     resolve::Mode,
 };
+use toml_edit::{Array, DocumentMut, Item, Value};
 
-/// A broken return as a lab has it: the host behind the hook, which way its requests go, and the two rules.
-pub type Said = (String, Direction, Decider, Decider);
+/// A broken return as a lab has it: the host behind the hook, which way its requests go, the rules of requests and replies, and the one of a
+/// router's message that packets are too big.
+pub type Said = (String, Direction, Decider, Decider, Option<Decider>);
 
 /// Which rule of a crossing is named: of two that let a packet pass, the network ACL's.
 fn names(by: &Decision) -> Decider {
@@ -19,7 +21,7 @@ fn names(by: &Decision) -> Decider {
     nacl.or(by.0.last()).expect("a crossing has a rule").clone()
 }
 
-/// What must be said of a probe: its replies die where the lab says so, or what its client goes on to send.
+/// What must be said of a probe: its replies die where the lab says so, or what its client goes on to send, or what a router has to say.
 pub fn broken(lab: &Lab, probe: &Probe) -> Option<Said> {
     let expected = probe.expected(Mode::Stateless);
     let (passages, path) = match expected.outcome {
@@ -33,8 +35,17 @@ pub fn broken(lab: &Lab, probe: &Probe) -> Option<Said> {
             (otherwise, passages.iter().position(|passage| passage.reply && passage.hook == otherwise.hook)?)
         }
         Outcome::RequestDropped => return None,
-        // Nothing the hooks judge ends it: what the router says of its size does.
-        Outcome::Stalled if path.len() == passages.len() => return None,
+        // No packet of its own is dropped: what the router says of their size is.
+        Outcome::Stalled if path.len() == passages.len() => {
+            let error = expected.icmp_error.as_ref()?;
+            let of = |way: bool| {
+                let mut crossings = passages.iter().zip(path);
+                crossings.find(|(passage, _)| passage.hook == error.hook && passage.reply == way).expect("both pass")
+            };
+            let ((request, asked), (_, answered)) = (of(false), of(true));
+            let denied = error.by.0.last().expect("what denies it").clone();
+            return Some((error.hook.clone(), request.direction, names(&asked.by), names(&answered.by), Some(denied)));
+        }
         _ => (path.last()?, path.len() - 1),
     };
     let Passage { connection, reply, hook, direction } = passages[at];
@@ -46,13 +57,31 @@ pub fn broken(lab: &Lab, probe: &Probe) -> Option<Said> {
     let (passes, denies) = (names(&passes.by), dies.by.0.last().expect("what denies it").clone());
     let (request, reply, began) =
         if reply { (passes, denies, direction.reverse()) } else { (denies, passes, direction) };
-    Some((hook.to_owned(), began, request, reply))
+    Some((hook.to_owned(), began, request, reply, None))
 }
 
 /// What a daemon has said.
 pub fn said(broken: &[BrokenReturn]) -> BTreeSet<Said> {
     let one = |broken: &BrokenReturn| {
-        (broken.interface.clone(), broken.began, broken.request.decided_by.clone(), broken.reply.decided_by.clone())
+        let BrokenReturn { interface, began, request, reply, message, .. } = broken;
+        let message = message.as_ref().map(|message| message.decided_by.clone());
+        (interface.clone(), *began, request.decided_by.clone(), reply.decided_by.clone(), message)
     };
     broken.iter().map(one).collect()
+}
+
+/// Puts a fix into a policy, as a person does who reads it.
+pub fn mend(document: &mut DocumentMut, broken: &BrokenReturn) {
+    let rules = broken.fix.as_ref().unwrap_or_else(|| panic!("no fix: {}", broken.says));
+    for remedy in rules {
+        let (kind, name) = match (&remedy.nacl, &remedy.group) {
+            (Some(nacl), _) => ("nacl", nacl),
+            (None, group) => ("security_group", group.as_ref().expect("a table")),
+        };
+        let rule: DocumentMut = format!("rule = {}", remedy.rule).parse().expect("a rule as one writes it");
+        let rule = rule["rule"].as_value().expect("a value").clone();
+        let list = document[kind][name.as_str()].as_table_like_mut().expect("the table").entry(remedy.direction.name());
+        let list = list.or_insert(Item::Value(Value::Array(Array::new())));
+        list.as_array_mut().expect("a list").push(rule);
+    }
 }
