@@ -200,7 +200,11 @@ fn the_examples_are_written_by_the_verb() {
     let file = fs::read_to_string(config.join("nacld.toml")).unwrap();
     let resolved = policy::load("nacld.toml", &file, &NoHost).resolved.unwrap();
     assert_eq!(out, nftables::write("nacld.toml", "eth0", &resolved.named_interface(None).unwrap().interface).text);
-    assert_eq!(told.matches("note[import]").count(), Difference::of(&resolved.named_interface(None).unwrap().interface).len(), "{told}");
+    assert_eq!(
+        told.matches("note[import]").count(),
+        Difference::of(&resolved.named_interface(None).unwrap().interface).len(),
+        "{told}"
+    );
     assert!(told.contains("interface.eth0"), "{told}");
     // Of two interfaces one must be named.
     let output = run(&["diagram-b.toml"]);
