@@ -222,6 +222,17 @@ impl Settle for Place {
     }
 }
 
+/// The same index, of which LLVM knows nothing: it is masked where it is used, after all that it is made of. Masked before (of what
+/// is shifted, and of what is or-ed to it), the verifier would have to know that an `or` of two bounded numbers is bounded:
+/// that of Linux 6.1.176 does not.
+#[inline(always)]
+fn whole(index: u32) -> u32 {
+    let mut index = u64::from(index);
+    // SAFETY: the instruction does nothing.
+    unsafe { asm!("{0} = {0}", inout(reg) index) };
+    index as u32
+}
+
 /// A generation in the kernel.
 struct Placed<'a, I> {
     image: &'a I,
@@ -245,17 +256,17 @@ impl<I: Image> Image for Placed<'_, I> {
 
     #[inline(always)]
     fn half(&self, index: u32) -> u32 {
-        self.image.half(index)
+        self.image.half(whole(index))
     }
 
     #[inline(always)]
     fn word(&self, index: u32) -> u64 {
-        self.image.word(index)
+        self.image.word(whole(index))
     }
 
     #[inline(always)]
     fn node(&self, index: u32) -> &Node {
-        self.image.node(index)
+        self.image.node(whole(index))
     }
 }
 
