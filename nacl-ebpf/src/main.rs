@@ -234,8 +234,37 @@ fn whole(index: u32) -> u32 {
 }
 
 /// A generation in the kernel.
+struct InKernel<'a, I>(&'a I);
+
+impl<I> Settle for InKernel<'_, I> {}
+
+impl<I: Image> Image for InKernel<'_, I> {
+    const ROWS: bool = I::ROWS;
+
+    #[inline(always)]
+    fn header(&self) -> &Header {
+        self.0.header()
+    }
+
+    #[inline(always)]
+    fn half(&self, index: u32) -> u32 {
+        self.0.half(whole(index))
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        self.0.word(whole(index))
+    }
+
+    #[inline(always)]
+    fn node(&self, index: u32) -> &Node {
+        self.0.node(whole(index))
+    }
+}
+
+/// Likewise, with a place where the verifier forgets.
 struct Placed<'a, I> {
-    image: &'a I,
+    image: InKernel<'a, I>,
     place: Place,
 }
 
@@ -256,17 +285,17 @@ impl<I: Image> Image for Placed<'_, I> {
 
     #[inline(always)]
     fn half(&self, index: u32) -> u32 {
-        self.image.half(whole(index))
+        self.image.half(index)
     }
 
     #[inline(always)]
     fn word(&self, index: u32) -> u64 {
-        self.image.word(whole(index))
+        self.image.word(index)
     }
 
     #[inline(always)]
     fn node(&self, index: u32) -> &Node {
-        self.image.node(whole(index))
+        self.image.node(index)
     }
 }
 
@@ -404,7 +433,7 @@ fn ask_tier(
     answers: &mut Answers,
 ) -> Option<&'static Header> {
     in_generation!(control, image => {
-        forget(answers, ask(&Placed { image, place }, control, packet, question, known));
+        forget(answers, ask(&Placed { image: InKernel(image), place }, control, packet, question, known));
         &image.header
     })
 }
@@ -414,5 +443,5 @@ fn ask_tier(
 fn ask_alone(control: Control, packet: &Packet, question: &Question) -> Answers {
     // What is always so here is said, so that LLVM leaves out what never comes.
     let control = Control(control.0 & !(Control::STATEFUL | Control::GROUPS));
-    in_generation!(control, image => ask(image, control, packet, question, 0)).unwrap_or(Answers::NONE)
+    in_generation!(control, image => ask(&InKernel(image), control, packet, question, 0)).unwrap_or(Answers::NONE)
 }
