@@ -222,21 +222,26 @@ impl Settle for Place {
     }
 }
 
-/// The same index, of which LLVM knows nothing: it is masked where it is used, after all that it is made of. Masked before (of what
-/// is shifted, and of what is or-ed to it), the verifier would have to know that an `or` of two bounded numbers is bounded:
-/// that of Linux 6.1.176 does not.
+/// The same number, of which LLVM knows nothing: it is masked where it is used as an index, after all that it is made of. Masked
+/// before (of what is shifted, and of what is or-ed to it), the verifier would have to know that an `or` of two bounded numbers
+/// is bounded: that of Linux 6.1.176 does not.
 #[inline(always)]
-fn whole(index: u32) -> u32 {
-    let mut index = u64::from(index);
+fn whole(number: u32) -> u32 {
+    let mut number = u64::from(number);
     // SAFETY: the instruction does nothing.
-    unsafe { asm!("{0} = {0}", inout(reg) index) };
-    index as u32
+    unsafe { asm!("{0} = {0}", inout(reg) number) };
+    number as u32
 }
 
 /// A generation in the kernel.
 struct InKernel<'a, I>(&'a I);
 
-impl<I> Settle for InKernel<'_, I> {}
+impl<I> Settle for InKernel<'_, I> {
+    #[inline(always)]
+    fn settle(&self, value: u32) -> u32 {
+        whole(value)
+    }
+}
 
 impl<I: Image> Image for InKernel<'_, I> {
     const ROWS: bool = I::ROWS;
