@@ -413,7 +413,7 @@ pub fn ask<I: Image>(image: &I, control: Control, packet: &Packet, question: &Qu
         return answers;
     }
     let header = image.header();
-    let list = (list & 3) as usize;
+    let list = (image.settle(list) & 3) as usize;
     if header.may_be_exempt(question) {
         answers.exempt = ask_service(image, Service::Remote, packet, question);
         if answers.exempt & u32::from(ALLOW) == 0 {

@@ -222,9 +222,54 @@ impl Settle for Place {
     }
 }
 
+/// The same number, of which LLVM knows nothing: it is masked where it is used as an index, after all that it is made of. Masked
+/// before (of what is shifted, and of what is or-ed to it), the verifier would have to know that an `or` of two bounded numbers
+/// is bounded: that of Linux 6.1.176 does not.
+#[inline(always)]
+fn whole(number: u32) -> u32 {
+    let mut number = u64::from(number);
+    // SAFETY: the instruction does nothing.
+    unsafe { asm!("{0} = {0}", inout(reg) number) };
+    number as u32
+}
+
 /// A generation in the kernel.
+struct InKernel<'a, I>(&'a I);
+
+impl<I> Settle for InKernel<'_, I> {
+    #[inline(always)]
+    fn settle(&self, value: u32) -> u32 {
+        whole(value)
+    }
+}
+
+impl<I: Image> Image for InKernel<'_, I> {
+    const ROWS: bool = I::ROWS;
+
+    #[inline(always)]
+    fn header(&self) -> &Header {
+        self.0.header()
+    }
+
+    #[inline(always)]
+    fn half(&self, index: u32) -> u32 {
+        self.0.half(whole(index))
+    }
+
+    #[inline(always)]
+    fn word(&self, index: u32) -> u64 {
+        self.0.word(whole(index))
+    }
+
+    #[inline(always)]
+    fn node(&self, index: u32) -> &Node {
+        self.0.node(whole(index))
+    }
+}
+
+/// Likewise, with a place where the verifier forgets.
 struct Placed<'a, I> {
-    image: &'a I,
+    image: InKernel<'a, I>,
     place: Place,
 }
 
@@ -393,7 +438,7 @@ fn ask_tier(
     answers: &mut Answers,
 ) -> Option<&'static Header> {
     in_generation!(control, image => {
-        forget(answers, ask(&Placed { image, place }, control, packet, question, known));
+        forget(answers, ask(&Placed { image: InKernel(image), place }, control, packet, question, known));
         &image.header
     })
 }
@@ -403,5 +448,5 @@ fn ask_tier(
 fn ask_alone(control: Control, packet: &Packet, question: &Question) -> Answers {
     // What is always so here is said, so that LLVM leaves out what never comes.
     let control = Control(control.0 & !(Control::STATEFUL | Control::GROUPS));
-    in_generation!(control, image => ask(image, control, packet, question, 0)).unwrap_or(Answers::NONE)
+    in_generation!(control, image => ask(&InKernel(image), control, packet, question, 0)).unwrap_or(Answers::NONE)
 }

@@ -18,7 +18,7 @@ use super::{
     DataplaneError,
     maps::{LogKeyPod, LoggedPod, read_all},
     memory,
-    outer::Outer,
+    outer::{self, Outer},
 };
 
 /// Name of the map of maps in which the map of the running window stands.
@@ -60,7 +60,7 @@ impl Held {
         /// As the template's: elements are made when they are needed.
         const NO_PREALLOC: u32 = 1;
         // One more: what is said of the window itself takes an entry.
-        let mut map = HashMap::create(entries.saturating_add(1), NO_PREALLOC).map_err(failed)?;
+        let mut map = outer::hash(entries.saturating_add(1), NO_PREALLOC).map_err(failed)?;
         let window = Logged { first: now, ..Logged::default() };
         map.insert(LogKeyPod(LogKey::WINDOW), LoggedPod(window), 0).map_err(failed)?;
         let mut held = Self { id: id(map.map())?, map, pin: None, ended: 0 };

@@ -19,7 +19,7 @@ use super::{
     maps::{LargePod, MediumPod, SmallPod},
     memory,
     object::Source,
-    outer::Outer,
+    outer::{self, Outer},
 };
 use crate::compile::{Compiled, Generation};
 
@@ -68,7 +68,7 @@ impl Uploaded {
 /// A map with this value. It is written through its memory: an update of the map would need as much again for a copy in the
 /// kernel, and 12 MiB in one piece may take it a tenth of a second to find.
 fn filled<T: Pod>(image: &T) -> Result<Inner<T>, MapError> {
-    let inner = Inner::create(1, MMAPABLE)?;
+    let inner = outer::array(1, MMAPABLE)?;
     Mapped::new::<T>(IterableMap::map(&inner)).map_err(MapError::IoError)?.fill(image);
     Ok(inner)
 }

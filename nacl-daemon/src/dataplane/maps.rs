@@ -37,7 +37,7 @@ use super::{
     mapped::Mapped,
     memory,
     object::{self, Object, Pinned, Source},
-    outer::Outer,
+    outer::{self, Outer},
     sys::{self, Command},
 };
 use crate::compile::{Compiled, SlotTable};
@@ -499,7 +499,7 @@ impl Maps {
         const BPF_F_INNER_MAP: u32 = 1 << 12;
         if flow::tracks(new) && self.ring.is_none() {
             let failed = |source| DataplaneError::Map { map: "RING", source };
-            let ring = Array::create(object::ring(self.entries), BPF_F_INNER_MAP).map_err(failed)?;
+            let ring = outer::array(object::ring(self.entries), BPF_F_INNER_MAP).map_err(failed)?;
             if let Some(pins) = &self.pins {
                 let path = pins.join(object::RING_KEYS);
                 ring.map().pin(&path).map_err(|source| DataplaneError::Pin { path, source })?;

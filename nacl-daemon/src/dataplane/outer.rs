@@ -1,13 +1,32 @@
-//! Maps of maps: what stands in a slot, putting a map there, and emptying it, most of which aya does not offer.
+//! Maps of maps: what stands in a slot, making a map that may, putting it there, and emptying it, most of which aya does not offer.
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd},
 };
 
-use aya::maps::MapData;
+use aya::{
+    Pod,
+    maps::{Array, HashMap, Map, MapData, MapError},
+};
 
-use super::sys::{self, Command};
+use super::sys::{self, Command, Shape};
+
+/// Makes an array that may stand in a slot.
+pub fn array<T: Pod>(entries: u32, flags: u32) -> Result<Array<MapData, T>, MapError> {
+    const ARRAY: u32 = 2;
+    made(Shape { kind: ARRAY, key: 4, value: size_of::<T>() as u32, entries, flags })?.try_into()
+}
+
+/// Makes a hash table that may stand in a slot.
+pub fn hash<K: Pod, V: Pod>(entries: u32, flags: u32) -> Result<HashMap<MapData, K, V>, MapError> {
+    const HASH: u32 = 1;
+    made(Shape { kind: HASH, key: size_of::<K>() as u32, value: size_of::<V>() as u32, entries, flags })?.try_into()
+}
+
+fn made(shape: Shape) -> Result<Map, MapError> {
+    Map::from_map_data(MapData::from_fd(sys::map_create(shape).map_err(MapError::IoError)?)?)
+}
 
 /// An array of maps.
 pub struct Outer(pub MapData);

@@ -1,5 +1,5 @@
-//! bpf(2), for the commands that aya does not offer or does for its own objects only: pins, links by descriptor, elements
-//! of maps of maps. One struct a command, as the kernel lays it out.
+//! bpf(2), for the commands that aya does not offer or does for its own objects only: pins, links by descriptor, maps with types,
+//! elements of maps of maps. One struct a command, as the kernel lays it out.
 
 use std::{
     ffi::CString,
@@ -15,12 +15,14 @@ use std::{
 #[derive(Clone, Copy, Debug)]
 #[repr(i64)]
 pub enum Command {
+    MapCreate = 0,
     LookupElement = 1,
     UpdateElement = 2,
     DeleteElement = 3,
     Pin = 6,
     Get = 7,
     InfoByFd = 15,
+    BtfLoad = 18,
     LookupBatch = 24,
     LinkCreate = 28,
     LinkUpdate = 29,
@@ -87,6 +89,89 @@ pub fn info(object: BorrowedFd<'_>) -> io::Result<[u32; 16]> {
     // SAFETY: as many bytes as said, which outlive the call.
     unsafe { bpf(Command::InfoByFd, &mut attributes) }?;
     Ok(words)
+}
+
+/// What a map is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// An `enum bpf_map_type`.
+    pub kind: u32,
+    /// Bytes of a key and of a value.
+    pub key: u32,
+    pub value: u32,
+    /// How many elements it has, or may have.
+    pub entries: u32,
+    /// `BPF_F_…`.
+    pub flags: u32,
+}
+
+/// Makes a map whose key and value have types, the value a struct: it may stand where one of an object does. Linux 5.15 to 6.1
+/// look for a timer in types and compare the answers (`bpf_map_meta_equal`): "none in this struct" is another than "no struct".
+pub fn map_create(shape: Shape) -> io::Result<OwnedFd> {
+    const NUMBER: u32 = 1;
+    const KEY: u32 = 3;
+    const VALUE: u32 = 5;
+    #[repr(C)]
+    #[derive(Default)]
+    struct Create {
+        shape: [u32; 5],
+        inner: u32,
+        node: u32,
+        name: [u8; 16],
+        device: u32,
+        types: u32,
+        key: u32,
+        value: u32,
+    }
+    let Shape { kind, key, value, entries, flags } = shape;
+    let types = btf(&[number(4), number(1), bytes(2, key), bytes(2, value), with(4, value)].concat())?;
+    let mut attributes = Create {
+        shape: [kind, key, value, entries, flags],
+        types: types.as_raw_fd().cast_unsigned(),
+        key: if key == 4 { NUMBER } else { KEY },
+        value: VALUE,
+        ..Create::default()
+    };
+    // SAFETY: this command reads no pointer from these words.
+    let fd = unsafe { bpf(Command::MapCreate, &mut attributes) }?;
+    // SAFETY: the kernel just made it for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A type of BTF without a name: a number of so many bytes.
+fn number(bytes: u32) -> Vec<u32> {
+    vec![0, 1 << 24, bytes, 8 * bytes]
+}
+
+/// Likewise: as many of another type, by its place among all (from 1); the first of all counts them.
+fn bytes(of: u32, many: u32) -> Vec<u32> {
+    vec![0, 3 << 24, 0, of, 1, many]
+}
+
+/// Likewise: a struct of so many bytes with one member, which is of another type.
+fn with(member: u32, bytes: u32) -> Vec<u32> {
+    vec![0, 4 << 24 | 1, bytes, 0, member, 0]
+}
+
+/// Gives the kernel types.
+fn btf(types: &[u32]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Load {
+        at: u64,
+        log: u64,
+        size: u32,
+        rest: [u32; 3],
+    }
+    let length = size_of_val(types) as u32;
+    // Magic, version and flags; then how long this head is, where types stand after it and names after those: one, of no letter.
+    let words = [0x0001_eb9f, 24, 0, length, length, 1].into_iter().chain(types.iter().copied());
+    let mut all: Vec<u8> = words.flat_map(|word| word.to_ne_bytes()).collect();
+    all.push(0);
+    let mut attributes = Load { at: all.as_ptr() as u64, log: 0, size: all.len() as u32, rest: [0; 3] };
+    // SAFETY: as many bytes as said, which outlive the call.
+    let fd = unsafe { bpf(Command::BtfLoad, &mut attributes) }?;
+    // SAFETY: the kernel just made it for this process.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A command whose arguments are words.
