@@ -165,7 +165,7 @@ fn btf(types: &[u32]) -> io::Result<OwnedFd> {
     let length = size_of_val(types) as u32;
     // Magic, version and flags; then how long this head is, where types stand after it and names after those: one, of no letter.
     let words = [0x0001_eb9f, 24, 0, length, length, 1].into_iter().chain(types.iter().copied());
-    let mut all: Vec<u8> = words.flat_map(|word| word.to_ne_bytes()).collect();
+    let mut all: Vec<u8> = words.flat_map(u32::to_ne_bytes).collect();
     all.push(0);
     let mut attributes = Load { at: all.as_ptr() as u64, log: 0, size: all.len() as u32, rest: [0; 3] };
     // SAFETY: as many bytes as said, which outlive the call.
