@@ -106,7 +106,7 @@ pub fn smallest_fix_beside(interface: &Interface, flow: Flow, direction: Directi
         Some(Written::Nacl(rule)) if rule.cidr.contains(&remote) => Some((rule.cidr, rule.reference.clone())),
         _ => None,
     };
-    fix(interface, flow, direction, None, wide)
+    fix(interface, flow, direction, None, wide.as_ref())
 }
 
 /// `wide`: who the rules are for, where no rule says it that lets the request pass.
@@ -115,7 +115,7 @@ fn fix(
     flow: Flow,
     direction: Direction,
     client: Option<Client>,
-    wide: Option<Remote>,
+    wide: Option<&Remote>,
 ) -> Option<Fix> {
     let mut mended = interface.clone();
     let mut rules = Vec::new();
@@ -133,7 +133,7 @@ fn fix(
         }
         let said = said(&engine, way, &packet);
         if leg == 0 {
-            admitted = said.iter().find_map(|said| admitting(&mended, said)).or_else(|| wide.clone());
+            admitted = said.iter().find_map(|said| admitting(&mended, said)).or_else(|| wide.cloned());
         }
         let wide = Wide {
             ports: flow

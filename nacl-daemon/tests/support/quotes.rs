@@ -81,7 +81,6 @@ fn number6(address: [u8; 16]) -> [u64; 2] {
 }
 
 /// What each is, its bytes, and what it quotes of a packet of [`SENDER`].
-#[expect(clippy::too_many_lines, reason = "a table")]
 pub fn frames() -> Vec<(&'static str, Vec<u8>, Option<Quote>)> {
     let sent =
         |options, fragment, protocol, payload: &[u8]| v4(options, fragment, protocol, [SENDER, RECEIVER], payload);
