@@ -208,7 +208,7 @@ fn the_examples_are_written_by_the_verb() {
     assert!(told.contains("interface.eth0"), "{told}");
     // Of two interfaces one must be named.
     let output = run(&["diagram-b.toml"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
     let output = run(&["diagram-b.toml", "--interface", "server"]);
     assert!(String::from_utf8(output.stdout).unwrap().contains("table inet nacld_server {"));

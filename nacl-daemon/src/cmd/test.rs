@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use nacl_daemon::{
     lab::{Level, net},
     policy::Diagnostic,
@@ -97,7 +97,7 @@ fn prepare(args: &cli::Test, path: &Path) -> anyhow::Result<Ready> {
     };
     let suite = testing::file::read(&file, &text).map_err(|wrong| refused(&file, &text, &wrong))?;
     let written: Vec<PathBuf> = match (&args.policy[..], &suite.policy) {
-        ([], None) => misuse!("{file} names no policy: add `policy = \"FILE\"`, or say --policy FILE"),
+        ([], None) => bail!("{file} names no policy: add `policy = \"FILE\"`, or say --policy FILE"),
         ([], Some(policy)) => {
             let beside = path.parent().unwrap_or_else(|| Path::new(""));
             policy.files.iter().map(|file| beside.join(file)).collect()
