@@ -261,6 +261,6 @@ fn verdicts_are_followed_filtered_and_ended() {
     assert!(output.status.code() == Some(2) && error.contains("did you mean `tcp`?"), "{error}");
     let output = place.nacld(&["watch", "-i", "lan9"]);
     assert!(fs::exists(place.socket()).unwrap());
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     daemon.ends_well(Signal::SIGTERM);
 }

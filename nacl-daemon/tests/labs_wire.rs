@@ -183,7 +183,7 @@ fn a_lab_to_sit_in() {
         "{inside}"
     );
     assert!(!inside.contains("default"), "{inside}");
-    assert!(nacld.run(&["shell", "l02", "nobody"], 1).contains("it has client, server, windows, router"));
+    assert!(nacld.run(&["shell", "l02", "nobody"], 2).contains("it has client, server, windows, router"));
 
     let failed = nacld.run(&["verify", "l02"], 7);
     assert!(failed.contains("expected answered, saw reply dropped (inbound 100, outbound *)"), "{failed}");
