@@ -16,7 +16,12 @@ use futures_util::StreamExt as _;
 use http_body_util::BodyExt as _;
 use hyper::{Method, body::Incoming};
 use nix::sys::signal::{Signal, raise};
-use ratatui::{Terminal, backend::TestBackend, buffer::Buffer, layout::Rect};
+use ratatui::{
+    Terminal,
+    backend::TestBackend,
+    buffer::Buffer,
+    layout::{Position, Rect},
+};
 use serde::Deserialize;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -157,7 +162,10 @@ fn take(terminal: &mut ratatui::DefaultTerminal) -> io::Result<()> {
     disable_raw_mode()?;
     enable_raw_mode()?;
     execute!(io::stdout(), EnterAlternateScreen)?;
-    terminal.clear()
+    // Not `clear`, which asks the terminal where its cursor is: the thread that waits for keys may take the answer, and then
+    // there is none within two seconds.
+    let size = terminal.size()?;
+    terminal.resize((Position::ORIGIN, size).into())
 }
 
 async fn any(signals: &mut [tokio::signal::unix::Signal]) {
