@@ -219,8 +219,9 @@ fn the_shell_has_the_terminal_while_it_is_stopped() {
     for hits in ["1", "2"] {
         assert_eq!(state().trim(), "1 0", "it has the screen");
         terminal.press(&["C-z"]);
-        let screen = terminal.is("stopped", |screen| screen.contains("Stopped") && !screen.contains("1 Rules"));
-        assert!(screen.contains("shell>"), "{screen}");
+        let stopped =
+            |screen: &str| screen.contains("Stopped") && screen.contains("shell>") && !screen.contains("1 Rules");
+        terminal.is("stopped", stopped);
         assert_eq!(state().trim(), "0 1", "main screen, a cursor");
         // Lines are edited and shown again; in a window of another size.
         line("clear; stty -a");
